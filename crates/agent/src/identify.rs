@@ -1,0 +1,135 @@
+//! The guest's machine: how it becomes a machine of its own, and how it ends.
+
+use crate::identity_file::IdentityFile;
+use crate::log;
+use crate::machine::Machine;
+use crate::sys::{ioctl, signals};
+use hyperfork_api::Identity;
+use hyperfork_api::guest::{Failure, IDENTITY_PATH};
+use rustix::fs::sync;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{WaitOptions, wait};
+use rustix::system::{RebootCommand, reboot, sethostname};
+use rustix::time::{ClockId, Timespec, clock_settime};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How far behind the host's time the clock may be.
+const MAX_BEHIND: Duration = Duration::from_millis(5);
+
+/// How far ahead it may be. More, since the time was told a while ago.
+const MAX_AHEAD: Duration = Duration::from_secs(1);
+
+/// How long programs have to end by themselves.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether they have.
+const GRACE_STEP: Duration = Duration::from_millis(20);
+
+/// The machine whose PID 1 this is.
+pub(crate) struct Pid1 {
+    /// Kept open: that is one system call less in a clone.
+    random: std::io::Result<File>,
+    identity_file: IdentityFile,
+}
+
+impl Pid1 {
+    /// Takes charge.
+    pub(crate) fn new() -> Self {
+        Self {
+            random: File::open("/dev/urandom"),
+            identity_file: IdentityFile::in_directory(
+                Path::new(IDENTITY_PATH).parent().unwrap_or(Path::new("/")),
+            ),
+        }
+    }
+
+    fn reseed(&self, seed: &[u8]) -> Result<(), Failure> {
+        let seed = seed.try_into().map_err(|_| {
+            let (len, wanted) = (seed.len(), Identity::SEED_LEN);
+            Failure::Refused(format!("the seed has {len} bytes, not {wanted}"))
+        })?;
+        match &self.random {
+            Ok(random) => {
+                ioctl::reseed(random.as_fd(), seed).map_err(|error| failed("/dev/urandom", error))
+            }
+            Err(error) => Err(failed("/dev/urandom", error)),
+        }
+    }
+}
+
+impl Machine for Pid1 {
+    fn identify(
+        &mut self,
+        identity: &Identity,
+        realtime_ns: u64,
+        shares: &[(String, String, bool)],
+    ) -> Result<(), Failure> {
+        self.reseed(&identity.seed)?;
+        let name = identity.name.as_str();
+        sethostname(name.as_bytes()).map_err(|error| failed("hostname", error))?;
+        set_clock(Duration::from_nanos(realtime_ns)).map_err(|error| failed("clock", error))?;
+        for (tag, mount_point, read_only) in shares {
+            mount_share(tag, mount_point, *read_only)?;
+        }
+        let written = self.identity_file.write(identity);
+        written.map_err(|error| failed(IDENTITY_PATH, error))
+    }
+
+    fn power_off(&mut self) {
+        let deadline = Instant::now() + GRACE;
+        let _ = signals::send(-1, libc::SIGTERM);
+        // At least one step, in which the reply that announced this gets out.
+        loop {
+            thread::sleep(GRACE_STEP);
+            while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+            let all_ended = matches!(wait(WaitOptions::NOHANG), Err(Errno::CHILD));
+            if all_ended || Instant::now() > deadline {
+                break;
+            }
+        }
+        let _ = signals::send(-1, libc::SIGKILL);
+        sync();
+        // The monitor takes a reset as the end; there is no ACPI to switch off.
+        if let Err(error) = reboot(RebootCommand::Restart) {
+            log::error(format_args!("the machine cannot be ended: {error}"));
+        }
+    }
+}
+
+fn set_clock(realtime: Duration) -> Result<(), Errno> {
+    // Before 1970 is certainly wrong, and far enough behind to be set.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    if now + MAX_BEHIND >= realtime && now <= realtime + MAX_AHEAD {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: realtime.as_secs() as i64,
+        tv_nsec: realtime.subsec_nanos().into(),
+    };
+    clock_settime(ClockId::Realtime, time)
+}
+
+fn mount_share(tag: &str, mount_point: &str, read_only: bool) -> Result<(), Failure> {
+    fs::create_dir_all(mount_point).map_err(|error| failed(mount_point, error))?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, read_only);
+    let options = c"trans=virtio,version=9p2000.L";
+    match mount(tag, mount_point, "9p", flags, options) {
+        // Told twice.
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(error) => Err(failed(mount_point, error)),
+    }
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::File {
+        path: what.to_owned(),
+        reason: error.to_string(),
+    }
+}

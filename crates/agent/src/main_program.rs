@@ -1,0 +1,52 @@
+//! The VM's main program: its output is kept, and read by whoever follows it.
+
+use crate::program::{Outcome, Program};
+use crate::ring::Ring;
+
+/// A main program that was started, running or not.
+#[derive(Debug)]
+pub(crate) struct MainProgram {
+    /// The program; its outputs belong to this type alone.
+    pub(crate) program: Program,
+    output: Ring,
+    complete: bool,
+}
+
+impl MainProgram {
+    /// Takes a program that was just started.
+    pub(crate) fn new(program: Program) -> Self {
+        Self {
+            program,
+            output: Ring::default(),
+            complete: false,
+        }
+    }
+
+    /// What it has written.
+    pub(crate) fn output(&self) -> &Ring {
+        &self.output
+    }
+
+    /// How it ended, once it has and all that it wrote is in [`Self::output`].
+    pub(crate) fn final_status(&self) -> Option<i32> {
+        self.program.status().filter(|_| self.complete)
+    }
+
+    /// Keeps what an output has to give now.
+    pub(crate) fn keep_output(&mut self, index: usize, scratch: &mut [u8]) {
+        if let (_, Outcome::Bytes(len)) = self.program.read(index, scratch) {
+            self.output.push(&scratch[..len]);
+        }
+    }
+
+    /// Once it has ended: keeps what it left behind.
+    pub(crate) fn settle(&mut self, scratch: &mut [u8]) {
+        if self.program.status().is_some() && !self.complete {
+            let output = &mut self.output;
+            self.complete = self.program.read_last_words(scratch, |_, bytes| {
+                output.push(bytes);
+                true
+            });
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The few system interfaces that need `unsafe`: nothing else in this crate may
+//! use it.
+#![allow(unsafe_code)]
+
+pub(crate) mod ioctl;
+pub(crate) mod port;
+pub(crate) mod signals;
+pub(crate) mod spawn;
+pub(crate) mod vsock;
+
+use std::io;
+
+/// The C library's convention: -1 is an error, told in `errno`.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}

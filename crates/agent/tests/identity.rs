@@ -1,0 +1,184 @@
+//! Who the machine is, and what it does before it knows.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use hyperfork_api::guest::{Failure, GuestIdentity, Reply, Request, Stream};
+use support::*;
+
+#[test]
+fn a_machine_that_does_not_know_who_it_is_only_answers_pings() {
+    let agent = Agent::unidentified();
+    assert_eq!(agent.ask(PARENT, &Request::Ping), Reply::Ok);
+    for request in [
+        Request::Exec(command(&["true"])),
+        Request::StartMain(command(&["true"])),
+        Request::FollowMain { from: None },
+        Request::SignalMain(15),
+        Request::CopyIn {
+            path: "/tmp".to_owned(),
+        },
+        Request::CopyOut {
+            path: "/etc/passwd".to_owned(),
+        },
+    ] {
+        let reply = agent.ask(PARENT, &request);
+        assert!(
+            matches!(reply, Reply::Failed(Failure::Refused(_))),
+            "{request:?}: {reply:?}"
+        );
+    }
+}
+
+#[test]
+fn an_identity_is_confirmed_and_written_down_for_programs() {
+    let agent = Agent::unidentified();
+    let Reply::Identified {
+        version,
+        main_output: 0,
+        main_running: false,
+    } = agent.identify(PARENT)
+    else {
+        panic!("not identified");
+    };
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    let read = || -> GuestIdentity {
+        serde_json::from_str(&content(&agent.path("identity.json")).unwrap()).unwrap()
+    };
+    let expected = |cid: u32| {
+        let identity = identity(cid);
+        GuestIdentity {
+            name: identity.name.to_string(),
+            index: identity.index,
+            generation: identity.generation,
+            cid,
+        }
+    };
+    assert_eq!(read(), expected(PARENT));
+    agent.identify(CLONE);
+    assert_eq!(read(), expected(CLONE));
+}
+
+#[test]
+fn an_identity_meant_for_another_machine_is_refused() {
+    let agent = Agent::start();
+    let request = Request::Identify {
+        identity: identity(PARENT),
+        realtime_ns: 0,
+        shares: Vec::new(),
+    };
+    let reply = agent.ask(CLONE, &request);
+    assert!(matches!(reply, Reply::Failed(Failure::Refused(_))));
+    assert_eq!(agent.exec(command(&["true"])).end().status, 0);
+}
+
+#[test]
+fn a_clone_does_nothing_until_it_has_its_own_identity() {
+    let agent = Agent::start();
+    let exec = Request::Exec(command(&["true"]));
+    let reply = agent.ask(CLONE, &exec);
+    assert!(matches!(reply, Reply::Failed(Failure::Refused(_))));
+    assert!(matches!(agent.identify(CLONE), Reply::Identified { .. }));
+    assert_eq!(agent.ask(CLONE, &exec), Reply::Streaming);
+    // It is not the parent any more.
+    let reply = agent.ask(PARENT, &exec);
+    assert!(matches!(reply, Reply::Failed(Failure::Refused(_))));
+}
+
+#[test]
+fn a_clone_drops_its_parents_conversations_and_their_programs_run_on() {
+    let agent = Agent::start();
+    let file = agent.path("ran-on");
+    let script = format!(
+        "echo ready; cat; head -c 1000000 /dev/zero; echo yes > {}",
+        file.display()
+    );
+    let mut plain = agent.exec(with_stdin(sh(&script)));
+    plain.hear_text("ready");
+    let mut terminal = agent.exec(on_terminal(sh("echo ready $$; sleep 1000")));
+    terminal.hear_text("ready");
+    let mut waiting = agent.connect(PARENT);
+    agent.identify(CLONE);
+    wait_until("the program came to its end", || {
+        content(&file).is_ok_and(|text| text == "yes\n")
+    });
+    assert!(plain.is_closed() && terminal.is_closed() && waiting.is_closed());
+    let children = format!("/proc/{pid}/task/{pid}/children", pid = agent.pid());
+    let alive = content(children.as_ref()).unwrap();
+    assert_eq!(
+        alive.split_whitespace().count(),
+        1,
+        "the one on the terminal"
+    );
+}
+
+#[test]
+fn the_main_program_is_followed_across_a_fork() {
+    let agent = Agent::start();
+    let go = agent.path("go");
+    let script = format!(
+        "echo before; while [ ! -e {} ]; do sleep 0.01; done; echo after; exit 4",
+        go.display()
+    );
+    assert_eq!(
+        agent.ask(PARENT, &Request::StartMain(sh(&script))),
+        Reply::Ok
+    );
+    let mut talk = agent.connect(PARENT);
+    talk.say(&Request::FollowMain { from: Some(0) });
+    assert_eq!(talk.hear::<Reply>(), Reply::Streaming);
+    talk.hear_text("before\n");
+
+    let Reply::Identified {
+        main_output,
+        main_running,
+        ..
+    } = agent.identify(CLONE)
+    else {
+        panic!("not identified");
+    };
+    assert_eq!((main_output, main_running), (7, true));
+    assert!(talk.is_closed());
+    let mut talk = agent.connect(CLONE);
+    talk.say(&Request::FollowMain {
+        from: Some(main_output),
+    });
+    assert_eq!(talk.hear::<Reply>(), Reply::Streaming);
+    std::fs::write(&go, "").unwrap();
+    let end = talk.end();
+    assert_eq!(
+        (end.status, end.stdout.as_slice()),
+        (4, b"after\n".as_slice())
+    );
+}
+
+#[test]
+fn power_off_is_confirmed_and_then_happens() {
+    for mut agent in [Agent::start(), Agent::unidentified()] {
+        assert_eq!(agent.ask(PARENT, &Request::PowerOff), Reply::Ok);
+        assert!(agent.wait().success());
+    }
+}
+
+#[test]
+fn a_termination_signal_powers_off() {
+    let mut agent = Agent::start();
+    let pid = agent.pid().to_string();
+    assert!(quiet("kill").arg(pid).status().unwrap().success());
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn a_copy_that_was_under_way_ends_with_its_connection() {
+    let agent = Agent::start();
+    let mut talk = agent.connect(PARENT);
+    let path = agent.path("").display().to_string();
+    talk.say(&Request::CopyIn { path });
+    assert_eq!(talk.hear::<Reply>(), Reply::Streaming);
+    talk.say(&Stream::Data(vec![0; 100]));
+    drop(talk);
+    wait_until("its thread has ended", || {
+        let tasks = format!("/proc/{}/task", agent.pid());
+        std::fs::read_dir(tasks).unwrap().count() == 1
+    });
+}

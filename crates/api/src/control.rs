@@ -1,0 +1,72 @@
+//! What a VM's process is asked over its control socket
+//! (`<run dir>/<name>/control.sock`): one JSON [`Request`] a line, answered by
+//! one JSON [`Reply`] a line, as many as one likes on a connection.
+
+use crate::{ForkReport, Strategy, VmInfo, VmName};
+use serde::{Deserialize, Serialize};
+
+/// What one may ask of a VM's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Tell about yourself.
+    Info,
+    /// Answer when the VM is ready, or when it has failed to become so.
+    WaitReady,
+    /// Answer when the main program has ended (or the VM has).
+    WaitExit,
+    /// Stop the vCPUs where they are.
+    Pause,
+    /// Let them run on.
+    Resume,
+    /// Clone yourself.
+    Fork(Fork),
+    /// Look where the vCPUs are, many times over: a profiler for guests.
+    Sample {
+        /// How often.
+        count: u32,
+        /// Microseconds between two looks.
+        interval_us: u32,
+    },
+    /// End: ask the guest first, and end without it after this long.
+    Stop {
+        /// Milliseconds the guest has to power off; 0 ends it at once.
+        grace_ms: u64,
+    },
+}
+
+/// A request to fork.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// How many clones, from 1.
+    pub count: u32,
+    /// Clones are named `<prefix>-<k>`; the parent's name where unset.
+    pub prefix: Option<VmName>,
+    /// How.
+    pub strategy: Strategy,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done.
+    Ok,
+    /// About the VM.
+    Info(Box<VmInfo>),
+    /// Where the vCPUs were, most frequent first.
+    Samples(Vec<Sampled>),
+    /// The fork is complete.
+    Forked(ForkReport),
+    /// It could not be done; one line that says why and what to do.
+    Error(String),
+}
+
+/// An instruction at which vCPUs were found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// Its address, as the guest sees it.
+    pub rip: u64,
+    /// How many times.
+    pub count: u32,
+}

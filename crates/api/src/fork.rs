@@ -1,0 +1,73 @@
+//! What a fork reports: the document that `hyperfork fork --json` prints.
+
+use crate::VmName;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// How memory and kernel state are duplicated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Frozen RAM images under private mappings, in a process built for it.
+    #[default]
+    Image,
+    /// The HyperFork paper's: `fork(2)` of the monitor.
+    ProcessFork,
+}
+
+/// One fork of a parent into clones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkReport {
+    /// Who was forked.
+    pub parent: VmName,
+    /// How long the parent's vCPUs stood still, microseconds.
+    pub pause_us: u64,
+    /// How it was done.
+    pub strategy: Strategy,
+    /// The clones, in order of their names' numbers.
+    pub clones: Vec<CloneReport>,
+}
+
+/// One clone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneReport {
+    /// Its name.
+    pub name: VmName,
+    /// Its address; `null` without a network.
+    pub ip: Option<Ipv4Addr>,
+    /// Its published ports.
+    pub ports: Vec<PublishedPort>,
+    /// From the request's arrival to the first guest instruction the clone is
+    /// known to have executed (its first exit after `KVM_RUN`), microseconds.
+    pub total_us: u64,
+    /// From the request's arrival to the agent's first answer (for a guest
+    /// without an agent, its first message on the signal port), microseconds.
+    pub ready_us: u64,
+    /// Where the time went.
+    pub phases_us: Phases,
+}
+
+/// A guest port reachable on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// Port on the host.
+    pub host: u16,
+    /// Port in the guest.
+    pub guest: u16,
+}
+
+/// Durations of a clone's phases, microseconds. `capture` is shared by all
+/// clones of one fork; the others are the clone's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Phases {
+    /// Pausing the parent, reading its state and freezing its memory.
+    pub capture: u64,
+    /// Getting a shell: from when one was wanted until it had the image.
+    pub shell: u64,
+    /// Putting the image under the shell's memory slot.
+    pub memory: u64,
+    /// Setting vCPU, VM and device state.
+    pub state: u64,
+    /// From `KVM_RUN` to the first exit.
+    pub first_run: u64,
+}

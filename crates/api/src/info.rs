@@ -1,0 +1,71 @@
+//! What a VM tells about itself: `ps --json`, `inspect`, `tree --json`.
+
+use crate::VmName;
+use serde::{Deserialize, Serialize};
+
+/// Where a VM is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Being built, booted, or cloned; not yet ready.
+    Starting,
+    /// Running, its agent (if it has one) answering.
+    Running,
+    /// Its vCPUs stand still.
+    Paused,
+    /// It has ended, as asked or by its own doing.
+    Stopped,
+    /// It ended by a guest panic or a fault; `error` says which.
+    Failed,
+}
+
+impl VmState {
+    /// Whether a process stands behind the VM.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Paused)
+    }
+}
+
+/// What there is to know about one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// Its name.
+    pub name: VmName,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Name of the image it was booted from, or `nano`.
+    pub image: String,
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// The VM's process; `null` once it has ended.
+    pub pid: Option<u32>,
+    /// Whose clone it is; `null` if it was booted.
+    pub parent: Option<VmName>,
+    /// Forks between it and the boot it stems from.
+    pub generation: u32,
+    /// Its number among its parent's clones, from 1; 0 if it was booted.
+    pub index: u32,
+    /// Its vsock context identifier.
+    pub cid: u32,
+    /// When it was booted or cloned, milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// How many clones were made of it.
+    pub forks: u32,
+    /// How many it may make; `null` for no limit.
+    pub max_forks: Option<u32>,
+    /// What runs as its main program.
+    pub command: Option<Vec<String>>,
+    /// The main program's exit status, or a `done` message's result code.
+    pub exit_status: Option<i32>,
+    /// What went wrong, in one line.
+    pub error: Option<String>,
+    /// Frozen guest memory it shares with its relatives, KiB: the whole image, once
+    /// for all of them.
+    pub shared_kib: u64,
+    /// Guest memory of its own, KiB.
+    pub private_kib: u64,
+    /// From the request to ready, microseconds: the cold boot, or the fork.
+    pub ready_us: Option<u64>,
+}

@@ -1,0 +1,30 @@
+//! The nouns that HyperFork's parts share over the wire: names, sizes, machine
+//! specifications, and the messages of the three protocols.
+//!
+//! | module | spoken between | encoding |
+//! |---|---|---|
+//! | [`control`] | `hyperfork` (or the node) and a VM's process | one JSON document a line |
+//! | [`guest`] | the host and the agent inside the guest | [`frame`]s of postcard |
+//! | [`signal`] | any guest program and the monitor | one port |
+//!
+//! Pure data: nothing here opens a file or a socket, and nothing here imports
+//! another crate of the workspace.
+#![forbid(unsafe_code)]
+
+pub mod control;
+pub mod fork;
+pub mod frame;
+pub mod guest;
+pub mod identity;
+pub mod info;
+pub mod name;
+pub mod signal;
+pub mod size;
+pub mod spec;
+
+pub use fork::{CloneReport, ForkReport, Phases, Strategy};
+pub use identity::Identity;
+pub use info::{VmInfo, VmState};
+pub use name::VmName;
+pub use size::Bytes;
+pub use spec::VmSpec;

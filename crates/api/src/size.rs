@@ -1,0 +1,74 @@
+//! Sizes in bytes, as people write them.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A number of bytes. Written and read as `512MiB`, `2GiB`, `64KiB` or a plain
+/// number of bytes; in JSON always the plain number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+/// Why a string is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a size: write bytes or a number with KiB, MiB or GiB, as in 512MiB")]
+pub struct InvalidSize(String);
+
+const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl Bytes {
+    /// `n` mebibytes, saturating.
+    pub const fn mib(n: u64) -> Self {
+        Self(n.saturating_mul(1 << 20))
+    }
+
+    /// Whole mebibytes, rounded down.
+    pub const fn as_mib(self) -> u64 {
+        self.0 >> 20
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, size) in UNITS {
+            if self.0 >= size && self.0.is_multiple_of(size) {
+                return write!(f, "{}{unit}", self.0 / size);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = InvalidSize;
+    fn from_str(s: &str) -> Result<Self, InvalidSize> {
+        let invalid = || InvalidSize(s.to_owned());
+        let (digits, scale) = UNITS
+            .iter()
+            .find_map(|(unit, size)| s.strip_suffix(unit).map(|digits| (digits, *size)))
+            .unwrap_or((s, 1));
+        let number: u64 = digits.trim_end().parse().map_err(|_| invalid())?;
+        number.checked_mul(scale).map(Self).ok_or_else(invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_back_as_written() {
+        for text in ["512MiB", "2GiB", "1KiB", "77", "0"] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
+        }
+        assert_eq!("1024MiB".parse::<Bytes>().unwrap().to_string(), "1GiB");
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_overflow_does_not_wrap() {
+        for bad in ["", "MiB", "-1MiB", "1.5GiB", "12MB", "99999999999999GiB"] {
+            assert!(bad.parse::<Bytes>().is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a VM is made of, as asked for by a user.
+
+use crate::{Bytes, VmName, guest::Command};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything needed to boot a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The VM's name.
+    pub name: VmName,
+    /// Virtual CPUs, 1 to [`VmSpec::MAX_CPUS`].
+    pub cpus: u8,
+    /// Guest memory; a multiple of 2 MiB, [`VmSpec::MIN_MEMORY`] or more.
+    pub memory: Bytes,
+    /// What runs in it.
+    pub guest: Guest,
+    /// The image's name, for listings.
+    pub image: String,
+    /// How many clones may be made of this VM in its life; `None` for no limit.
+    pub max_forks: Option<u32>,
+    /// Milliseconds after which a guest that has not become ready, after boot or
+    /// after a fork, is given up.
+    pub ready_timeout_ms: u64,
+}
+
+impl VmSpec {
+    /// Most virtual CPUs.
+    pub const MAX_CPUS: u8 = 8;
+    /// Least guest memory.
+    pub const MIN_MEMORY: Bytes = Bytes::mib(64);
+    /// Guest memory comes in units of this, so that huge pages can back it.
+    pub const MEMORY_STEP: Bytes = Bytes::mib(2);
+}
+
+/// What runs in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guest {
+    /// The tiny embedded guest.
+    Nano {
+        /// Its command line: `touch_mib=N`, `mode=…`.
+        options: String,
+    },
+    /// A Linux kernel.
+    Linux(LinuxGuest),
+}
+
+/// A Linux guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinuxGuest {
+    /// An ELF `vmlinux` or a bzImage.
+    pub kernel: PathBuf,
+    /// An initial RAM file system, if any.
+    pub initrd: Option<PathBuf>,
+    /// Words added to the kernel's command line.
+    pub cmdline: String,
+    /// Disks in order (`/dev/vda`, `/dev/vdb`, …); the first is the root.
+    pub disks: Vec<Disk>,
+    /// Host directories shared into the guest.
+    pub shares: Vec<Share>,
+    /// Whether the guest runs our agent: then the VM is ready when the agent
+    /// answers, and `exec` and `cp` work.
+    pub agent: bool,
+    /// What to run once the agent is ready.
+    pub command: Option<Command>,
+}
+
+/// A disk: a read-only base image under a private overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// A raw image. Never written.
+    pub path: PathBuf,
+    /// Whether the guest sees a read-only disk (then there is no overlay).
+    pub read_only: bool,
+}
+
+/// A host directory shared into the guest over 9p.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The directory on the host.
+    pub path: PathBuf,
+    /// Where the agent mounts it; the 9p mount tag is derived from its place in
+    /// the list (`hf0`, `hf1`, …).
+    pub mount_point: String,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}

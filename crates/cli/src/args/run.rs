@@ -1,0 +1,137 @@
+//! `run`.
+
+use super::values;
+use clap::Args;
+use hyperfork_api::spec::Share;
+use hyperfork_api::{Bytes, VmName, VmSpec};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Boot a VM, and run a command in it
+///
+/// With -d it returns once the VM is ready, and prints its name; the VM lives on
+/// until it is stopped. Otherwise the command's output and exit status are this
+/// program's, and the VM ends with the command; without a command it idles until
+/// Ctrl-C.
+///
+/// An image that is missing is built first. The image `nano` is the embedded
+/// guest, a few KiB without a kernel, which is there on every host. Its options go
+/// to --append: touch_mib=N fills N MiB of its memory, which each clone checks;
+/// dirty_pages=N is how many pages each clone writes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hyperfork run --rm --image python -- python3 -c 'print(6 * 7)'
+  hyperfork run -d --name p --image python --memory 1GiB
+  hyperfork run -d --image nano --append touch_mib=64
+  hyperfork run --kernel vmlinux --initrd initrd.cpio --append quiet")]
+pub(crate) struct Run {
+    /// Return when the VM is ready and leave it running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// The VM's name; two words are chosen where none is given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<VmName>,
+    /// What to boot: base, python, or nano [default: base]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// Virtual CPUs, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(VmSpec::MAX_CPUS)))]
+    pub(crate) cpus: u8,
+    /// Guest memory, in steps of 2MiB
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::memory)]
+    pub(crate) memory: Bytes,
+    /// Set a variable for the command; without a value, pass on the caller's
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = values::variable)]
+    env: Vec<(String, Option<String>)>,
+    /// Boot this kernel (an ELF vmlinux or a bzImage) instead of the image's;
+    /// without --image there is no disk and no agent, only this kernel
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Give the kernel this initial RAM file system
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Add words to the kernel's command line
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) append: String,
+    /// Share a host directory into the guest
+    #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = share)]
+    pub(crate) volumes: Vec<Share>,
+    /// How many clones may be made of this VM in its life
+    #[arg(long, value_name = "K")]
+    pub(crate) max_forks: Option<u32>,
+    /// Give up on a guest that is not ready after this long
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration)]
+    pub(crate) ready_timeout: Duration,
+    /// Remove the VM when it has ended
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) rm: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// The VM's main program and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+impl Run {
+    /// The variables for the command.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        values::variables(&self.env)
+    }
+}
+
+/// `HOST:GUEST[:ro]`, both absolute or the host's relative to here.
+fn share(text: &str) -> Result<Share, String> {
+    let form = || "write HOST:GUEST or HOST:GUEST:ro, with GUEST an absolute path".to_owned();
+    let (rest, read_only) = match text.strip_suffix(":ro") {
+        Some(rest) => (rest, true),
+        None => (text.strip_suffix(":rw").unwrap_or(text), false),
+    };
+    let (host, guest) = rest.rsplit_once(':').ok_or_else(form)?;
+    if host.is_empty() || !guest.starts_with('/') || guest == "/" {
+        return Err(form());
+    }
+    let path = std::fs::canonicalize(host).map_err(|error| format!("{host}: {error}"))?;
+    if !path.is_dir() {
+        return Err(format!("{host} is not a directory"));
+    }
+    Ok(Share {
+        path,
+        mount_point: guest.to_owned(),
+        read_only,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_a_host_directory_and_an_absolute_guest_path() {
+        let shared = share("/tmp:/data:ro").unwrap();
+        assert_eq!(
+            (shared.mount_point.as_str(), shared.read_only),
+            ("/data", true)
+        );
+        assert!(!share("/tmp:/data").unwrap().read_only);
+        assert!(!share("/tmp:/data:rw").unwrap().read_only);
+        for bad in [
+            "/tmp",
+            "/tmp:data",
+            ":/data",
+            "/tmp:/",
+            "/proc/version:/data",
+            "/no/such:/data",
+        ] {
+            assert!(share(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

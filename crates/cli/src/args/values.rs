@@ -1,0 +1,112 @@
+//! Values with a form of their own.
+
+use hyperfork_api::{Bytes, VmSpec};
+use std::time::Duration;
+
+/// A time span: `120s`, `2m`, `500ms`, or plain seconds.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let (number, unit_ms) = UNITS
+        .iter()
+        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)))
+        .unwrap_or((text, 1000));
+    number
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(unit_ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "not a time: write 120s, 2m or 500ms".to_owned())
+}
+
+/// A guest's memory.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn memory(text: &str) -> Result<Bytes, String> {
+    let memory: Bytes = text.parse().map_err(|error| format!("{error}"))?;
+    let (least, step) = (VmSpec::MIN_MEMORY, VmSpec::MEMORY_STEP);
+    if memory < least {
+        return Err(format!("a VM needs at least {least}"));
+    }
+    if !memory.0.is_multiple_of(step.0) {
+        return Err(format!("memory comes in steps of {step}"));
+    }
+    Ok(memory)
+}
+
+/// A variable, `NAME=VALUE`, or `NAME` to pass on the caller's own; `None` where
+/// the caller has none of that name.
+pub(super) fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, std::env::var(text).ok()),
+    };
+    match name {
+        "" => Err("a variable needs a name: write NAME=VALUE".to_owned()),
+        name => Ok((name.to_owned(), value)),
+    }
+}
+
+/// Those variables that have a value.
+pub(super) fn variables(given: &[(String, Option<String>)]) -> Vec<(String, String)> {
+    given
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit_or_as_seconds() {
+        for (text, ms) in [
+            ("120s", 120_000),
+            ("2m", 120_000),
+            ("500ms", 500),
+            ("7", 7000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in [
+            "",
+            "s",
+            "1.5s",
+            "-1",
+            "99999999999999999999s",
+            "18446744073709551615h",
+        ] {
+            assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn memory_that_no_vm_can_have_is_refused() {
+        assert_eq!(memory("512MiB"), Ok(Bytes::mib(512)));
+        for bad in ["32MiB", "65MiB", "100000001", "512M", "lots"] {
+            assert!(memory(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_the_callers() {
+        assert_eq!(
+            variable("A=1=2"),
+            Ok(("A".to_owned(), Some("1=2".to_owned())))
+        );
+        assert_eq!(variable("A="), Ok(("A".to_owned(), Some(String::new()))));
+        assert_eq!(
+            variable("HYPERFORK_NOT_SET"),
+            Ok(("HYPERFORK_NOT_SET".to_owned(), None))
+        );
+        assert!(variable("=x").is_err());
+        let path = variable("PATH").unwrap();
+        let kept = variables(std::slice::from_ref(&path));
+        assert_eq!(kept, [(path.0, path.1.unwrap())]);
+    }
+}

@@ -1,0 +1,36 @@
+//! A guest program's output as ours.
+
+use crate::ui::StdoutClosed;
+use hyperfork_api::guest::Stream;
+use std::io::{self, Write};
+
+/// Writes what a program wrote, where it wrote it.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// Bytes written so far, both streams together.
+    pub(crate) written: u64,
+}
+
+impl Output {
+    /// Writes if it is output; true if it was.
+    ///
+    /// # Errors
+    /// [`StdoutClosed`], or another error of our stream.
+    pub(crate) fn write(&mut self, message: &Stream) -> anyhow::Result<bool> {
+        let (bytes, result) = match message {
+            Stream::Stdout(bytes) => (bytes, write_all(&mut io::stdout().lock(), bytes)),
+            Stream::Stderr(bytes) => (bytes, write_all(&mut io::stderr().lock(), bytes)),
+            _ => return Ok(false),
+        };
+        self.written += bytes.len() as u64;
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
+            written => Ok(written.map(|()| true)?),
+        }
+    }
+}
+
+fn write_all(stream: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes)?;
+    stream.flush()
+}

@@ -1,0 +1,46 @@
+//! `hyperfork`: `fork()` for microVMs, on the command line.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`args`] | what may be written on the command line, typed |
+//! | [`verbs`] | one module per verb |
+//! | [`guest`] | talking to programs inside a guest: streams, terminals, archives |
+//! | [`doctor`] | what this host can do |
+//! | [`demo`] | the demonstration |
+//! | [`ui`] | tables, progress, errors |
+//! | [`exit`] | every exit status, in one place |
+//!
+//! VMs live on in processes of their own, which are this same program started
+//! as `hyperfork __vm`; everything here only asks them.
+#![forbid(unsafe_code)]
+
+mod args;
+mod demo;
+mod doctor;
+mod exit;
+mod guest;
+mod interrupt;
+mod ui;
+mod verbs;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before everything else: a VM's process has nothing to do with all this.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == hyperfork_vmm::process::VM_ARGUMENT)
+    {
+        return hyperfork_vmm::process::vm_main();
+    }
+    let verb = args::Cli::parse().verb;
+    let trouble = exit::trouble_with(&verb);
+    match verbs::run(verb) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::from(exit::status_of(&error, trouble))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What people see.
+//!
+//! Results go to standard output, everything else (progress, notes, errors) to
+//! standard error, so that scripts get results only.
+
+mod progress;
+mod quantity;
+mod table;
+
+pub(crate) use progress::{ImageProgress, Progress, Step};
+pub(crate) use quantity::{age, duration_us, mib};
+pub(crate) use table::Table;
+
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Nobody reads standard output any more.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub(crate) struct StdoutClosed;
+
+/// Prints a result.
+///
+/// # Errors
+/// [`StdoutClosed`], or another error of standard output.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
+        written => Ok(written?),
+    }
+}
+
+/// Prints a result as a line.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Prints a result as JSON.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Tells an error: one line, the reasons behind it included.
+pub(crate) fn error(error: &anyhow::Error) {
+    if error.is::<StdoutClosed>() {
+        return;
+    }
+    note(&format!("error: {}", one_line(error)));
+}
+
+/// Tells something that is no result.
+pub(crate) fn note(text: &str) {
+    // Nobody left to tell it to.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The error and its causes, each unless it was said already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_repeats_nothing() {
+        let error = anyhow::anyhow!("no space\nleft")
+            .context("cannot write")
+            .context("p");
+        assert_eq!(one_line(&error), "p: cannot write: no space left");
+        let error = anyhow::anyhow!("full").context("the disk is full");
+        assert_eq!(one_line(&error), "the disk is full");
+    }
+}

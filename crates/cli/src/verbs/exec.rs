@@ -1,0 +1,61 @@
+//! `exec`.
+
+use crate::args::Exec;
+use crate::guest::{Session, Streams, environment_of, set, window_size};
+use anyhow::{Context, bail};
+use hyperfork_api::guest::Command;
+use hyperfork_api::{VmInfo, VmState};
+use hyperfork_vmm::process::RunDir;
+use hyperfork_vmm::process::agent::Agent;
+use std::io::IsTerminal;
+
+/// Runs a command in a VM; gives its exit status.
+///
+/// # Errors
+/// It cannot be run there.
+pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
+    if args.tty && args.interactive && !std::io::stdin().is_terminal() {
+        bail!("standard input is not a terminal: leave out -t");
+    }
+    let dir = RunDir::for_user()?.vm(&args.vm);
+    let info = dir.info()?;
+    must_answer(&info)?;
+    let mut env = environment_of(&info.image);
+    if args.tty
+        && let Ok(term) = std::env::var("TERM")
+    {
+        env.push(("TERM".to_owned(), term));
+    }
+    set(&mut env, args.variables());
+    let streams = Streams {
+        stdin: args.interactive,
+        tty: args.tty,
+    };
+    let command = Command {
+        argv: args.command,
+        env,
+        cwd: args.workdir,
+        tty: args.tty.then(window_size),
+        stdin: args.interactive,
+    };
+    let unreachable = || match info.image.as_str() {
+        super::run::NANO => format!("{} has no agent", args.vm),
+        _ => format!("cannot run a command in {}", args.vm),
+    };
+    let agent = Agent::connect(&dir).with_context(unreachable)?;
+    Session::start(agent, command, streams)?.wait()
+}
+
+/// Whether a VM's guest can answer now.
+///
+/// # Errors
+/// What to do first.
+pub(super) fn must_answer(info: &VmInfo) -> anyhow::Result<()> {
+    let name = &info.name;
+    match info.state {
+        VmState::Running => Ok(()),
+        VmState::Paused => bail!("{name} is paused: let it run on with `hyperfork resume {name}`"),
+        VmState::Starting => bail!("{name} is not ready yet"),
+        VmState::Stopped | VmState::Failed => bail!("{name} is not running"),
+    }
+}

@@ -1,0 +1,69 @@
+//! `fork`.
+
+use crate::args::Fork;
+use crate::exit;
+use crate::ui::{self, Progress, Table, duration_us};
+use anyhow::bail;
+use hyperfork_api::control::{self, Reply, Request};
+use hyperfork_api::{ForkReport, Strategy};
+use hyperfork_vmm::process::{Client, RunDir, VmDir};
+
+/// Clones a running VM.
+///
+/// # Errors
+/// It cannot be forked. It is unharmed then, and no clone is left.
+pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
+    let dir = RunDir::for_user()?.vm(&args.vm);
+    let progress = Progress::unless(args.quiet);
+    let request = control::Fork {
+        count: args.count,
+        prefix: args.name_prefix,
+        strategy: args.strategy,
+    };
+    let report = fork(&dir, request, progress)?;
+    match args.json {
+        true => ui::json(&report)?,
+        false => ui::print(&human(&report))?,
+    }
+    Ok(exit::OK)
+}
+
+/// Asks a VM to clone itself.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn fork(
+    dir: &VmDir,
+    request: control::Fork,
+    progress: Progress,
+) -> anyhow::Result<ForkReport> {
+    let mut client = Client::connect(dir)?;
+    let step = progress.step(&format!("forking {}, {} times", dir.name(), request.count));
+    let reply = client.request(&Request::Fork(request));
+    drop(step);
+    match reply? {
+        Reply::Forked(report) => Ok(report),
+        reply => bail!(
+            "{} gave an answer to another question: {reply:?}",
+            dir.name()
+        ),
+    }
+}
+
+fn human(report: &ForkReport) -> String {
+    let mut table = Table::new(["NAME", ">RUNNING AFTER", ">READY AFTER"]);
+    for clone in &report.clones {
+        let (total, ready) = (duration_us(clone.total_us), duration_us(clone.ready_us));
+        table.row([clone.name.to_string(), total, ready]);
+    }
+    let strategy = match report.strategy {
+        Strategy::Image => "image",
+        Strategy::ProcessFork => "process-fork",
+    };
+    let pause = duration_us(report.pause_us);
+    format!(
+        "{}\n{} stood still for {pause} (strategy {strategy})\n",
+        table.render(),
+        report.parent
+    )
+}

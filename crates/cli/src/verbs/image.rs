@@ -1,0 +1,155 @@
+//! `image`.
+
+use crate::args::ImageVerb;
+use crate::exit;
+use crate::interrupt::Interrupt;
+use crate::ui::{self, ImageProgress, Progress, Table, age, mib};
+use anyhow::Context;
+use hyperfork_image::{Image, ImageStore};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Builds, lists or removes images.
+///
+/// # Errors
+/// Those of the cache.
+pub(crate) fn run(verb: ImageVerb) -> anyhow::Result<u8> {
+    let store = store()?;
+    match verb {
+        ImageVerb::Build(args) => {
+            let interrupt = Interrupt::catch().context("cannot catch signals")?;
+            let progress = Progress::unless(args.quiet);
+            let image = build(&store, &args.name, progress, &interrupt)?;
+            match args.json {
+                true => ui::json(&image)?,
+                false => ui::line(format!("{} {}", image.name, image.digest))?,
+            }
+            Ok(exit::OK)
+        }
+        ImageVerb::Ls(args) => {
+            let images = store.list()?;
+            if args.json {
+                ui::json(&images)?;
+            } else if args.quiet {
+                ui::print(
+                    &images
+                        .iter()
+                        .map(|image| format!("{}\n", image.name))
+                        .collect::<String>(),
+                )?;
+            } else {
+                ui::print(&human(&images))?;
+            }
+            Ok(exit::OK)
+        }
+        ImageVerb::Rm(args) => {
+            let mut status = exit::OK;
+            for name in &args.names {
+                match store.remove(name) {
+                    Ok(()) => ui::line(name)?,
+                    Err(error) => {
+                        ui::error(&error.into());
+                        status = exit::FAILED;
+                    }
+                }
+            }
+            Ok(status)
+        }
+    }
+}
+
+/// The image as it is in the cache, or else built now.
+///
+/// # Errors
+/// There is no such image, or it cannot be built.
+pub(crate) fn ensure(
+    name: &str,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Image> {
+    let store = store()?;
+    match store.resolve(name)? {
+        Some(image) => Ok(image),
+        None => build(&store, name, progress, interrupt),
+    }
+}
+
+fn build(
+    store: &ImageStore,
+    name: &str,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Image> {
+    let (over, wait) = channel::<()>();
+    let built = thread::scope(|scope| {
+        scope.spawn(move || end_when_interrupted(interrupt, &wait));
+        let built = store.build(name, &mut ImageProgress::new(progress));
+        drop(over);
+        built
+    });
+    built.map_err(|error| interrupt.explains(error.into()))
+}
+
+/// A build cannot be told to stop, but the tools it runs can: it fails then, and
+/// cleans up after itself.
+fn end_when_interrupted(interrupt: &Interrupt, build: &Receiver<()>) {
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    const PATIENCE: u32 = 100;
+    let mut looked = 0;
+    while build.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+        if let Err(interrupted) = interrupt.check() {
+            end_children();
+            looked += 1;
+            if looked > PATIENCE {
+                // It waits for something else. The cache removes what it leaves.
+                std::process::exit(exit::by_signal(interrupted.0).into());
+            }
+        }
+    }
+}
+
+/// Asks the programs that this one has started to end. While an image is built
+/// these are the build's tools.
+fn end_children() {
+    let threads = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for thread in threads {
+        // proc_pid_task(5): the processes that this thread has started.
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for pid in children
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+        {
+            if let Some(pid) = Pid::from_raw(pid) {
+                // It may be gone by now.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        }
+    }
+}
+
+fn store() -> anyhow::Result<ImageStore> {
+    Ok(ImageStore::open(&ImageStore::default_root()?)?)
+}
+
+fn human(images: &[Image]) -> String {
+    let mut table = Table::new(["NAME", "DIGEST", ">SIZE", ">AGE"]);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    for image in images {
+        let built = Duration::from_secs(image.created_unix_s);
+        table.row([
+            image.name.clone(),
+            image.digest.chars().take(12).collect(),
+            mib(image.size_bytes >> 10),
+            age(now.saturating_sub(built)),
+        ]);
+    }
+    table.render()
+}

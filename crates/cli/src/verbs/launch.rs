@@ -1,0 +1,133 @@
+//! Bringing a VM up.
+
+use crate::interrupt::Interrupt;
+use crate::ui::Progress;
+use anyhow::{Context, bail};
+use hyperfork_api::{Bytes, VmInfo, VmName, VmSpec};
+use hyperfork_vmm::process::{RunDir, launch};
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+
+/// Boots a VM and waits until it is ready.
+///
+/// # Errors
+/// It does not start, does not become ready, or somebody interrupts. Nothing is
+/// left of it then.
+pub(crate) fn boot(
+    run_dir: &RunDir,
+    spec: &VmSpec,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> anyhow::Result<VmInfo> {
+    fits_the_host(spec.memory)?;
+    let step = progress.step(&format!("booting {}", spec.name));
+    let launched =
+        launch(run_dir, spec).and_then(|launch| launch.wait_ready_while(|| !interrupt.is_set()));
+    drop(step);
+    launched.map_err(|error| interrupt.explains(error.into()))
+}
+
+fn fits_the_host(memory: Bytes) -> anyhow::Result<()> {
+    let host = host_memory()?;
+    if memory > host.total {
+        bail!(
+            "{memory} is more memory than this host has ({}MiB): ask for less with --memory",
+            host.total.as_mib()
+        );
+    }
+    Ok(())
+}
+
+/// A host's memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostMemory {
+    /// All there is.
+    pub(crate) total: Bytes,
+    /// What programs could have now.
+    pub(crate) available: Bytes,
+}
+
+/// This host's memory (proc_meminfo(5)).
+///
+/// # Errors
+/// The system does not tell.
+pub(crate) fn host_memory() -> anyhow::Result<HostMemory> {
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let field = |name: &str| -> Option<Bytes> {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(Bytes(kib << 10))
+    };
+    field("MemTotal")
+        .zip(field("MemAvailable"))
+        .map(|(total, available)| HostMemory { total, available })
+        .context("/proc/meminfo does not tell this host's memory")
+}
+
+/// Two words that no VM is called by.
+///
+/// # Errors
+/// There is no such name left, which takes thousands of VMs.
+pub(crate) fn free_name(run_dir: &RunDir) -> anyhow::Result<VmName> {
+    for _ in 0..1000 {
+        // Seeded anew each time by the system.
+        let random = RandomState::new().hash_one(0) as usize;
+        let (how, what) = (
+            HOW[random % HOW.len()],
+            WHAT[random / HOW.len() % WHAT.len()],
+        );
+        let name = VmName::new(format!("{how}-{what}"))?;
+        if !run_dir.vm(&name).exists() {
+            return Ok(name);
+        }
+    }
+    bail!("no name is free: choose one with --name, or remove VMs with `hyperfork rm`")
+}
+
+/// `wanted`, or that with the first number that makes it free.
+///
+/// # Errors
+/// It is no name.
+pub(crate) fn free_name_like(run_dir: &RunDir, wanted: &str) -> anyhow::Result<VmName> {
+    let mut name = VmName::new(wanted)?;
+    let mut number = 1;
+    while run_dir.vm(&name).exists() {
+        number += 1;
+        name = VmName::new(format!("{wanted}{number}"))?;
+    }
+    Ok(name)
+}
+
+const HOW: [&str; 32] = [
+    "amber", "bold", "brisk", "calm", "clear", "crisp", "dapper", "eager", "fair", "fleet", "fond",
+    "gentle", "glad", "hardy", "jolly", "keen", "kind", "lively", "lucid", "mellow", "merry",
+    "nimble", "noble", "placid", "quick", "quiet", "serene", "spry", "sunny", "tidy", "vivid",
+    "witty",
+];
+
+const WHAT: [&str; 32] = [
+    "alder", "ash", "aspen", "badger", "beech", "birch", "cedar", "clover", "crane", "egret",
+    "elm", "fern", "finch", "hazel", "heron", "ibis", "juniper", "larch", "lark", "linden",
+    "maple", "marten", "oak", "otter", "pine", "plover", "rowan", "sorrel", "spruce", "swift",
+    "tern", "willow",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_tells_its_memory() {
+        let memory = host_memory().unwrap();
+        assert!(memory.total >= memory.available && memory.available.as_mib() > 0);
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused() {
+        let error = fits_the_host(Bytes::mib(1 << 40)).unwrap_err().to_string();
+        assert!(error.contains("more memory than this host has"), "{error}");
+        assert!(fits_the_host(Bytes::mib(64)).is_ok());
+    }
+}

@@ -1,0 +1,103 @@
+//! `ps`.
+
+use crate::args::Ps;
+use crate::exit;
+use crate::ui::{self, Table, age};
+use hyperfork_api::{Bytes, VmInfo, VmState};
+use hyperfork_vmm::process::{ClientError, RunDir};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Lists VMs.
+///
+/// # Errors
+/// The run directory's, or standard output's.
+pub(crate) fn run(args: &Ps) -> anyhow::Result<u8> {
+    let mut infos = all(&RunDir::for_user()?)?;
+    infos.retain(|info| args.all || info.state.is_alive());
+    if args.json {
+        ui::json(&infos)?;
+    } else if args.quiet {
+        ui::print(
+            &infos
+                .iter()
+                .map(|info| format!("{}\n", info.name))
+                .collect::<String>(),
+        )?;
+    } else {
+        ui::print(&human(&infos))?;
+    }
+    Ok(exit::OK)
+}
+
+/// All VMs, by name. Those that cannot tell about themselves are told on standard
+/// error.
+///
+/// # Errors
+/// The run directory's.
+pub(super) fn all(run_dir: &RunDir) -> anyhow::Result<Vec<VmInfo>> {
+    let mut infos = Vec::new();
+    for dir in run_dir.list()? {
+        match dir.info() {
+            Ok(info) => infos.push(info),
+            // Removed just now, or not a VM's directory.
+            Err(ClientError::Unknown { .. }) => {}
+            // Claimed a moment ago: its process has not said anything yet.
+            Err(ClientError::Damaged { .. }) if dir.is_alive() => {}
+            Err(error) => ui::error(&error.into()),
+        }
+    }
+    Ok(infos)
+}
+
+fn human(infos: &[VmInfo]) -> String {
+    let mut table = Table::new([
+        "NAME", "IMAGE", "STATE", ">CPUS", ">MEMORY", "PARENT", ">AGE", "COMMAND",
+    ]);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    for info in infos {
+        let born = Duration::from_millis(info.created_unix_ms);
+        table.row([
+            info.name.to_string(),
+            info.image.clone(),
+            state(info),
+            info.cpus.to_string(),
+            Bytes::mib(info.memory_mib).to_string(),
+            info.parent
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            age(now.saturating_sub(born)),
+            command(info),
+        ]);
+    }
+    table.render()
+}
+
+/// A state in a word, with the exit status where there is one.
+pub(super) fn state(info: &VmInfo) -> String {
+    let word = match info.state {
+        VmState::Starting => "starting",
+        VmState::Running => "running",
+        VmState::Paused => "paused",
+        VmState::Stopped => "stopped",
+        VmState::Failed => "failed",
+    };
+    match info.exit_status {
+        Some(status) => format!("{word} ({status})"),
+        None => word.to_owned(),
+    }
+}
+
+/// The command as one short line.
+fn command(info: &VmInfo) -> String {
+    const MOST: usize = 40;
+    let line = info.command.as_deref().unwrap_or_default().join(" ");
+    let mut line = line.lines().next().unwrap_or_default().to_owned();
+    if let Some((end, _)) = line.char_indices().nth(MOST) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}

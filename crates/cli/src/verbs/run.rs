@@ -1,0 +1,305 @@
+//! `run`.
+
+use super::launch::{boot, free_name};
+use super::{ensure_image, vms};
+use crate::args::Run;
+use crate::exit::{self, Usage};
+use crate::guest::{Output, on_this_host, set};
+use crate::interrupt::Interrupt;
+use crate::ui::{self, Progress};
+use anyhow::{Context, bail};
+use hyperfork_api::control::{self, Reply};
+use hyperfork_api::frame;
+use hyperfork_api::guest::{Command, Request, Stream};
+use hyperfork_api::spec::{Disk, Guest, LinuxGuest};
+use hyperfork_api::{VmInfo, VmSpec};
+use hyperfork_vmm::kvm::Host;
+use hyperfork_vmm::process::agent::{Agent, AgentError};
+use hyperfork_vmm::process::{Client, ClientError, RunDir, VmDir};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+/// The image that is booted where none is named: the smallest that can run
+/// commands.
+const DEFAULT_IMAGE: &str = "base";
+
+/// The embedded guest's name among the images.
+pub(crate) const NANO: &str = "nano";
+
+/// How long a guest has to power off when its command has ended.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Boots a VM, and stays with it unless asked not to.
+///
+/// # Errors
+/// The VM does not become ready, or is lost.
+pub(crate) fn run(args: Run) -> anyhow::Result<u8> {
+    check(&args)?;
+    let progress = Progress::unless(args.quiet);
+    let interrupt = Interrupt::catch().context("cannot catch signals")?;
+    let host = Host::open()?;
+    let run_dir = RunDir::for_user()?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => free_name(&run_dir)?,
+    };
+    let guest = guest(&args, &host, progress, &interrupt)?;
+    let spec = VmSpec {
+        name: name.clone(),
+        cpus: args.cpus,
+        memory: args.memory,
+        guest,
+        image: image_name(&args),
+        max_forks: args.max_forks,
+        ready_timeout_ms: args
+            .ready_timeout
+            .as_millis()
+            .try_into()
+            .unwrap_or(u64::MAX),
+    };
+    boot(&run_dir, &spec, progress, &interrupt)?;
+    if args.detach {
+        ui::line(&name)?;
+        return Ok(exit::OK);
+    }
+    let dir = run_dir.vm(&name);
+    let followed = match args.command.is_empty() {
+        true => idle(&dir, &spec, &interrupt),
+        false => follow(&dir, &interrupt),
+    };
+    leave(&dir, args.rm).and(followed)
+}
+
+/// What clap cannot say.
+fn check(args: &Run) -> Result<(), Usage> {
+    let nano = args.image.as_deref() == Some(NANO);
+    let no_agent = nano || (args.kernel.is_some() && args.image.is_none());
+    let usage = |text: &str| Err(Usage(text.to_owned()));
+    if no_agent && !args.command.is_empty() {
+        return usage(
+            "this guest has no agent that could run a command: leave it out, or choose an image with --image",
+        );
+    }
+    if no_agent && !args.volumes.is_empty() {
+        return usage(
+            "this guest has no agent that could mount a volume: choose an image with --image",
+        );
+    }
+    if nano && args.kernel.is_some() {
+        return usage("the image nano has no kernel: leave out --kernel, or choose another image");
+    }
+    if nano && let Err(word) = hyperfork_nano::Options::parse(&args.append) {
+        return usage(&format!(
+            "the embedded guest does not understand '{word}': see `hyperfork run --help`"
+        ));
+    }
+    if args.command.is_empty() && !args.variables().is_empty() {
+        return usage("-e sets variables for a command: give one after --");
+    }
+    Ok(())
+}
+
+/// The image's name, for listings.
+fn image_name(args: &Run) -> String {
+    match (&args.image, &args.kernel) {
+        (Some(image), _) => image.clone(),
+        (None, Some(kernel)) => kernel.display().to_string(),
+        (None, None) => DEFAULT_IMAGE.to_owned(),
+    }
+}
+
+fn guest(
+    args: &Run,
+    host: &Host,
+    progress: Progress,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Guest> {
+    if args.image.as_deref() == Some(NANO) {
+        return Ok(Guest::Nano {
+            options: args.append.clone(),
+        });
+    }
+    let kernel = args.kernel.as_deref().map(file).transpose()?;
+    let initrd = args.initrd.as_deref().map(file).transpose()?;
+    let (Some(kernel), None) = (&kernel, &args.image) else {
+        let image = ensure_image(&image_name(args), progress, interrupt)?;
+        let env = on_this_host(&image.environment, host.kind());
+        let mut linux = linux_from(&image, command(args, env));
+        linux.kernel = kernel.unwrap_or(linux.kernel);
+        linux.initrd = initrd;
+        linux.shares.clone_from(&args.volumes);
+        linux.cmdline = format!("{} {}", linux.cmdline, args.append)
+            .trim()
+            .to_owned();
+        return Ok(Guest::Linux(linux));
+    };
+    Ok(Guest::Linux(LinuxGuest {
+        kernel: kernel.clone(),
+        initrd,
+        cmdline: args.append.clone(),
+        disks: Vec::new(),
+        shares: Vec::new(),
+        agent: false,
+        command: None,
+    }))
+}
+
+/// A guest as an image has it.
+pub(crate) fn linux_from(image: &hyperfork_image::Image, command: Option<Command>) -> LinuxGuest {
+    LinuxGuest {
+        kernel: image.kernel.clone(),
+        initrd: None,
+        cmdline: "root=/dev/vda rw init=/usr/lib/hyperfork/agent".to_owned(),
+        disks: vec![Disk {
+            path: image.rootfs.clone(),
+            read_only: false,
+        }],
+        shares: Vec::new(),
+        agent: true,
+        command,
+    }
+}
+
+fn command(args: &Run, mut env: Vec<(String, String)>) -> Option<Command> {
+    set(&mut env, args.variables());
+    (!args.command.is_empty()).then(|| Command {
+        argv: args.command.clone(),
+        env,
+        cwd: None,
+        tty: None,
+        stdin: false,
+    })
+}
+
+/// A file that the VM's process, which works elsewhere, will read.
+fn file(path: &Path) -> anyhow::Result<PathBuf> {
+    let there = || format!("cannot read {}", path.display());
+    let path = fs::canonicalize(path).with_context(there)?;
+    fs::File::open(&path).with_context(there)?;
+    if !path.is_file() {
+        bail!("{} is not a file", path.display());
+    }
+    Ok(path)
+}
+
+/// Waits for the end of a VM that has no command.
+fn idle(dir: &VmDir, spec: &VmSpec, interrupt: &Interrupt) -> anyhow::Result<u8> {
+    ui::line(dir.name())?;
+    let hint = match &spec.guest {
+        Guest::Linux(LinuxGuest { agent: true, .. }) => {
+            format!("is ready: hyperfork exec -it {} -- sh", dir.name())
+        }
+        _ => format!("is running: hyperfork logs -f {}", dir.name()),
+    };
+    ui::note(&format!("{} {hint}   (Ctrl-C stops it)", dir.name()));
+    let (ended, end) = channel();
+    let mut client = Client::connect(dir)?;
+    thread::spawn(move || ended.send(client.request(&control::Request::WaitExit)));
+    loop {
+        if let Err(interrupted) = interrupt.check() {
+            return Ok(exit::by_signal(interrupted.0));
+        }
+        match end.recv_timeout(Duration::from_millis(100)) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Ok(Reply::Info(info))) => return Ok(status_in(&info)?.unwrap_or(exit::OK)),
+            // It was ended without a word, and maybe removed.
+            _ => {
+                return dir.info().map_or(Ok(exit::OK), |info| {
+                    Ok(status_in(&info)?.unwrap_or(exit::OK))
+                });
+            }
+        }
+    }
+}
+
+/// Shows the main program's output until it ends; gives its exit status.
+fn follow(dir: &VmDir, interrupt: &Interrupt) -> anyhow::Result<u8> {
+    let signals = pass_signals_on(dir.clone(), interrupt.clone());
+    let mut output = Output::default();
+    loop {
+        match follow_once(dir, &mut output) {
+            Ok(Some(status)) => return Ok(exit::of_program(status)),
+            Err(error) if error.is::<ui::StdoutClosed>() => return Err(error),
+            Err(_) | Ok(None) => {}
+        }
+        // The connection broke, but maybe not the program.
+        match exit_status(dir)? {
+            Some(status) => return Ok(status),
+            None if signals.is_finished() => {
+                return Ok(exit::by_signal(signal_hook::consts::SIGKILL));
+            }
+            None if !dir.is_alive() => bail!("{} was stopped", dir.name()),
+            None => thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+fn follow_once(dir: &VmDir, output: &mut Output) -> anyhow::Result<Option<i32>> {
+    let mut agent = Agent::connect(dir)?;
+    agent.request(&Request::FollowMain {
+        from: Some(output.written),
+    })?;
+    let mut connection = agent.into_stream();
+    while let Some(message) = frame::read(&mut connection)? {
+        match message {
+            Stream::Exited(status) => return Ok(Some(status)),
+            message => output.write(&message)?,
+        };
+    }
+    Ok(None)
+}
+
+/// How the main program ended, if it has.
+///
+/// # Errors
+/// As [`status_in`], or the VM is gone.
+fn exit_status(dir: &VmDir) -> anyhow::Result<Option<u8>> {
+    status_in(&dir.info()?)
+}
+
+/// # Errors
+/// The VM failed; its reason.
+fn status_in(info: &VmInfo) -> anyhow::Result<Option<u8>> {
+    match (info.exit_status, &info.error) {
+        (Some(status), _) => Ok(Some(exit::of_program(status))),
+        (None, Some(error)) => bail!("{} failed: {error}", info.name),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Passes signals on to the main program; the second ends the VM.
+fn pass_signals_on(dir: VmDir, interrupt: Interrupt) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let signal = interrupt.next();
+        let told = Agent::connect(&dir).and_then(|mut agent| {
+            agent
+                .set_timeout(Some(Duration::from_secs(5)))
+                .map_err(AgentError::Unreachable)?;
+            agent.request(&Request::SignalMain(signal))
+        });
+        if told.is_ok() {
+            interrupt.next();
+        }
+        let _ = vms::end(&dir, Duration::ZERO);
+    })
+}
+
+/// Ends the VM, if it has not ended, and removes it where that was asked for.
+fn leave(dir: &VmDir, remove: bool) -> anyhow::Result<()> {
+    match vms::end(dir, GRACE) {
+        Ok(()) => {}
+        // Somebody else removed it.
+        Err(ClientError::Unknown { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    if remove
+        && let Err(error) = dir.remove()
+        && dir.exists()
+    {
+        return Err(error.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! What goes wrong is told in one line, with the right exit status.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use support::{Ended, HYPERFORK, NANO, User};
+
+fn nano<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let mut all = vec!["run"];
+    all.extend(NANO);
+    all.extend(args);
+    all
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_exits_with_2() {
+    let user = User::new();
+    for args in [
+        &["frobnicate"][..],
+        &[],
+        &["run", "--cpus", "9"],
+        &["run", "--cpus", "0"],
+        &["run", "--memory", "63MiB"],
+        &["run", "--memory", "65MiB"],
+        &["run", "--memory", "lots"],
+        &["run", "--name", "a b"],
+        &["run", "--initrd", "/dev/null"],
+        &["run", "-d", "--rm"],
+        &["run", "--image", "nano", "--", "true"],
+        &["run", "--image", "nano", "--kernel", "/dev/null"],
+        &["run", "--image", "nano", "--append", "touch_mib=4 frob=1"],
+        &["run", "-v", "/no/such:/data"],
+        &["fork", "p", "-n", "0"],
+        &["fork", "p", "--strategy", "process-fork"],
+        &["exec", "p"],
+        &["cp", "a", "b"],
+        &["cp", "p:/a", "q:/b"],
+        &["image"],
+    ] {
+        let ended = user.run(args);
+        assert_eq!(ended.status, 2, "{args:?}: {ended:?}");
+        assert_eq!(ended.stdout, "", "{args:?}");
+    }
+    user.must_be_clean();
+}
+
+#[test]
+fn every_verb_explains_itself() {
+    let user = User::new();
+    for verb in [
+        "doctor", "image", "run", "ps", "inspect", "logs", "pause", "resume", "stop", "rm", "exec",
+        "cp", "fork", "tree", "demo",
+    ] {
+        assert!(user.ok(&[verb, "--help"]).contains("Example"), "{verb}");
+    }
+}
+
+#[test]
+fn an_unknown_vm_is_told_by_every_verb() {
+    let user = User::new();
+    for args in [
+        &["inspect", "ghost"][..],
+        &["logs", "ghost"],
+        &["pause", "ghost"],
+        &["resume", "ghost"],
+        &["stop", "ghost"],
+        &["rm", "ghost"],
+        &["rm", "-f", "ghost"],
+        &["cp", "ghost:/etc", "."],
+        &["fork", "ghost"],
+    ] {
+        let line = user.fails(1, args);
+        assert!(
+            line.contains("no VM called ghost") && line.contains("ps -a"),
+            "{args:?}: {line}"
+        );
+    }
+    let line = user.fails(125, &["exec", "ghost", "--", "true"]);
+    assert!(line.contains("no VM called ghost"), "{line}");
+}
+
+#[test]
+fn a_name_in_use_is_refused_and_the_vm_that_has_it_unharmed() {
+    let user = User::new();
+    user.nano("p");
+    let line = user.fails(125, &nano(&["-d", "--name", "p"]));
+    assert!(
+        line.contains("name p is in use") && line.contains("rm p"),
+        "{line}"
+    );
+    assert_eq!(user.json(&["inspect", "p"])["state"], "running");
+    user.ok(&["stop", "p"]);
+    user.fails(125, &nano(&["-d", "--name", "p"]));
+    user.ok(&["rm", "p"]);
+    user.nano("p");
+}
+
+#[test]
+fn more_memory_than_the_host_has_is_refused() {
+    let user = User::new();
+    let line = user.fails(
+        125,
+        &["run", "-d", "--image", "nano", "--memory", "1048576GiB"],
+    );
+    assert!(
+        line.contains("more memory than this host has") && line.contains("--memory"),
+        "{line}"
+    );
+    user.must_be_clean();
+}
+
+#[test]
+fn a_kernel_that_is_none_or_is_cut_short_is_refused() {
+    let user = User::new();
+    let (text, cut, long) = (user.path("text"), user.path("cut"), user.path("long"));
+    fs::write(&text, "not a kernel, only a text\n".repeat(1000)).unwrap();
+    // An ELF header that promises more than there is.
+    let program = fs::read(HYPERFORK).unwrap();
+    fs::write(&cut, &program[..100]).unwrap();
+    fs::write(&long, &program[..8192]).unwrap();
+    let run = |kernel: &std::path::Path| {
+        user.fails(125, &["run", "-d", "--kernel", kernel.to_str().unwrap()])
+    };
+    assert!(run(&text).contains("is not a kernel"));
+    assert!(run(&cut).contains("damaged or incomplete"));
+    assert!(run(&long).contains("damaged or incomplete"));
+    assert!(run(&user.path("absent")).contains("cannot read"));
+    user.must_be_clean();
+}
+
+#[test]
+fn a_guest_that_is_not_ready_in_time_is_given_up_and_leaves_nothing() {
+    let user = User::new();
+    let touch = [
+        "--memory",
+        "2GiB",
+        "--append",
+        "touch_mib=1800",
+        "--ready-timeout",
+        "10ms",
+    ];
+    let mut args = vec!["run", "-d", "--image", "nano"];
+    args.extend(touch);
+    let line = user.fails(125, &args);
+    assert!(
+        line.contains("did not become ready") && line.contains("--ready-timeout"),
+        "{line}"
+    );
+    user.must_be_clean();
+}
+
+#[test]
+fn a_vm_that_has_stopped_cannot_be_forked_paused_or_spoken_to() {
+    let user = User::new();
+    user.nano("p");
+    user.ok(&["stop", "p"]);
+    for args in [
+        &["fork", "p"][..],
+        &["pause", "p"],
+        &["resume", "p"],
+        &["cp", "p:/etc", "."],
+    ] {
+        let line = user.fails(1, args);
+        assert!(line.contains("p is not running"), "{args:?}: {line}");
+    }
+    let line = user.fails(125, &["exec", "p", "true"]);
+    assert!(line.contains("p is not running"), "{line}");
+    // To stop it once more is no mistake.
+    user.ok(&["stop", "p"]);
+}
+
+#[test]
+fn a_running_vm_is_removed_only_by_force() {
+    let user = User::new();
+    user.nano("p");
+    let line = user.fails(1, &["rm", "p"]);
+    assert!(line.contains("rm -f p"), "{line}");
+    user.ok(&["rm", "-f", "p"]);
+    user.must_be_clean();
+}
+
+#[test]
+fn of_several_vms_those_that_can_be_are_removed() {
+    let user = User::new();
+    user.nano("p");
+    let ended = user.run(&["rm", "-f", "ghost", "p"]);
+    assert_eq!((ended.status, ended.stdout.as_str()), (1, "p\n"));
+    assert!(ended.stderr.contains("ghost"), "{ended:?}");
+    user.must_be_clean();
+}
+
+#[test]
+fn forks_beyond_the_limit_are_refused() {
+    let user = User::new();
+    user.ok(&nano(&["-d", "--name", "p", "--max-forks", "2"]));
+    user.ok(&["fork", "p", "-n", "2"]);
+    assert!(
+        user.fails(1, &["fork", "p"])
+            .contains("may be forked 2 times")
+    );
+}
+
+#[test]
+fn the_embedded_guest_has_no_agent() {
+    let user = User::new();
+    user.nano("p");
+    assert!(
+        user.fails(125, &["exec", "p", "true"])
+            .contains("p has no agent")
+    );
+}
+
+#[test]
+fn an_unknown_image_is_told_with_those_there_are() {
+    let user = User::new();
+    let line = user.fails(125, &["run", "-d", "--image", "plan9"]);
+    assert!(line.contains("plan9") && line.contains("python"), "{line}");
+    user.fails(1, &["image", "build", "plan9"]);
+    user.fails(1, &["image", "rm", "plan9"]);
+}
+
+/// Runs the program where /dev is as `set_up` makes it, a shell command run as
+/// root in a mount namespace of its own.
+fn with_devices(set_up: &str, args: &str) -> Ended {
+    let temp = tempfile::tempdir().expect("a directory");
+    let program = temp.path().join("hyperfork");
+    fs::copy(HYPERFORK, &program).expect("a copy");
+    for (path, mode) in [(temp.path(), 0o777), (&program, 0o755)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+    let script = format!("mount -t tmpfs none /dev && {set_up} \"$0\" {args}");
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .arg(&program)
+        .env("XDG_RUNTIME_DIR", temp.path().join("run"))
+        .env("XDG_CACHE_HOME", temp.path().join("cache"))
+        .output()
+        .expect("unshare");
+    Ended::of(output)
+}
+
+const NOBODY: &str = "mknod -m 600 /dev/kvm c 10 232 && mknod -m 666 /dev/null c 1 3 && \
+     setpriv --reuid 65534 --regid 65534 --clear-groups";
+
+#[test]
+fn a_host_without_kvm_is_told_what_to_do() {
+    let line = with_devices("exec", "run -d --image nano").must_have_failed(125);
+    assert!(
+        line.contains("no /dev/kvm") && line.contains("doctor"),
+        "{line}"
+    );
+    let doctor = with_devices("exec", "doctor");
+    assert_eq!(doctor.status, 1, "{doctor:?}");
+    assert!(doctor.stdout.contains("FAILED   kvm"), "{doctor:?}");
+    let json = with_devices("exec", "doctor --json");
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json.status, &report["ready"]), (1, &false.into()));
+    assert_eq!(report["host"]["kvm"], "none");
+}
+
+#[test]
+fn a_user_without_permission_is_told_what_to_do() {
+    let line = with_devices(NOBODY, "run -d --image nano").must_have_failed(125);
+    assert!(line.contains("no permission to open /dev/kvm"), "{line}");
+    let doctor = with_devices(NOBODY, "doctor");
+    assert_eq!(doctor.status, 1, "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("you may not open /dev/kvm"),
+        "{doctor:?}"
+    );
+}
+
+#[test]
+fn nobody_reading_the_output_is_no_crash() {
+    let user = User::new();
+    user.nano("p");
+    let mut child = user.start(&["inspect", "p"]);
+    drop(child.stdout.take());
+    let ended = support::finish(child);
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}

@@ -1,0 +1,428 @@
+//! The cache on disk: artifacts under their keys, complete or absent.
+//!
+//! One lock file per artifact, under `flock`:
+//!
+//! | held | by | while |
+//! |---|---|---|
+//! | exclusively | a builder | it builds and puts the artifact in place |
+//! | exclusively | the collector | it looks whether the artifact is used, and removes it |
+//! | shared | whoever asked for an artifact | until an image that names it is written |
+//!
+//! The kernel drops a lock with its holder, so a temporary directory whose
+//! artifact is not locked belongs to a builder that died, and can go. Lock files
+//! themselves stay: removing one while somebody waits on it would make two locks.
+
+use crate::recipe::Meta;
+use crate::{BuildError, HostError, Progress};
+use rustix::fs::FlockOperation;
+use rustix::io::{Errno, retry_on_intr};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Why an artifact cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A file operation failed.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk is full, or would become so.
+    #[error(
+        "not enough disk space to build {title}: it needs {needed_mib} MiB and {path} has \
+         {free_mib} MiB left; make room or set XDG_CACHE_HOME to a directory elsewhere"
+    )]
+    DiskFull {
+        /// What was to be built.
+        title: String,
+        /// The cache's root.
+        path: PathBuf,
+        /// Space the build needs, MiB.
+        needed_mib: u64,
+        /// Space there was, MiB.
+        free_mib: u64,
+    },
+    /// The build failed.
+    #[error("cannot build {title}")]
+    Build {
+        /// What was to be built.
+        title: String,
+        /// Why.
+        #[source]
+        source: BuildError,
+    },
+    /// This machine lacks something.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl CacheError {
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// Whether an error means that there is no space to write.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Names an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Id {
+    pub(crate) kind: String,
+    pub(crate) key: String,
+}
+
+impl Id {
+    fn file_name(&self) -> String {
+        format!("{}-{}", self.kind, self.key)
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.key)
+    }
+}
+
+/// An artifact that is there, and stays there while this value lives.
+#[derive(Debug)]
+pub(crate) struct Artifact {
+    id: Id,
+    path: PathBuf,
+    // Shared; the collector leaves the artifact alone.
+    _lock: File,
+}
+
+impl Artifact {
+    /// Its name.
+    pub(crate) fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What a build is to make.
+pub(crate) struct Order<'a> {
+    pub(crate) id: &'a Id,
+    pub(crate) title: &'a str,
+    pub(crate) space_needed: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+/// The file in an artifact's directory that holds its [`Meta`].
+const META: &str = "meta.json";
+
+impl Cache {
+    /// Opens the cache and clears away what builders that died have left.
+    pub(crate) fn open(root: &Path) -> Result<Self, CacheError> {
+        let cache = Self {
+            root: root.to_owned(),
+        };
+        for directory in ["images", "locks", "tmp"] {
+            create(&root.join(directory))?;
+        }
+        cache.sweep()?;
+        Ok(cache)
+    }
+
+    pub(crate) fn path(&self, id: &Id) -> PathBuf {
+        self.root.join(&id.kind).join(&id.key)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn meta(&self, id: &Id) -> Result<Meta, CacheError> {
+        let path = self.path(id).join(META);
+        let text = fs::read(&path).map_err(CacheError::file("read", &path))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| CacheError::file("understand", &path)(error.into()))
+    }
+
+    /// The newest artifact of this kind whose key begins with `digest`.
+    pub(crate) fn newest(&self, kind: &str, digest: &str) -> Option<Id> {
+        let entries = fs::read_dir(self.root.join(kind)).ok()?;
+        entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| {
+                let key = entry.file_name().into_string().ok()?;
+                let built = entry.metadata().ok()?.modified().ok()?;
+                key.starts_with(digest).then_some((built, key))
+            })
+            .max()
+            .map(|(_, key)| Id {
+                kind: kind.to_owned(),
+                key,
+            })
+    }
+
+    /// The artifact, if it is there.
+    pub(crate) fn find(&self, id: &Id) -> Result<Option<Artifact>, CacheError> {
+        let path = self.path(id);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let lock = self.lock_file(id)?;
+        self.lock(&lock, FlockOperation::LockShared)?;
+        Ok(self.locked(id, lock))
+    }
+
+    /// The artifact, built now if it is not there; where somebody else is
+    /// building it, after waiting for them.
+    pub(crate) fn ensure(
+        &self,
+        order: &Order<'_>,
+        progress: &mut dyn Progress,
+        build: impl FnOnce(PathBuf, PathBuf, &mut dyn Progress) -> Result<Meta, BuildError>,
+    ) -> Result<Artifact, CacheError> {
+        if let Some(artifact) = self.find(order.id)? {
+            return Ok(artifact);
+        }
+        let lock = self.lock_file(order.id)?;
+        if !self.lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+            let step = format!("waiting for another build of {}", order.title);
+            progress.started(&step);
+            self.lock(&lock, FlockOperation::LockExclusive)?;
+            progress.finished(&step);
+        }
+        if !self.path(order.id).exists() {
+            self.build(order, progress, build)?;
+        }
+        // Changing an flock is not atomic: the collector may come in between,
+        // for an artifact that no image names yet. Only an exclusive lock can
+        // have removed it, so look once it is shared.
+        self.lock(&lock, FlockOperation::LockShared)?;
+        let vanished = || {
+            let gone = io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile");
+            CacheError::file("use", &self.path(order.id))(gone)
+        };
+        self.locked(order.id, lock).ok_or_else(vanished)
+    }
+
+    fn locked(&self, id: &Id, lock: File) -> Option<Artifact> {
+        let path = self.path(id);
+        path.exists().then(|| Artifact {
+            id: id.clone(),
+            path,
+            _lock: lock,
+        })
+    }
+
+    /// Builds with the exclusive lock held.
+    fn build(
+        &self,
+        order: &Order<'_>,
+        progress: &mut dyn Progress,
+        build: impl FnOnce(PathBuf, PathBuf, &mut dyn Progress) -> Result<Meta, BuildError>,
+    ) -> Result<(), CacheError> {
+        let full = || CacheError::DiskFull {
+            title: order.title.to_owned(),
+            path: self.root.clone(),
+            needed_mib: order.space_needed.div_ceil(1 << 20),
+            free_mib: self.free_space() >> 20,
+        };
+        if self.free_space() < order.space_needed {
+            return Err(full());
+        }
+        let scratch = self.scratch(order.id)?;
+        let (out, work) = (scratch.0.join("out"), scratch.0.join("work"));
+        let built = create(&out)
+            .and_then(|()| create(&work))
+            .and_then(|()| {
+                build(out.clone(), work, progress).map_err(|source| CacheError::Build {
+                    title: order.title.to_owned(),
+                    source,
+                })
+            })
+            .and_then(|meta| write_durably(&out.join(META), &meta))
+            .and_then(|()| sync(&out))
+            .and_then(|()| self.put(&out, &self.path(order.id)));
+        built.map_err(|error| match error {
+            CacheError::Build { source, .. } if source.is_disk_full() => full(),
+            CacheError::File { source, .. } if is_disk_full(&source) => full(),
+            // What failed is the other artifact, and it says so itself.
+            CacheError::Build {
+                source: BuildError::Input(input),
+                ..
+            } => *input,
+            other => other,
+        })
+    }
+
+    /// Removes all artifacts of these kinds that nobody holds and that are not
+    /// [used](Cache::used). That is asked anew for each, under its lock: whoever
+    /// is about to name it in an image holds it until that is done.
+    pub(crate) fn collect(&self, kinds: &[&str]) -> Result<(), CacheError> {
+        for kind in kinds {
+            for key in names(&self.root.join(kind)) {
+                let id = Id {
+                    kind: (*kind).to_owned(),
+                    key,
+                };
+                let lock = self.lock_file(&id)?;
+                if self.lock(&lock, FlockOperation::NonBlockingLockExclusive)?
+                    && !self.used()?.contains(&id)
+                {
+                    // Out of its place first, so that it is never seen in part.
+                    let scratch = self.scratch(&id)?;
+                    let path = self.path(&id);
+                    fs::rename(&path, scratch.0.join("removed"))
+                        .map_err(CacheError::file("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes temporary directories whose builders have died.
+    fn sweep(&self) -> Result<(), CacheError> {
+        for name in names(&self.root.join("tmp")) {
+            let Some((lock_name, _pid)) = name.rsplit_once('.') else {
+                continue;
+            };
+            let path = self.root.join("locks").join(lock_name);
+            let lock = open_lock(&path)?;
+            if self.lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+                remove(&self.root.join("tmp").join(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty temporary directory for the holder of `id`'s exclusive lock.
+    pub(crate) fn scratch(&self, id: &Id) -> Result<Scratch, CacheError> {
+        let tmp = self.root.join("tmp");
+        let prefix = format!("{}.", id.file_name());
+        for stale in names(&tmp) {
+            if stale.starts_with(&prefix) {
+                remove(&tmp.join(stale));
+            }
+        }
+        // Not the name a dead builder used, whose last tools may still run.
+        let scratch = Scratch(tmp.join(format!("{prefix}{}", std::process::id())));
+        create(&scratch.0)?;
+        Ok(scratch)
+    }
+
+    /// Renames a durable file or directory into its place, durably.
+    pub(crate) fn put(&self, from: &Path, to: &Path) -> Result<(), CacheError> {
+        let parent = to.parent().unwrap_or(&self.root);
+        create(parent)?;
+        fs::rename(from, to).map_err(CacheError::file("create", to))?;
+        sync(parent)
+    }
+
+    pub(crate) fn lock_file(&self, id: &Id) -> Result<File, CacheError> {
+        open_lock(&self.root.join("locks").join(id.file_name()))
+    }
+
+    /// Takes a lock; `false` where it was not to be waited for and is taken.
+    pub(crate) fn lock(&self, file: &File, how: FlockOperation) -> Result<bool, CacheError> {
+        match retry_on_intr(|| rustix::fs::flock(file, how)) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(CacheError::file("lock in", &self.root)(error.into())),
+        }
+    }
+
+    fn free_space(&self) -> u64 {
+        // Where the file system does not tell, the build will find out.
+        rustix::fs::statvfs(&self.root).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize)
+    }
+}
+
+/// A temporary directory, removed with this value.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+/// Removes what can be removed; the next sweep tries again.
+fn remove(path: &Path) {
+    let _ = fs::remove_dir_all(path);
+}
+
+fn create(path: &Path) -> Result<(), CacheError> {
+    fs::create_dir_all(path).map_err(CacheError::file("create", path))
+}
+
+fn open_lock(path: &Path) -> Result<File, CacheError> {
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(CacheError::file("open", path))
+}
+
+/// The names in a directory; none where it is absent.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}
+
+pub(crate) fn write_durably(path: &Path, content: &impl Serialize) -> Result<(), CacheError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(&serde_json::to_vec_pretty(content)?)?;
+        file.sync_all()
+    };
+    write().map_err(CacheError::file("write", path))
+}
+
+/// Makes a file, or a directory with all that is in it, durable.
+fn sync(path: &Path) -> Result<(), CacheError> {
+    let sync_all = || -> io::Result<()> {
+        let mut todo = vec![path.to_owned()];
+        while let Some(path) = todo.pop() {
+            let kind = fs::symlink_metadata(&path)?.file_type();
+            if kind.is_dir() {
+                for entry in fs::read_dir(&path)? {
+                    todo.push(entry?.path());
+                }
+            }
+            if kind.is_dir() || kind.is_file() {
+                File::open(&path)?.sync_all()?;
+            }
+        }
+        Ok(())
+    };
+    sync_all().map_err(CacheError::file("make durable", path))
+}

@@ -1,0 +1,74 @@
+//! Images as handed to others.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// An image that is there to be booted. Its files are never changed, only
+/// unlinked, so whoever has them open keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// Digest over all that went into it.
+    pub digest: String,
+    /// The kernel: an uncompressed ELF `vmlinux`.
+    pub kernel: PathBuf,
+    /// The same kernel as a bzImage, for other monitors.
+    pub bzimage: PathBuf,
+    /// The root disk: a raw ext4 image, to be used read-only under an overlay.
+    pub rootfs: PathBuf,
+    /// Variables for the programs of the guest.
+    #[serde(flatten)]
+    pub environment: Environment,
+    /// When it was put together, seconds since 1970.
+    pub created_unix_s: u64,
+    /// Disk space its files take, bytes; some may be shared with other images.
+    pub size_bytes: u64,
+}
+
+/// Environment variables an image wants its programs to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// On every host.
+    pub env: Vec<(String, String)>,
+    /// In addition on PVM hosts, where the guest kernel saves only FXSAVE state
+    /// while CPUID promises more: they keep libraries away from YMM and ZMM
+    /// registers.
+    pub pvm_env: Vec<(String, String)>,
+}
+
+impl Environment {
+    /// The variables to set on this kind of host.
+    pub fn on(&self, pvm: bool) -> impl Iterator<Item = &(String, String)> {
+        let extra = self.pvm_env.iter().filter(move |_| pvm);
+        self.env.iter().chain(extra)
+    }
+
+    /// Reads `NAME=VALUE` lines; empty ones and those that begin with `#` are
+    /// skipped.
+    pub(crate) fn parse(text: &str) -> Vec<(String, String)> {
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_for_pvm_hosts_are_set_only_there() {
+        let environment = Environment {
+            env: Environment::parse("# always\nA=1\n\nB=x=y\n"),
+            pvm_env: Environment::parse("C=3"),
+        };
+        let names = |pvm| environment.on(pvm).map(|(name, _)| name.as_str()).collect();
+        let (plain, pvm): (Vec<_>, Vec<_>) = (names(false), names(true));
+        assert_eq!(plain, ["A", "B"]);
+        assert_eq!(pvm, ["A", "B", "C"]);
+        assert_eq!(environment.env[1].1, "x=y");
+    }
+}

@@ -1,0 +1,49 @@
+//! Port I/O: the signal port and the serial port.
+
+use crate::signal::{Message, PORT};
+use core::arch::asm;
+use core::fmt::{self, Write};
+
+/// Transmit register of the first 8250.
+const COM1: u16 = 0x3f8;
+
+/// Tells the monitor something.
+pub(crate) fn signal(message: Message) {
+    // SAFETY: the write leaves memory and flags alone; start.s allows the port.
+    unsafe {
+        asm!("out dx, eax", in("dx") PORT, in("eax") message.encode(),
+             options(nostack, preserves_flags));
+    }
+}
+
+/// Which clone this is: 0 for the parent, or before any fork.
+pub(crate) fn index() -> u32 {
+    let index;
+    // SAFETY: as in `signal`. It may well change memory, by being a fork; so no `nomem`.
+    unsafe {
+        asm!("in eax, dx", in("dx") PORT, out("eax") index,
+             options(nostack, preserves_flags));
+    }
+    index
+}
+
+/// Writes text to the serial port.
+pub(crate) fn print(text: fmt::Arguments<'_>) {
+    // `Serial` never fails.
+    let _ = Serial.write_fmt(text);
+}
+
+struct Serial;
+
+impl Write for Serial {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            // SAFETY: as in `signal`. The monitor's transmitter is always empty.
+            unsafe {
+                asm!("out dx, al", in("dx") COM1, in("al") byte,
+                     options(nomem, nostack, preserves_flags));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! The kernel's command line.
+
+use crate::kvm::HostKind;
+use crate::memory::layout;
+use std::fmt::Write;
+
+/// Longest command line the kernel reads, without its final NUL
+/// (`COMMAND_LINE_SIZE` on x86 is 2048).
+pub const MAX: usize = 2047;
+
+/// For every guest: consoles, and an end of the VM instead of a hang.
+const ALWAYS: &str = "console=hvc0 quiet reboot=k panic=-1";
+
+/// What a guest needs where its kernel is emulated and CPUID cannot be filtered.
+///
+/// The first word switches on what guest/kernel/patches has for it, processor
+/// features to keep off included. The second is a variable for init, and so for
+/// every program: it keeps the C library off the YMM and ZMM registers, which the
+/// guest's kernel cannot save there.
+const PVM: &str = concat!(
+    "hyperfork.pvm ",
+    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM,",
+    "-XSAVEC,-XSAVE,-AVX_Fast_Unaligned_Load,-RTM",
+);
+
+/// The command line of a Linux guest: the monitor's words, then the user's, which
+/// so have the last word.
+pub fn linux(host: HostKind, virtio_devices: usize, user: &str) -> String {
+    let mut line = ALWAYS.to_owned();
+    if host == HostKind::Pvm {
+        line.push(' ');
+        line.push_str(PVM);
+    }
+    for slot in 0..virtio_devices {
+        let (range, irq) = layout::virtio_slot(slot);
+        let size = (range.end - range.start) >> 10;
+        write!(line, " virtio_mmio.device={size}K@{:#x}:{irq}", range.start)
+            .expect("writing to a String");
+    }
+    if !user.is_empty() {
+        line.push(' ');
+        line.push_str(user);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pvm_hosts_get_the_pvm_words() {
+        assert!(linux(HostKind::Pvm, 0, "").contains("hyperfork.pvm"));
+        assert!(!linux(HostKind::Hardware, 0, "").contains("hyperfork.pvm"));
+    }
+
+    #[test]
+    fn devices_are_described_and_the_users_words_come_last() {
+        let line = linux(HostKind::Hardware, 2, "root=/dev/vda rw");
+        assert!(line.contains("virtio_mmio.device=4K@0xd0000000:11"));
+        assert!(line.contains("virtio_mmio.device=4K@0xd0001000:12"));
+        assert!(line.ends_with("root=/dev/vda rw"));
+    }
+
+    #[test]
+    fn the_longest_line_of_our_own_leaves_room_for_the_user() {
+        assert!(linux(HostKind::Pvm, layout::VIRTIO_MAX, "").len() < MAX - 512);
+    }
+}

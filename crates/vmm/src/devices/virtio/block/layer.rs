@@ -1,0 +1,143 @@
+//! One file of an overlay.
+
+use super::clusters::{CLUSTER, Clusters, Extent};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A layer nobody writes to any more: shared with every clone made since.
+///
+/// The file is sparse, as long as the disk, and each cluster lies where it lies
+/// on the disk. It is open for reading only, so no process that has been given
+/// the descriptor can change what its siblings read.
+#[derive(Debug)]
+pub struct Layer {
+    file: File,
+    clusters: Clusters,
+}
+
+/// The layer this VM writes to.
+#[derive(Debug)]
+pub struct TopLayer {
+    layer: Layer,
+    writer: File,
+}
+
+impl Layer {
+    /// A layer saved by another process, of a disk of `total` clusters.
+    ///
+    /// # Errors
+    /// `InvalidData` when the extents are not of such a disk.
+    pub fn from_saved(file: File, extents: &[Extent], total: u64) -> io::Result<Self> {
+        let clusters = Clusters::from_extents(total, extents).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "not a layer of this disk")
+        })?;
+        Ok(Self { file, clusters })
+    }
+
+    /// The file, open for reading only.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The clusters this layer holds.
+    pub fn clusters(&self) -> &Clusters {
+        &self.clusters
+    }
+
+    /// Reads clusters that this layer holds.
+    ///
+    /// # Errors
+    /// As `pread(2)`.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+impl TopLayer {
+    /// An empty layer for a disk of `total` clusters: a file in `dir` that has
+    /// lost its name already.
+    ///
+    /// # Errors
+    /// When `dir` cannot be written to.
+    pub fn create(dir: &Path, total: u64) -> io::Result<Self> {
+        let (writer, file) = create_nameless(dir)?;
+        writer.set_len(total * CLUSTER)?;
+        Ok(Self {
+            layer: Layer {
+                file,
+                clusters: Clusters::none_of(total),
+            },
+            writer,
+        })
+    }
+
+    /// What can be read of it.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// Writes anywhere within clusters that the layer holds already, or whole
+    /// clusters, which it holds from then on. If writing fails, no cluster is
+    /// added.
+    ///
+    /// # Errors
+    /// As `pwrite(2)`; above all when the host's disk is full.
+    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.writer.write_all_at(data, offset)?;
+        let end = offset + data.len() as u64;
+        self.layer
+            .clusters
+            .insert(offset.div_ceil(CLUSTER)..end / CLUSTER);
+        Ok(())
+    }
+
+    /// Holds whole clusters as zeroes from now on, without storage for them.
+    ///
+    /// # Errors
+    /// As `fallocate(2)`; above all `EOPNOTSUPP`.
+    pub fn punch(&mut self, clusters: Range<u64>) -> io::Result<()> {
+        if clusters.is_empty() {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let (offset, len) = (
+            clusters.start * CLUSTER,
+            (clusters.end - clusters.start) * CLUSTER,
+        );
+        fallocate(&self.writer, flags, offset, len)?;
+        self.layer.clusters.insert(clusters);
+        Ok(())
+    }
+
+    /// Nobody writes to it any more.
+    pub fn freeze(self) -> Layer {
+        self.layer
+    }
+}
+
+/// A file without a name, open for writing and, on its own, for reading only.
+///
+/// Not O_TMPFILE, since opening such a file a second time takes a mounted /proc,
+/// which a jailed process may not have.
+fn create_nameless(dir: &Path) -> io::Result<(File, File)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".overlay-{}-{number}", process::id()));
+        let mut options = OpenOptions::new();
+        let writer = match options.write(true).create_new(true).mode(0o600).open(&path) {
+            // Left behind by a killed process that had our id.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            result => result?,
+        };
+        let reader = File::open(&path);
+        fs::remove_file(&path)?;
+        return Ok((writer, reader?));
+    }
+}

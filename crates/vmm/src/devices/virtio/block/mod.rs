@@ -1,0 +1,204 @@
+//! The block device (virtio 1.2, section 5.2): a shared read-only base image
+//! under an overlay that is this VM's alone.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`clusters`] | which 4 KiB clusters a layer holds |
+//! | [`layer`] | one file of an overlay |
+//! | [`disk`] | base and layers as one disk: read, write, freeze |
+//! | `request` | one request of the driver |
+//!
+//! **Flushes.** The overlay is as ephemeral as the VM: it has no name in any
+//! directory and dies with the VM's process. A completed write is as durable as
+//! it will ever be, so VIRTIO_BLK_F_FLUSH is not offered; a driver then takes the
+//! disk for write-through (5.2.5.2), which within the VM's life it is. A flush
+//! that comes all the same succeeds.
+
+pub mod clusters;
+pub mod disk;
+pub mod layer;
+mod request;
+
+use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::sys::fds::{FdIndex, FdTable};
+use clusters::{CLUSTER, Extent};
+use disk::{Disk, SECTOR};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use virtio_bindings::virtio_blk::*;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+
+const QUEUE_SIZE: u16 = 128;
+/// Data segments of one request: a full ring without header and status.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes of one data segment.
+const SIZE_MAX: u32 = 128 << 10;
+/// Data bytes of one request. More than any driver that keeps [`SEG_MAX`] and
+/// [`SIZE_MAX`] asks for; it bounds how long one request can hold the thread.
+const REQUEST_MAX: usize = SEG_MAX as usize * SIZE_MAX as usize;
+/// Sectors of one discard: 1 GiB. It costs no data.
+const DISCARD_SECTORS_MAX: u32 = 1 << 21;
+/// Sectors of one request to write zeroes: 16 MiB. It may cost as much data.
+const ZERO_SECTORS_MAX: u32 = 1 << 15;
+
+/// A disk behind a ring.
+#[derive(Debug)]
+pub struct Block {
+    disk: Disk,
+    config: [u8; CONFIG_LEN],
+    /// Carries data between file and guest; kept, so a request allocates little.
+    buffer: Vec<u8>,
+}
+
+/// A disk at rest: its base and frozen layers by descriptor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockState {
+    base: FdIndex,
+    read_only: bool,
+    /// Bytes of the disk; a base of another length is another disk.
+    len: u64,
+    /// From the base upwards.
+    layers: Vec<LayerState>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct LayerState {
+    file: FdIndex,
+    clusters: Vec<Extent>,
+}
+
+impl Block {
+    /// A disk whose content is `base`, which nobody may change from now on;
+    /// open it for reading only. Unless `read_only`, what the guest writes goes
+    /// to unlinked files in `overlay_dir`, made at the first write.
+    ///
+    /// # Errors
+    /// When the base's length cannot be found out.
+    pub fn new(base: File, read_only: bool, overlay_dir: &Path) -> io::Result<Self> {
+        Ok(Self::with(Disk::new(base, read_only, overlay_dir)?))
+    }
+
+    /// A disk as it was when `state` was saved; its own writes go to new files
+    /// in `overlay_dir`.
+    ///
+    /// # Errors
+    /// `InvalidData` when the state is not one of a disk, or its base has
+    /// changed its length; when the process is out of descriptors.
+    pub fn restore(state: &BlockState, fds: &FdTable, overlay_dir: &Path) -> io::Result<Self> {
+        let base = File::from(fds.get(state.base)?);
+        let mut disk = Disk::new(base, state.read_only, overlay_dir)?;
+        if disk.len() != state.len {
+            let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        for layer in &state.layers {
+            disk.add_layer(File::from(fds.get(layer.file)?), &layer.clusters)?;
+        }
+        Ok(Self::with(disk))
+    }
+
+    fn with(disk: Disk) -> Self {
+        let config = config(&disk);
+        Self {
+            disk,
+            config,
+            buffer: vec![0; SIZE_MAX as usize],
+        }
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        let common = 1 << VIRTIO_BLK_F_SIZE_MAX
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_TOPOLOGY;
+        let own = match self.disk.is_read_only() {
+            true => 1 << VIRTIO_BLK_F_RO,
+            false => 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
+        };
+        common | own
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        ring::read_config(&self.config, offset, data);
+    }
+
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    fn activate(&mut self, _: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
+        let memory = context.memory;
+        ring::serve(context, index, |chain| {
+            request::serve(&mut self.disk, chain, memory, &mut self.buffer)
+        })
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
+        Ok(Notify::default())
+    }
+
+    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
+        self.disk.freeze();
+        let base = fds.push(self.disk.base())?;
+        let mut layers = Vec::new();
+        for layer in self.disk.frozen() {
+            layers.push(LayerState {
+                file: fds.push(layer.file())?,
+                clusters: layer.clusters().extents(),
+            });
+        }
+        let state = BlockState {
+            base,
+            read_only: self.disk.is_read_only(),
+            len: self.disk.len(),
+            layers,
+        };
+        Ok(DeviceState::Block(state))
+    }
+}
+
+const CONFIG_LEN: usize = 60;
+
+/// The configuration space (5.2.4), up to the fields of secure erase.
+fn config(disk: &Disk) -> [u8; CONFIG_LEN] {
+    let mut config = [0; CONFIG_LEN];
+    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+    let sectors = disk.len() / SECTOR;
+    put(0, &sectors.to_le_bytes()); // capacity
+    put(8, &SIZE_MAX.to_le_bytes()); // size_max
+    put(12, &SEG_MAX.to_le_bytes()); // seg_max
+    put(20, &(SECTOR as u32).to_le_bytes()); // blk_size
+    let blocks_per_cluster = CLUSTER / SECTOR;
+    put(24, &[blocks_per_cluster.ilog2() as u8]); // topology.physical_block_exp
+    put(26, &(blocks_per_cluster as u16).to_le_bytes()); // topology.min_io_size
+    put(28, &(SIZE_MAX / SECTOR as u32).to_le_bytes()); // topology.opt_io_size
+    put(36, &DISCARD_SECTORS_MAX.to_le_bytes()); // max_discard_sectors
+    put(40, &1u32.to_le_bytes()); // max_discard_seg
+    put(44, &(blocks_per_cluster as u32).to_le_bytes()); // discard_sector_alignment
+    put(48, &ZERO_SECTORS_MAX.to_le_bytes()); // max_write_zeroes_sectors
+    put(52, &1u32.to_le_bytes()); // max_write_zeroes_seg
+    put(56, &[1]); // write_zeroes_may_unmap
+    config
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Virtio 1.2 devices over the MMIO transport.
+//!
+//! [`transport`] owns what all devices have in common (registers, rings, status,
+//! interrupts); a [`VirtioDevice`] is only what sets it apart. Everything the
+//! guest can write is untrusted: a device answers a malformed request with an
+//! error status where the specification has one, and otherwise with a
+//! [`DeviceError`], upon which the transport sets DEVICE_NEEDS_RESET (2.1) and
+//! never touches that device's rings again until the driver resets it.
+
+pub mod block;
+pub mod console;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
+pub mod p9;
+pub mod ring;
+pub mod rng;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod transport;
+pub mod vsock;
+
+use crate::sys::fds::FdTable;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::BorrowedFd;
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+/// What a device sees of the machine while it works.
+pub struct Context<'a> {
+    /// The device's rings, all of them. Those the device may touch say that they
+    /// are ready; none is before DRIVER_OK or after a failure.
+    pub queues: &'a mut [Queue],
+    /// Guest memory. May change under any read: never read a value twice.
+    pub memory: &'a GuestMemoryMmap,
+}
+
+/// What the driver has to be told after a device has worked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct Notify {
+    /// Buffers were used and the driver wants to know (2.7.10).
+    pub used: bool,
+    /// The configuration space changed.
+    pub config: bool,
+}
+
+/// Why a device can no longer work for this driver.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A ring is not what the specification says.
+    #[error("malformed ring")]
+    Ring(#[from] virtio_queue::Error),
+    /// A descriptor chain is not what this device's section says.
+    #[error("malformed request: {0}")]
+    Request(&'static str),
+    /// The host failed underneath.
+    #[error("host I/O failed")]
+    Host(#[from] io::Error),
+}
+
+/// What sets one kind of device apart.
+///
+/// Methods are called one at a time: the `process_` ones on the device thread,
+/// those that answer register accesses on a vCPU's, `save` by whoever captures.
+/// None may block for long: the device thread serves every device of the VM, and
+/// a fork waits for it to come to rest.
+pub trait VirtioDevice: Send {
+    /// Device ID (section 5).
+    fn device_id(&self) -> u32;
+    /// The largest size of each ring; their number is the number of rings.
+    fn queue_sizes(&self) -> &'static [u16];
+    /// Feature bits offered, without those of the transport.
+    fn features(&self) -> u64;
+    /// Reads configuration space; bytes beyond its end read as 0.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes configuration space; devices without writable fields ignore it.
+    fn write_config(&mut self, offset: u64, data: &[u8]);
+    /// The driver is ready (DRIVER_OK) with these features. Not called again for
+    /// a device that is restored.
+    fn activate(&mut self, features: u64);
+    /// The driver has reset the device: forget everything of it.
+    fn reset(&mut self);
+    /// Work on what the driver has put into ring `index` (and whatever follows
+    /// from it). Also called once for every ring when a paused or cloned machine
+    /// goes on, so it must be harmless when there is nothing.
+    ///
+    /// # Errors
+    /// [`DeviceError`] when the driver broke the protocol or the host failed.
+    fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError>;
+    /// A descriptor that is readable when the host has something for the device
+    /// (an epoll descriptor, if it has many). The same one for life, and not
+    /// readable while nothing can be done about it: it is level-triggered.
+    fn host_events(&self) -> Option<BorrowedFd<'_>>;
+    /// Work on what the host has, with rings ready or not. Also called when a
+    /// paused or cloned machine goes on.
+    ///
+    /// # Errors
+    /// As [`process_queue`](Self::process_queue).
+    fn process_host_events(&mut self, context: Context<'_>) -> Result<Notify, DeviceError>;
+    /// The device's own state for a clone or a snapshot. Called only while the
+    /// machine stands still. What the device shares with its clone afterwards
+    /// must be frozen by this call: nothing either does later may reach the
+    /// other.
+    ///
+    /// # Errors
+    /// When the host cannot give what is needed (descriptors, disk space).
+    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState>;
+}
+
+/// The state of any device's own part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// A disk.
+    Block(block::BlockState),
+    /// A console.
+    Console(console::ConsoleState),
+    /// A shared directory.
+    P9(p9::P9State),
+    /// An entropy source.
+    Rng(rng::RngState),
+    /// A socket device.
+    Vsock(vsock::VsockState),
+}

@@ -1,0 +1,185 @@
+//! virtio-9p: a directory of the host in the guest's tree, over 9P2000.L
+//! (Linux's `Documentation/filesystems/9p.rst`; `docs/adr/0002` says why 9p).
+//!
+//! The guest mounts it with `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIR`.
+//! Files belong on the host to the user of the monitor, who also is the one whose
+//! permissions count. The directory is shared: between guest and host, and between
+//! a guest and all its clones; a fork does not copy it. A clone finds its open
+//! files again by their path.
+//!
+//! [`wire`] is the encoding, [`server`] the protocol, [`tree`] the only code that
+//! touches the directory.
+
+mod server;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod wire;
+
+use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::sys::fds::{FdIndex, FdTable};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use serde::{Deserialize, Serialize};
+use server::{SavedFid, Server};
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use tree::Tree;
+use virtio_bindings::virtio_ids::VIRTIO_ID_9P;
+use vm_memory::GuestMemoryMmap;
+use wire::{Encoder, HEADER_LEN, MAX_MESSAGE};
+
+/// `VIRTIO_9P_MOUNT_TAG`: the configuration space holds the tag.
+const F_MOUNT_TAG: u64 = 1 << 0;
+
+/// One ring, of requests.
+const QUEUE_SIZES: [u16; 1] = [128];
+
+/// Longest tag, in bytes: Linux's limit less its terminator.
+const MAX_TAG: usize = 31;
+
+/// The longest answer with an error, which every request must have room for.
+const ERROR_LEN: usize = HEADER_LEN + 4;
+
+/// What a clone has to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct P9State {
+    tag: String,
+    read_only: bool,
+    /// The shared directory itself.
+    root: FdIndex,
+    /// Longest message agreed upon, in bytes.
+    limit: u32,
+    fids: Vec<SavedFid>,
+}
+
+/// A shared directory.
+pub struct P9 {
+    tag: String,
+    server: Server,
+    request: Vec<u8>,
+    answer: Encoder,
+}
+
+impl P9 {
+    /// Shares the directory `root` under the name `tag` (1 to 31 bytes).
+    ///
+    /// # Errors
+    /// `InvalidInput` for another tag; when `root` is not a directory or cannot
+    /// be opened.
+    pub fn new(tag: &str, root: &Path, read_only: bool) -> io::Result<Self> {
+        if tag.is_empty() || tag.len() > MAX_TAG {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the tag of a shared directory has 1 to {MAX_TAG} bytes, not {}",
+                    tag.len()
+                ),
+            ));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, root, flags, Mode::empty())?;
+        Ok(Self::build(tag, Server::new(Tree::new(root, read_only)?)))
+    }
+
+    /// The device of a clone. Open files are opened again by their path; those
+    /// that cannot be answer `ESTALE`.
+    ///
+    /// # Errors
+    /// When the state names a directory that `fds` does not hold, or no path.
+    pub fn restore(state: &P9State, fds: &FdTable) -> io::Result<Self> {
+        let tree = Tree::new(fds.get(state.root)?, state.read_only)?;
+        let server = Server::restore(tree, state.limit, &state.fids)?;
+        Ok(Self::build(&state.tag, server))
+    }
+
+    fn build(tag: &str, server: Server) -> Self {
+        Self {
+            tag: tag.to_owned(),
+            server,
+            request: Vec::new(),
+            answer: Encoder::default(),
+        }
+    }
+
+    fn serve(
+        &mut self,
+        chain: ring::Chain<'_>,
+        memory: &GuestMemoryMmap,
+    ) -> Result<u32, DeviceError> {
+        let mut writer = chain.clone().writer(memory)?;
+        let space = writer.available_bytes();
+        if space < ERROR_LEN {
+            return Err(DeviceError::Request("no room for an answer"));
+        }
+        let mut reader = chain.reader(memory)?;
+        let short = |_| DeviceError::Request("message shorter than its header says");
+        let mut header = [0; HEADER_LEN];
+        reader.read_exact(&mut header).map_err(short)?;
+        let [a, b, c, d, kind, e, f] = header;
+        let (size, tag) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]));
+        if size > self.server.limit().min(MAX_MESSAGE) {
+            return Err(DeviceError::Request("message longer than agreed"));
+        }
+        let body = (size as usize)
+            .checked_sub(HEADER_LEN)
+            .ok_or(DeviceError::Request("message shorter than its header"))?;
+        self.request.resize(body, 0);
+        reader.read_exact(&mut self.request).map_err(short)?;
+        self.server
+            .answer(kind, tag, &self.request, space, &mut self.answer);
+        writer.write_all(self.answer.as_bytes())?;
+        Ok(self.answer.as_bytes().len() as u32)
+    }
+}
+
+impl VirtioDevice for P9 {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_9P
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        F_MOUNT_TAG
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let len = self.tag.len() as u16;
+        let config = [&len.to_le_bytes(), self.tag.as_bytes()].concat();
+        ring::read_config(&config, offset, data);
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {
+        self.server.reset();
+    }
+
+    fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
+        let memory = context.memory;
+        ring::serve(context, index, |chain| self.serve(chain, memory))
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn process_host_events(&mut self, _context: Context<'_>) -> Result<Notify, DeviceError> {
+        Ok(Notify::default())
+    }
+
+    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
+        Ok(DeviceState::P9(P9State {
+            tag: self.tag.clone(),
+            read_only: self.server.tree().is_read_only(),
+            root: fds.push(self.server.tree().root())?,
+            limit: self.server.limit(),
+            fids: self.server.save(),
+        }))
+    }
+}

@@ -1,0 +1,338 @@
+//! Virtio over MMIO (virtio 1.2, section 4.2): what all devices have in common.
+//!
+//! ```text
+//!   vCPU threads                          the device thread (worker.rs)
+//!   register accesses ── BusDevice ──┐    queue event ──> process_queue
+//!   (registers.rs)                   ▼    host event  ──> process_host_events
+//!                         Mutex<MmioTransport>
+//!   ioeventfd ──> queue event             irq event ──> irqfd ──> guest
+//! ```
+//!
+//! A ring is [`ready`](virtio_queue::QueueT::ready) for the device only while
+//! the driver says so, has said DRIVER_OK, and the device has not failed. So a
+//! device that asks for nothing but `ready()` keeps 2.1.2 (no buffer is consumed
+//! before DRIVER_OK) and never touches a ring again once DEVICE_NEEDS_RESET.
+//!
+//! No wake-up gets lost:
+//! * The worker empties a queue event before it looks at the ring.
+//! * After each call into the device, every ring that has moved is re-armed
+//!   (`avail_event`, 2.7.10) and, if the driver has added buffers meanwhile, its
+//!   queue event is signalled again. A ring that has not moved is still armed.
+//! * When a machine goes on after a pause, a fork or a restore,
+//!   [`MmioTransport::resume`] looks at every ring once, because a signal may
+//!   have been pending in an event descriptor that the clone does not have; and
+//!   it raises the interrupt again if one was not acknowledged, because an
+//!   injection may have been on its way when the interrupt controller was saved.
+
+mod registers;
+mod state;
+
+pub use state::{QueueState, TransportState};
+
+use super::{Context, DeviceError, Notify, VirtioDevice};
+use crate::sys::fds::FdTable;
+use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Registers, Status};
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Failures told on stderr in a device's life. A hostile driver can cause any
+/// number of them.
+const FAILURES_TOLD: u32 = 8;
+
+/// One device behind its registers.
+pub struct MmioTransport {
+    device: Box<dyn VirtioDevice>,
+    memory: Arc<GuestMemoryMmap>,
+    registers: Registers,
+    rings: Vec<Ring>,
+    /// The rings themselves, in the form devices take them.
+    queues: Vec<Queue>,
+    irq: EventFd,
+    failures: u32,
+}
+
+/// What the transport knows of a ring beside the ring itself.
+struct Ring {
+    /// What the driver has written into the ring's registers.
+    setup: QueueState,
+    /// The position up to which the driver was told to notify us.
+    armed_at: u16,
+    event: EventFd,
+}
+
+impl MmioTransport {
+    /// A device as after power-on.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors, or the device wants rings of
+    /// impossible sizes.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: Arc<GuestMemoryMmap>) -> io::Result<Self> {
+        let mut rings = Vec::new();
+        let mut queues = Vec::new();
+        for &size in device.queue_sizes() {
+            let event = EventFd::new(EFD_NONBLOCK)?;
+            rings.push(Ring {
+                setup: QueueState::default(),
+                armed_at: 0,
+                event,
+            });
+            queues.push(Queue::new(size).map_err(io::Error::other)?);
+        }
+        let irq = EventFd::new(EFD_NONBLOCK)?;
+        let registers = Registers::default();
+        Ok(Self {
+            device,
+            memory,
+            registers,
+            rings,
+            queues,
+            irq,
+            failures: 0,
+        })
+    }
+
+    /// A device as it was when `state` was saved; `device` has been restored
+    /// from `state.device`. It rests until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// `InvalidData` when the state does not fit the device or the memory;
+    /// otherwise as [`new`](Self::new).
+    pub fn restore(
+        device: Box<dyn VirtioDevice>,
+        state: &TransportState,
+        memory: Arc<GuestMemoryMmap>,
+    ) -> io::Result<Self> {
+        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let mut transport = Self::new(device, memory)?;
+        if state.queues.len() != transport.rings.len() {
+            return Err(invalid("the saved device has another number of rings"));
+        }
+        if state.registers.driver_features & !transport.offered() != 0 {
+            return Err(invalid(
+                "the saved driver uses features this device does not have",
+            ));
+        }
+        transport.registers = state.registers.clone();
+        // A clone may differ from its parent in configuration space (a socket
+        // device's CID), so a driver that was reading it has to start again.
+        transport.registers.next_config_generation();
+        for (index, setup) in state.queues.iter().enumerate() {
+            if setup.ready && !transport.place_ring(index, setup) {
+                return Err(invalid("a saved ring is not in guest memory"));
+            }
+            transport.rings[index].setup = *setup;
+        }
+        transport.update_readiness();
+        Ok(transport)
+    }
+
+    /// Saves everything of the device. Call only while the worker rests and the
+    /// vCPUs stand still.
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::save`].
+    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<TransportState> {
+        Ok(TransportState {
+            device: self.device.save(fds)?,
+            queues: self.ring_states(),
+            registers: self.registers.clone(),
+        })
+    }
+
+    /// How far each ring has got.
+    pub(super) fn ring_states(&self) -> Vec<QueueState> {
+        let state = |(ring, queue): (&Ring, &Queue)| QueueState {
+            next_avail: queue.next_avail(),
+            next_used: queue.next_used(),
+            ..ring.setup
+        };
+        self.rings.iter().zip(&self.queues).map(state).collect()
+    }
+
+    /// How many rings the device has.
+    pub fn queue_count(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// Signalled when the driver has put something into ring `index`: an
+    /// ioeventfd for a write of `index` (4 bytes) to QueueNotify (offset 0x50).
+    ///
+    /// # Panics
+    /// When there is no such ring; see [`queue_count`](Self::queue_count).
+    pub fn queue_event(&self, index: usize) -> &EventFd {
+        &self.rings[index].event
+    }
+
+    /// Signalled to interrupt the driver: an irqfd, edge-triggered.
+    pub fn irq_event(&self) -> &EventFd {
+        &self.irq
+    }
+
+    /// The device's own descriptor to wait for, if it has one.
+    pub fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        self.device.host_events()
+    }
+
+    /// Takes a ring's notification. Call before looking at the ring.
+    pub fn take_queue_event(&self, index: usize) {
+        // Nothing to take is fine: somebody looked at the ring already.
+        let _ = self.rings[index].event.read();
+    }
+
+    /// Has the device work on ring `index`, if that is ready.
+    pub fn process_queue(&mut self, index: usize) {
+        if !self.queues.get(index).is_some_and(|queue| queue.ready()) {
+            return;
+        }
+        let context = Context {
+            queues: &mut self.queues,
+            memory: &self.memory,
+        };
+        let result = self.device.process_queue(index, context);
+        self.settle(result);
+    }
+
+    /// Has the device work on what the host has for it.
+    pub fn process_host_events(&mut self) {
+        let context = Context {
+            queues: &mut self.queues,
+            memory: &self.memory,
+        };
+        let result = self.device.process_host_events(context);
+        self.settle(result);
+    }
+
+    /// Says nothing about failures, of which tests cause many.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn mute(&mut self) {
+        self.failures = FAILURES_TOLD;
+    }
+
+    /// Goes on after a pause, or for the first time after a restore: whatever
+    /// was signalled meanwhile, or was on its way when the state was saved, is
+    /// made up for. The interrupt event must be connected by now.
+    pub fn resume(&mut self) {
+        if self.registers.interrupt_status != 0 {
+            signal(&self.irq);
+        }
+        for index in 0..self.rings.len() {
+            self.process_queue(index);
+        }
+        self.process_host_events();
+    }
+
+    /// Gives the device up until the driver resets it (2.1.2).
+    pub fn fail(&mut self, error: &dyn std::error::Error) {
+        if self.failures < FAILURES_TOLD {
+            self.failures += 1;
+            let because = error
+                .source()
+                .map(|source| format!(": {source}"))
+                .unwrap_or_default();
+            let id = self.device.device_id();
+            // Nobody may be listening any more, which is no reason to panic.
+            let _ = writeln!(
+                io::stderr(),
+                "virtio device {id} needs reset: {error}{because}"
+            );
+        }
+        let was_live = self.registers.status.is_live();
+        self.registers.status.insert(Status::NEEDS_RESET);
+        self.update_readiness();
+        if was_live {
+            self.interrupt(INTERRUPT_CONFIG);
+        }
+    }
+
+    fn settle(&mut self, result: Result<Notify, DeviceError>) {
+        let result = result.and_then(|notify| self.rearm().map(|()| notify));
+        let notify = match result {
+            Ok(notify) => notify,
+            Err(error) => return self.fail(&error),
+        };
+        if notify.config {
+            self.registers.next_config_generation();
+        }
+        if self.registers.status.is_live() {
+            let used = if notify.used { INTERRUPT_USED } else { 0 };
+            let config = if notify.config { INTERRUPT_CONFIG } else { 0 };
+            self.interrupt(used | config);
+        }
+    }
+
+    /// Asks the driver for notifications from where each ring now stands.
+    fn rearm(&mut self) -> Result<(), DeviceError> {
+        for (queue, ring) in self.queues.iter_mut().zip(&mut self.rings) {
+            if queue.ready() && queue.next_avail() != ring.armed_at {
+                ring.armed_at = queue.next_avail();
+                if queue.enable_notification(&*self.memory)? {
+                    signal(&ring.event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interrupt(&mut self, cause: u32) {
+        if cause != 0 {
+            self.registers.interrupt_status |= cause;
+            signal(&self.irq);
+        }
+    }
+
+    fn offered(&self) -> u64 {
+        FEATURES | self.device.features()
+    }
+
+    /// Takes over the addresses and size the driver has set, if they make a
+    /// ring. Returns whether they do.
+    fn place_ring(&mut self, index: usize, setup: &QueueState) -> bool {
+        let event_idx = self.registers.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        let max_size = self.queues[index].max_size();
+        let Some(queue) = setup.to_queue(max_size, event_idx, &self.memory) else {
+            return false;
+        };
+        self.rings[index].armed_at = queue.next_avail();
+        self.queues[index] = queue;
+        true
+    }
+
+    /// Makes the rings the device sees ready or not.
+    fn update_readiness(&mut self) {
+        let live = self.registers.status.is_live();
+        for (queue, ring) in self.queues.iter_mut().zip(&self.rings) {
+            queue.set_ready(ring.setup.ready && live);
+        }
+    }
+
+    /// Looks at every ring soon. Drivers have been known to notify before
+    /// DRIVER_OK, when nobody may look (2.1.2).
+    fn kick_all(&self) {
+        self.rings.iter().for_each(|ring| signal(&ring.event));
+    }
+
+    /// As after power-on (2.4), but for the descriptors and what was told.
+    fn reset(&mut self) {
+        self.device.reset();
+        self.registers.reset();
+        for (queue, ring) in self.queues.iter_mut().zip(&mut self.rings) {
+            ring.setup = QueueState::default();
+            ring.armed_at = 0;
+            queue.reset();
+        }
+    }
+}
+
+/// Adds 1 to an event's count. The only way to fail is a count at its limit,
+/// and then the other side has been told.
+fn signal(event: &EventFd) {
+    let _ = event.write(1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! The device thread: one per VM, for all of its virtio devices.
+//!
+//! ```text
+//!             start(Running)                     start(Paused)
+//!                  │                                  │
+//!                  ▼            pause()               ▼
+//!               RUNNING ────────────────────────>  AT REST
+//!                  │    <────────────────────────     │
+//!                  │     resume(): every device's     │
+//!                  │     resume() comes first         │
+//!                  └────────> STOPPED <───────────────┘
+//!                             (drop)
+//! ```
+//!
+//! Requests are served to their end within one step of the thread, so at rest
+//! none is half-done and nothing of guest memory is being touched. Requests that
+//! the driver has queued but the thread has not seen stay in their rings, which
+//! are guest memory: parent and clone both find them when they resume.
+
+use super::virtio::transport::MmioTransport;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// The devices a thread serves, shared with the bus.
+pub type Devices = Vec<Arc<Mutex<MmioTransport>>>;
+
+/// What the thread is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Serve.
+    Running,
+    /// Stand still.
+    Paused,
+    /// End.
+    Stopped,
+}
+
+/// The device thread. Dropping it ends the thread.
+///
+/// In a child made by `fork(2)` there is no such thread: forget the value there,
+/// do not drop it.
+pub struct DeviceWorker {
+    control: Arc<Control>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Control {
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    /// Gets the thread out of its wait.
+    wake: EventFd,
+}
+
+struct Phase {
+    wanted: Mode,
+    /// The thread touches nothing until `wanted` changes.
+    at_rest: bool,
+}
+
+impl DeviceWorker {
+    /// Starts the thread, running or paused.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors or threads.
+    pub fn start(devices: Devices, mode: Mode) -> io::Result<Self> {
+        let control = Arc::new(Control {
+            phase: Mutex::new(Phase {
+                wanted: mode,
+                at_rest: false,
+            }),
+            changed: Condvar::new(),
+            wake: EventFd::new(EFD_NONBLOCK)?,
+        });
+        let sources = Sources::of(&devices, &control.wake)?;
+        let thread = thread::Builder::new().name("devices".into()).spawn({
+            let control = control.clone();
+            move || run(&control, &devices, &sources)
+        })?;
+        Ok(Self {
+            control,
+            thread: Some(thread),
+        })
+    }
+
+    /// Brings the thread to rest, and returns when it is.
+    pub fn pause(&self) {
+        self.control.want(Mode::Paused);
+        let mut phase = self.control.phase();
+        while !phase.at_rest {
+            phase = self
+                .control
+                .changed
+                .wait(phase)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets the thread go on. It looks at every ring once first, so nothing
+    /// signalled while it rested is lost.
+    pub fn resume(&self) {
+        self.control.want(Mode::Running);
+    }
+}
+
+impl Drop for DeviceWorker {
+    fn drop(&mut self) {
+        self.control.want(Mode::Stopped);
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, has been told by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Control {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn want(&self, mode: Mode) {
+        let mut phase = self.phase();
+        if phase.wanted != Mode::Stopped {
+            phase.wanted = mode;
+        }
+        // Under the lock, so that a pause that follows a resume at once cannot
+        // take the rest before it for its own.
+        if mode == Mode::Running {
+            phase.at_rest = false;
+        }
+        self.changed.notify_all();
+        // Fails only when the count is at its limit: then the thread is awake.
+        let _ = self.wake.write(1);
+    }
+
+    /// On the device thread: rests while that is wanted. Returns whether to go
+    /// on, and whether there was a rest.
+    fn checkpoint(&self) -> Option<Rested> {
+        let mut rested = Rested(false);
+        let mut phase = self.phase();
+        while phase.wanted == Mode::Paused {
+            rested = Rested(true);
+            phase.at_rest = true;
+            self.changed.notify_all();
+            phase = self
+                .changed
+                .wait(phase)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        phase.at_rest = false;
+        (phase.wanted == Mode::Running).then_some(rested)
+    }
+}
+
+struct Rested(bool);
+
+/// At rest for good, however the thread ends.
+struct Ended<'a>(&'a Control);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut phase = self.0.phase();
+        phase.wanted = Mode::Stopped;
+        phase.at_rest = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Everything the thread waits for.
+struct Sources(Epoll);
+
+/// What an event is about; the number it carries in the epoll set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Wake,
+    Queue { device: usize, queue: usize },
+    Host { device: usize },
+}
+
+impl Token {
+    const WAKE: u64 = u64::MAX;
+    const HOST: u64 = u32::MAX as u64;
+
+    fn encode(self) -> u64 {
+        match self {
+            Self::Wake => Self::WAKE,
+            Self::Queue { device, queue } => (device as u64) << 32 | queue as u64,
+            Self::Host { device } => (device as u64) << 32 | Self::HOST,
+        }
+    }
+
+    fn decode(number: u64) -> Self {
+        let device = (number >> 32) as usize;
+        match (number, number & 0xffff_ffff) {
+            (Self::WAKE, _) => Self::Wake,
+            (_, Self::HOST) => Self::Host { device },
+            (_, queue) => Self::Queue {
+                device,
+                queue: queue as usize,
+            },
+        }
+    }
+}
+
+impl Sources {
+    fn of(devices: &Devices, wake: &EventFd) -> io::Result<Self> {
+        let sources = Self(Epoll::new()?);
+        sources.add(wake.as_raw_fd(), Token::Wake)?;
+        for (device, transport) in devices.iter().enumerate() {
+            let transport = lock(transport);
+            for queue in 0..transport.queue_count() {
+                let event = transport.queue_event(queue).as_raw_fd();
+                sources.add(event, Token::Queue { device, queue })?;
+            }
+            if let Some(events) = transport.host_events() {
+                sources.add(events.as_raw_fd(), Token::Host { device })?;
+            }
+        }
+        Ok(sources)
+    }
+
+    fn add(&self, fd: RawFd, token: Token) -> io::Result<()> {
+        let event = EpollEvent::new(EventSet::IN, token.encode());
+        self.0.ctl(ControlOperation::Add, fd, event)
+    }
+
+    fn wait(&self, events: &mut [EpollEvent]) -> io::Result<usize> {
+        match self.0.wait(-1, events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            result => result,
+        }
+    }
+}
+
+fn run(control: &Control, devices: &Devices, sources: &Sources) {
+    let _ended = Ended(control);
+    let mut events = [EpollEvent::default(); 32];
+    // The first time round counts as a rest: the devices may have been restored.
+    let mut first = true;
+    while let Some(Rested(rested)) = control.checkpoint() {
+        if rested || first {
+            first = false;
+            devices
+                .iter()
+                .for_each(|device| guarded(device, MmioTransport::resume));
+        }
+        let count = match sources.wait(&mut events) {
+            Ok(count) => count,
+            Err(error) => {
+                let _ = writeln!(
+                    io::stderr(),
+                    "the device thread cannot wait for events: {error}"
+                );
+                return;
+            }
+        };
+        for event in &events[..count] {
+            match Token::decode(event.data()) {
+                Token::Wake => {
+                    let _ = control.wake.read();
+                }
+                Token::Queue { device, queue } => guarded(&devices[device], |transport| {
+                    transport.take_queue_event(queue);
+                    transport.process_queue(queue);
+                }),
+                Token::Host { device } => {
+                    guarded(&devices[device], MmioTransport::process_host_events);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a bug in the device's code")]
+struct Panicked;
+
+/// A device that panics must not take the others down: it fails towards its
+/// driver. (The panic hook has told where.)
+fn guarded(device: &Mutex<MmioTransport>, work: impl FnOnce(&mut MmioTransport)) {
+    let mut transport = lock(device);
+    let result = catch_unwind(AssertUnwindSafe(|| work(&mut transport)));
+    if result.is_err() {
+        transport.fail(&Panicked);
+    }
+}
+
+fn lock(device: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! What kind of KVM this host has.
+
+use super::{KvmError, call};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm};
+use std::io;
+use std::path::Path;
+
+/// Who executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKind {
+    /// The processor's virtualization extension (VT-x or AMD-V).
+    Hardware,
+    /// PVM: guest user mode runs natively, guest kernel code is emulated, about
+    /// 570 ns an instruction. Guests need a kernel that knows.
+    Pvm,
+}
+
+/// This host's KVM, open.
+#[derive(Debug)]
+pub struct Host {
+    pub(super) kvm: Kvm,
+    kind: HostKind,
+    cpuid: CpuId,
+}
+
+/// Capabilities without which nothing works.
+const NEEDED: [(Cap, &str); 9] = [
+    (Cap::Irqchip, "an in-kernel interrupt controller"),
+    (Cap::Irqfd, "irqfd"),
+    (Cap::Ioeventfd, "ioeventfd"),
+    (Cap::UserMemory, "user memory slots"),
+    (Cap::ImmediateExit, "immediate_exit"),
+    (Cap::Pit2, "an in-kernel timer (PIT)"),
+    (Cap::Xsave, "KVM_GET_XSAVE"),
+    (Cap::VcpuEvents, "KVM_GET_VCPU_EVENTS"),
+    (Cap::AdjustClock, "KVM_SET_CLOCK"),
+];
+
+impl Host {
+    /// Opens `/dev/kvm` and finds out what it is.
+    ///
+    /// # Errors
+    /// [`KvmError`] where there is none, it may not be opened, or it is too old.
+    pub fn open() -> Result<Self, KvmError> {
+        let kvm = Kvm::new().map_err(|error| match error.errno() {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => KvmError::Missing,
+            libc::EACCES | libc::EPERM => KvmError::Permission,
+            errno => KvmError::Open(io::Error::from_raw_os_error(errno)),
+        })?;
+        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+            return Err(KvmError::Capability(name));
+        }
+        let cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        Ok(Self {
+            kvm,
+            kind: kind(),
+            cpuid,
+        })
+    }
+
+    /// Who executes guest code here.
+    pub fn kind(&self) -> HostKind {
+        self.kind
+    }
+
+    /// Whether KVM can tell and set the guest's clock against real time.
+    pub fn clock_knows_realtime(&self) -> bool {
+        let flags = self.kvm.check_extension_int(Cap::AdjustClock);
+        flags as u32 & kvm_bindings::KVM_CLOCK_REALTIME != 0
+    }
+
+    /// The CPUID that vCPU `index` of `count` gets: all the host offers, with the
+    /// leaves that tell a CPU which one it is.
+    pub(super) fn cpuid_for(&self, index: u8, count: u8) -> CpuId {
+        let mut cpuid = self.cpuid.clone();
+        for entry in cpuid.as_mut_slice() {
+            match entry.function {
+                // Intel SDM vol. 2A, CPUID: initial APIC ID and CPUs per package.
+                1 => {
+                    entry.ebx &= 0x0000_ffff;
+                    entry.ebx |= u32::from(index) << 24 | u32::from(count) << 16;
+                    entry.ecx |= 1 << 31; // there is a hypervisor
+                }
+                // Extended topology: x2APIC ID.
+                0xb | 0x1f => entry.edx = u32::from(index),
+                // AMD APM vol. 3, extended APIC ID.
+                0x8000_001e => entry.eax = u32::from(index),
+                _ => {}
+            }
+        }
+        cpuid
+    }
+}
+
+/// PVM is there when its module is and the processor's extension is not: on a
+/// host with both, `kvm_intel` or `kvm_amd` owns `/dev/kvm`.
+fn kind() -> HostKind {
+    let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+    if loaded("kvm_pvm") && !loaded("kvm_intel") && !loaded("kvm_amd") {
+        HostKind::Pvm
+    } else {
+        HostKind::Hardware
+    }
+}

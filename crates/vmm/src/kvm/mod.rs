@@ -1,0 +1,55 @@
+//! KVM: what the host has, a VM, its vCPUs, and the state of both.
+
+pub mod host;
+mod tsc;
+pub mod vcpu;
+pub mod vm;
+
+pub use host::{Host, HostKind};
+pub use vcpu::{Vcpu, VcpuState};
+pub use vm::{Vm, VmState};
+
+use std::io;
+
+/// Why KVM could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// There is no `/dev/kvm`.
+    #[error(
+        "this host has no /dev/kvm: load the kvm module, or enable virtualization in the firmware or the hypervisor; `hyperfork doctor` tells more"
+    )]
+    Missing,
+    /// It may not be opened.
+    #[error(
+        "no permission to open /dev/kvm: join the group that owns it (usually `kvm`) or run as root"
+    )]
+    Permission,
+    /// It could not be opened for another reason.
+    #[error("cannot open /dev/kvm")]
+    Open(#[source] io::Error),
+    /// The kernel lacks something the monitor cannot do without.
+    #[error("this host's KVM lacks {0}")]
+    Capability(&'static str),
+    /// A call failed.
+    #[error("{call} failed")]
+    Call {
+        /// The ioctl, as in KVM's api.rst.
+        call: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A model-specific register of the state is refused by this host.
+    #[error("this host refuses MSR {index:#x} of the state")]
+    Msr {
+        /// Its index.
+        index: u32,
+    },
+}
+
+/// Names the ioctl that failed.
+fn call(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+    move |error| KvmError::Call {
+        call,
+        source: io::Error::from_raw_os_error(error.errno()),
+    }
+}

@@ -1,0 +1,248 @@
+//! A vCPU and its state.
+
+use super::{Host, KvmError, Vm, call, tsc};
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use serde::{Deserialize, Serialize};
+
+/// The time-stamp counter (SDM vol. 4, IA32_TIME_STAMP_COUNTER).
+const MSR_TSC: u32 = 0x10;
+
+/// One virtual CPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    /// MSRs this host reads and writes back on a fresh vCPU: the ones to save.
+    msrs: Vec<u32>,
+    /// Whether the TSC's offset can be told and set.
+    tsc_offset: bool,
+}
+
+/// Everything a vCPU holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VcpuState {
+    /// General registers, instruction pointer, flags.
+    pub regs: kvm_regs,
+    /// Segments, tables and control registers.
+    pub sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    xcrs: kvm_xcrs,
+    debug_regs: kvm_debugregs,
+    lapic: kvm_lapic_state,
+    msrs: Vec<kvm_msr_entry>,
+    tsc_offset: Option<u64>,
+    events: kvm_vcpu_events,
+    /// Running, halted, or waiting for its start (application processors).
+    pub mp_state: kvm_mp_state,
+}
+
+impl VcpuState {
+    /// Wires the local APIC as firmware leaves it: LINT0 takes the 8259's
+    /// interrupts, LINT1 is the NMI (SDM vol. 3A, 12.5.1).
+    pub fn wire_local_interrupts(&mut self) {
+        const LINT0: usize = 0x350;
+        const LINT1: usize = 0x360;
+        const MODE_NMI: u32 = 4 << 8;
+        const MODE_EXT_INT: u32 = 7 << 8;
+        for (register, value) in [(LINT0, MODE_EXT_INT), (LINT1, MODE_NMI)] {
+            for (byte, value) in self.lapic.regs[register..register + 4]
+                .iter_mut()
+                .zip(value.to_le_bytes())
+            {
+                *byte = value as _;
+            }
+        }
+    }
+}
+
+impl Vcpu {
+    /// Makes vCPU `index` of `count`.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn new(host: &Host, vm: &Vm, index: u8, count: u8) -> Result<Self, KvmError> {
+        let fd = vm
+            .fd
+            .create_vcpu(index.into())
+            .map_err(call("KVM_CREATE_VCPU"))?;
+        fd.set_cpuid2(&host.cpuid_for(index, count))
+            .map_err(call("KVM_SET_CPUID2"))?;
+        let tsc_offset = tsc::has_offset(&fd);
+        let all = host
+            .kvm
+            .get_msr_index_list()
+            .map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+        let mut vcpu = Self {
+            fd,
+            msrs: Vec::new(),
+            tsc_offset,
+        };
+        vcpu.msrs = vcpu.restorable_msrs(all.as_slice())?;
+        Ok(vcpu)
+    }
+
+    /// Runs the guest until it needs the monitor.
+    ///
+    /// # Errors
+    /// `EINTR` after a kick, `EAGAIN` from a vCPU that is not started; others as
+    /// `KVM_RUN`.
+    pub fn run(&mut self) -> Result<VcpuExit<'_>, kvm_ioctls::Error> {
+        self.fd.run()
+    }
+
+    /// The byte that makes the next `KVM_RUN` return at once.
+    pub fn immediate_exit(&mut self) -> &mut u8 {
+        &mut self.fd.get_kvm_run().immediate_exit
+    }
+
+    /// What KVM says about an internal error (api.rst, KVM_EXIT_INTERNAL_ERROR):
+    /// the suberror and its data.
+    pub fn internal_error(&mut self) -> (u32, Vec<u64>) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: after KVM_EXIT_INTERNAL_ERROR this member of the union is the valid
+        // one; all of it is plain integers in any case.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let count = (internal.ndata as usize).min(internal.data.len());
+        (internal.suberror, internal.data[..count].to_vec())
+    }
+
+    /// The general registers, of a vCPU that stands still.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn regs(&self) -> Result<kvm_regs, KvmError> {
+        self.fd.get_regs().map_err(call("KVM_GET_REGS"))
+    }
+
+    /// Reads the whole state. The vCPU must have come out of `KVM_RUN` by a kick,
+    /// so that no I/O of it is half done.
+    ///
+    /// The order matters: reading the MP state makes KVM process a pending INIT or
+    /// SIPI, which changes registers, so it comes first. Events come last, when
+    /// nothing can add to them any more.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn save(&self) -> Result<VcpuState, KvmError> {
+        Ok(VcpuState {
+            mp_state: self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?,
+            regs: self.regs()?,
+            sregs: self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?,
+            xsave: self.fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?,
+            xcrs: self.fd.get_xcrs().map_err(call("KVM_GET_XCRS"))?,
+            debug_regs: self
+                .fd
+                .get_debug_regs()
+                .map_err(call("KVM_GET_DEBUGREGS"))?,
+            lapic: self.fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?,
+            msrs: self.get_msrs()?,
+            tsc_offset: match self.tsc_offset {
+                true => Some(tsc::offset(&self.fd)?),
+                false => None,
+            },
+            events: self
+                .fd
+                .get_vcpu_events()
+                .map_err(call("KVM_GET_VCPU_EVENTS"))?,
+        })
+    }
+
+    /// Sets the whole state, on a vCPU that is not running.
+    ///
+    /// The order matters:
+    /// - special registers before the local APIC: they hold its base and mode, and
+    ///   before MSRs: EFER in them decides how the rest is read;
+    /// - XCR0 before XSAVE: components it does not enable are refused;
+    /// - the TSC before the MSRs, and the local APIC before them too: a TSC
+    ///   deadline sticks only if the APIC's timer is already in that mode, and is
+    ///   compared with the TSC at once;
+    /// - events last: every call before may inject or clear one.
+    ///
+    /// # Errors
+    /// [`KvmError`], also when the state has an MSR this host does not take.
+    pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
+        let fd = &self.fd;
+        fd.set_mp_state(state.mp_state)
+            .map_err(call("KVM_SET_MP_STATE"))?;
+        fd.set_sregs(&state.sregs).map_err(call("KVM_SET_SREGS"))?;
+        fd.set_regs(&state.regs).map_err(call("KVM_SET_REGS"))?;
+        fd.set_xcrs(&state.xcrs).map_err(call("KVM_SET_XCRS"))?;
+        // SAFETY: the buffer is a whole `kvm_xsave`; dynamic XSAVE features, for which
+        // the kernel would read more, are never enabled.
+        unsafe { fd.set_xsave(&state.xsave) }.map_err(call("KVM_SET_XSAVE"))?;
+        fd.set_debug_regs(&state.debug_regs)
+            .map_err(call("KVM_SET_DEBUGREGS"))?;
+        if let (Some(offset), true) = (state.tsc_offset, self.tsc_offset) {
+            tsc::set_offset(fd, offset)?;
+        }
+        fd.set_lapic(&state.lapic).map_err(call("KVM_SET_LAPIC"))?;
+        self.set_msrs(&state.msrs)?;
+        fd.set_vcpu_events(&state.events)
+            .map_err(call("KVM_SET_VCPU_EVENTS"))
+    }
+
+    fn get_msrs(&self) -> Result<Vec<kvm_msr_entry>, KvmError> {
+        let mut entries = msr_entries(self.msrs.iter().copied());
+        let read = self
+            .fd
+            .get_msrs(&mut entries)
+            .map_err(call("KVM_GET_MSRS"))?;
+        match self.msrs.get(read) {
+            None => Ok(entries.as_slice().to_vec()),
+            Some(&index) => Err(KvmError::Msr { index }),
+        }
+    }
+
+    fn set_msrs(&self, entries: &[kvm_msr_entry]) -> Result<(), KvmError> {
+        let set = self
+            .fd
+            .set_msrs(&Msrs::from_entries(entries).expect("as many MSRs as KVM listed"))
+            .map_err(call("KVM_SET_MSRS"))?;
+        match entries.get(set) {
+            None => Ok(()),
+            Some(entry) => Err(KvmError::Msr { index: entry.index }),
+        }
+    }
+
+    /// Of the MSRs KVM lists, those it lets us read and write back here. (It lists
+    /// some that depend on CPUID, or that the processor below lacks.)
+    fn restorable_msrs(&self, all: &[u32]) -> Result<Vec<u32>, KvmError> {
+        let mut wanted: Vec<u32> = all.to_vec();
+        if self.tsc_offset {
+            // The offset says the same and is exact; the value would be late.
+            wanted.retain(|&index| index != MSR_TSC);
+        }
+        // KVM stops at the first one it refuses and says how many it did.
+        let mut readable = Vec::new();
+        while !wanted.is_empty() {
+            let mut entries = msr_entries(wanted.iter().copied());
+            let read = self
+                .fd
+                .get_msrs(&mut entries)
+                .map_err(call("KVM_GET_MSRS"))?;
+            readable.extend_from_slice(&entries.as_slice()[..read]);
+            wanted.drain(..(read + 1).min(wanted.len()));
+        }
+        let mut restorable = Vec::new();
+        while !readable.is_empty() {
+            let entries = Msrs::from_entries(&readable).expect("as many MSRs as KVM listed");
+            let set = self.fd.set_msrs(&entries).map_err(call("KVM_SET_MSRS"))?;
+            restorable.extend(readable[..set].iter().map(|entry| entry.index));
+            readable.drain(..(set + 1).min(readable.len()));
+        }
+        Ok(restorable)
+    }
+}
+
+fn msr_entries(indices: impl Iterator<Item = u32>) -> Msrs {
+    let entries: Vec<_> = indices
+        .map(|index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).expect("as many MSRs as KVM listed")
+}

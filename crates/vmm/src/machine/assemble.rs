@@ -1,0 +1,354 @@
+//! Putting a machine together: the one path of boot, fork and restore.
+
+use super::capture::Paused;
+use super::ports::{PowerPort, ResetPort, SignalPort};
+use super::slots::{self, Backends, SlotError, Slots};
+use super::vcpus::Vcpus;
+use super::{Events, Shell};
+use crate::boot::{self, Boot, BootError, acpi};
+use crate::bus::Bus;
+use crate::devices::serial::{COM1, COM1_IRQ, COM1_LEN, Serial};
+use crate::devices::virtio::transport::MmioTransport;
+use crate::devices::virtio::vsock::VsockHandle;
+use crate::devices::worker::{DeviceWorker, Mode};
+use crate::kvm::{Host, KvmError, VcpuState, Vm, VmState};
+use crate::memory::ram::RamError;
+use crate::memory::{Ram, RamImage, layout};
+use crate::snapshot::{MachineState, Shape};
+use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
+use hyperfork_api::spec::Guest;
+use hyperfork_api::{Identity, VmSpec, signal};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// A machine. It starts paused; dropping it ends it.
+///
+/// The fields are in the order in which they must go: threads before what they
+/// use, and memory after the VM that has its addresses.
+pub struct Machine {
+    pub(super) vcpus: Vcpus,
+    pub(super) worker: DeviceWorker,
+    pub(super) devices: Vec<Arc<Mutex<MmioTransport>>>,
+    pub(super) serial: Arc<Mutex<Serial>>,
+    pub(super) vm: Vm,
+    pub(super) ram: Ram,
+    pub(super) shape: Shape,
+    vsock: Option<VsockHandle>,
+}
+
+/// Why there is no machine, or no capture of one.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A device.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// More devices than interrupt lines.
+    #[error("{count} devices are too many: a VM has {max} slots", max = layout::VIRTIO_MAX)]
+    TooManyDevices {
+        /// Devices wanted.
+        count: usize,
+    },
+    /// The state is for another kind of shell.
+    #[error("a shell of {shell:?} cannot take a machine of {state:?}")]
+    Shape {
+        /// What there is.
+        shell: Shape,
+        /// What is needed.
+        state: Shape,
+    },
+    /// The host failed in something else.
+    #[error("{what} failed")]
+    Host {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl MachineError {
+    pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}
+
+/// What differs between the ways to a machine.
+struct Parts {
+    vm: VmState,
+    vcpus: Vec<VcpuState>,
+    serial: Serial,
+    devices: Vec<MmioTransport>,
+    vsock: Option<VsockHandle>,
+}
+
+/// When the phases of a restore ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Restored {
+    /// The image is under the memory slot.
+    pub memory: Monotonic,
+    /// All state is set.
+    pub state: Monotonic,
+}
+
+impl Machine {
+    /// Boots: an initial state, made of the shell's own.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn boot(
+        mut shell: Shell,
+        host: &Host,
+        spec: &VmSpec,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<Self, MachineError> {
+        shell
+            .ram
+            .back_with_zeroes()
+            .map_err(MachineError::host("mapping guest memory"))?;
+        let memory = shell.ram.memory().clone();
+        let boot = |cmdline, virtio_devices| Boot {
+            cmdline,
+            cpus: spec.cpus,
+            virtio_devices,
+            memory: spec.memory.0,
+            host: host.kind(),
+            seed: &identity.seed,
+        };
+        let (entry, slots) = match &spec.guest {
+            Guest::Nano { options } => {
+                let entry = boot::nano::load(&memory, &boot(options, 0))?;
+                (
+                    entry,
+                    Slots {
+                        devices: Vec::new(),
+                        vsock: None,
+                    },
+                )
+            }
+            Guest::Linux(guest) => {
+                let count = slots::count(guest);
+                if count > layout::VIRTIO_MAX {
+                    return Err(MachineError::TooManyDevices { count });
+                }
+                let cmdline = boot::cmdline::linux(host.kind(), count, &guest.cmdline);
+                let initrd = guest.initrd.as_deref();
+                let boot = boot(&cmdline, count);
+                let entry = boot::kernel::load(&memory, &guest.kernel, initrd, &boot)?;
+                (entry, slots::fresh(guest, identity.cid, backends)?)
+            }
+        };
+        boot::entry::write_tables(&memory)?;
+        let mut vcpus = shell
+            .vcpus
+            .iter()
+            .map(|vcpu| vcpu.save())
+            .collect::<Result<Vec<_>, _>>()?;
+        vcpus.iter_mut().for_each(VcpuState::wire_local_interrupts);
+        boot::entry::set(&mut vcpus[0], entry);
+
+        let devices = slots
+            .devices
+            .into_iter()
+            .map(|device| MmioTransport::new(device, memory.clone()));
+        let parts = Parts {
+            vm: shell.vm.save()?,
+            vcpus,
+            serial: Serial::new(backends.log.clone())
+                .map_err(MachineError::host("making the serial port"))?,
+            devices: devices
+                .collect::<Result<_, _>>()
+                .map_err(MachineError::host("making a device"))?,
+            vsock: slots.vsock,
+        };
+        assemble(shell, parts, identity, events)
+    }
+
+    /// Goes on where `state` was captured, with `identity`.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn restore(
+        mut shell: Shell,
+        state: MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<(Self, Restored), MachineError> {
+        if shell.shape != state.shape {
+            return Err(MachineError::Shape {
+                shell: shell.shape,
+                state: state.shape,
+            });
+        }
+        RamImage::restore(state.ram, fds)
+            .and_then(|image| shell.ram.back_with(&image))
+            .map_err(MachineError::host("mapping the memory image"))?;
+        let memory_done = Monotonic::now();
+
+        let memory = shell.ram.memory().clone();
+        let device_states = state.devices.iter().map(|transport| &transport.device);
+        let slots = slots::restored(device_states, fds, identity.cid, backends)?;
+        let devices = slots
+            .devices
+            .into_iter()
+            .zip(&state.devices)
+            .map(|(device, state)| MmioTransport::restore(device, state, memory.clone()));
+        let parts = Parts {
+            vm: state.vm,
+            vcpus: state.vcpus,
+            serial: Serial::restore(&state.serial, backends.log.clone())
+                .map_err(MachineError::host("restoring the serial port"))?,
+            devices: devices
+                .collect::<Result<_, _>>()
+                .map_err(MachineError::host("restoring a device"))?,
+            vsock: slots.vsock,
+        };
+        let machine = assemble(shell, parts, identity, events)?;
+        // Queued before the first instruction, so that the guest cannot miss that it
+        // is a clone.
+        machine.vm.interrupt(layout::DOORBELL_IRQ)?;
+        Ok((
+            machine,
+            Restored {
+                memory: memory_done,
+                state: Monotonic::now(),
+            },
+        ))
+    }
+
+    /// Lets a paused machine run.
+    pub fn resume(&self) {
+        self.worker.resume();
+        self.vcpus.run();
+    }
+
+    /// Stops the vCPUs, then the devices, which so have nothing new to do. The
+    /// machine goes on when the result is dropped.
+    pub fn pause(&mut self) -> Paused<'_> {
+        Paused::new(self)
+    }
+
+    /// Tells the guest that something has happened to it.
+    ///
+    /// # Errors
+    /// [`MachineError::Kvm`].
+    pub fn ring_doorbell(&self) -> Result<(), MachineError> {
+        Ok(self.vm.interrupt(layout::DOORBELL_IRQ)?)
+    }
+
+    /// Where the vCPUs of a running machine are: stops them for a moment, the devices
+    /// go on.
+    ///
+    /// # Errors
+    /// [`MachineError::Kvm`].
+    pub fn instruction_pointers(&self) -> Result<Vec<u64>, MachineError> {
+        self.vcpus.rest();
+        let pointers: Result<_, KvmError> = self
+            .vcpus
+            .cpus()
+            .map(|vcpu| vcpu.regs().map(|regs| regs.rip))
+            .collect();
+        self.vcpus.run();
+        Ok(pointers?)
+    }
+
+    /// The way to the guest's sockets, if it has that device.
+    pub fn vsock(&self) -> Option<&VsockHandle> {
+        self.vsock.as_ref()
+    }
+
+    /// How it is built.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Its memory, for accounting.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+}
+
+/// Sets all state, wires the devices and makes the threads. What comes out is at
+/// rest and complete.
+fn assemble(
+    shell: Shell,
+    parts: Parts,
+    identity: &Identity,
+    events: Events,
+) -> Result<Machine, MachineError> {
+    let Shell {
+        vcpus,
+        vm,
+        ram,
+        shape,
+    } = shell;
+    for (vcpu, state) in vcpus.iter().zip(&parts.vcpus) {
+        vcpu.restore(state)?;
+    }
+    vm.restore(&parts.vm)?;
+    vm.restore_clock(&parts.vm)?;
+
+    let mut ports = Bus::default();
+    let mut mmio = Bus::default();
+    vm.interrupt_on(parts.serial.irq_event(), COM1_IRQ)?;
+    let serial = Arc::new(Mutex::new(parts.serial));
+    ports.insert(COM1.into(), COM1_LEN.into(), serial.clone());
+    let signal = SignalPort {
+        index: identity.index,
+        events: events.clone(),
+    };
+    ports.insert(signal::PORT.into(), 4, Arc::new(Mutex::new(signal)));
+    let reset = ResetPort {
+        events: events.clone(),
+    };
+    ports.insert(ResetPort::PORT.into(), 1, Arc::new(Mutex::new(reset)));
+    let power = PowerPort {
+        events: events.clone(),
+    };
+    ports.insert(
+        acpi::POWER_PORT.into(),
+        acpi::POWER_LEN.into(),
+        Arc::new(Mutex::new(power)),
+    );
+
+    let mut devices = Vec::new();
+    for (slot, device) in parts.devices.into_iter().enumerate() {
+        let (range, irq) = layout::virtio_slot(slot);
+        vm.interrupt_on(device.irq_event(), irq)?;
+        for queue in 0..device.queue_count() {
+            let notify = range.start + layout::VIRTIO_QUEUE_NOTIFY;
+            vm.on_write(notify, queue as u32, device.queue_event(queue))?;
+        }
+        let device = Arc::new(Mutex::new(device));
+        mmio.insert(range.start, range.end - range.start, device.clone());
+        devices.push(device);
+    }
+
+    let worker = DeviceWorker::start(devices.clone(), Mode::Paused)
+        .map_err(MachineError::host("starting the device thread"))?;
+    let vcpus = Vcpus::start(vcpus, ports, mmio, events)
+        .map_err(MachineError::host("starting the vCPU threads"))?;
+    Ok(Machine {
+        vcpus,
+        worker,
+        devices,
+        serial,
+        vm,
+        ram,
+        shape,
+        vsock: parts.vsock,
+    })
+}

@@ -1,0 +1,109 @@
+//! Reading all of a machine while it stands still.
+
+use super::{Machine, MachineError};
+use crate::memory::RamImage;
+use crate::memory::ram::Aside;
+use crate::snapshot::MachineState;
+use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
+use std::sync::PoisonError;
+
+/// Proof that a machine stands still: only through it can one capture. Dropping
+/// it lets the machine go on.
+pub struct Paused<'a> {
+    machine: &'a mut Machine,
+    since: Monotonic,
+}
+
+/// A machine at one point in time.
+#[derive(Debug)]
+pub struct Capture {
+    /// Everything but memory's contents and descriptors.
+    pub state: MachineState,
+    /// The descriptors the state names.
+    pub fds: FdTable,
+    /// The memory, also for forks that need no descriptors.
+    pub ram: RamImage,
+    /// What is left to do when nobody waits: [`Aside::retire`].
+    pub aside: Option<Aside>,
+}
+
+impl<'a> Paused<'a> {
+    pub(super) fn new(machine: &'a mut Machine) -> Self {
+        let since = Monotonic::now();
+        machine.vcpus.rest();
+        machine.worker.pause();
+        Self { machine, since }
+    }
+
+    /// Captures all of the machine (HyperFork paper, section 4.1, the pre-fork
+    /// routine): CPUs, VM, devices, and last its memory, which the devices'
+    /// settling may still have written to.
+    ///
+    /// # Errors
+    /// [`MachineError`]. The machine is as it was.
+    pub fn capture(&mut self) -> Result<Capture, MachineError> {
+        let machine = &mut *self.machine;
+        let mut fds = FdTable::default();
+        let vm = machine.vm.save()?;
+        let vcpus = machine
+            .vcpus
+            .cpus()
+            .map(|vcpu| vcpu.save())
+            .collect::<Result<_, _>>()?;
+        let serial = machine
+            .serial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .save();
+        let devices = machine
+            .devices
+            .iter()
+            .map(|device| {
+                device
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .save(&mut fds)
+            })
+            .collect::<Result<_, _>>()
+            .map_err(MachineError::host("saving a device"))?;
+        let (ram, aside) = machine
+            .ram
+            .freeze()
+            .map_err(MachineError::host("freezing memory"))?;
+        let ram_state = ram
+            .save(&mut fds)
+            .map_err(MachineError::host("sharing memory"))?;
+        let shape = machine.shape;
+        let state = MachineState {
+            shape,
+            vm,
+            vcpus,
+            serial,
+            devices,
+            ram: ram_state,
+        };
+        Ok(Capture {
+            state,
+            fds,
+            ram,
+            aside,
+        })
+    }
+
+    /// Goes on standing still after this is gone; [`Machine::resume`] ends it.
+    pub fn stay(self) {
+        std::mem::forget(self);
+    }
+
+    /// When the machine was asked to stand still.
+    pub fn since(&self) -> Monotonic {
+        self.since
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.machine.resume();
+    }
+}

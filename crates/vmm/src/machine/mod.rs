@@ -1,0 +1,44 @@
+//! A machine: vCPUs, memory and devices, put together and running.
+//!
+//! ```text
+//!   boot ─────┐                          pause           capture
+//!   fork ─────┼─> assemble ─> Machine ──────────> Paused ────────> Capture
+//!   restore ──┘                      <──────────              (state, memory, fds)
+//!                                       drop                       │
+//!                                                                  └─> fork, restore
+//! ```
+//!
+//! [`assemble`] is the only way to a machine, so that whatever tests one way
+//! tests them all.
+
+mod assemble;
+mod capture;
+mod ports;
+mod shell;
+pub mod slots;
+mod vcpus;
+
+pub use assemble::{Machine, MachineError, Restored};
+pub use capture::{Capture, Paused};
+pub use shell::Shell;
+pub use slots::Backends;
+
+use crate::sys::clock::Monotonic;
+use hyperfork_api::signal::Message;
+use std::sync::Arc;
+
+/// Whom a machine tells what happens in it; called by whichever thread noticed.
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What happens inside a machine that its owner has to know.
+#[derive(Debug)]
+pub enum Event {
+    /// A vCPU came out of the guest for the first time: so it has executed.
+    FirstExit(Monotonic),
+    /// The guest wrote to the signal port.
+    Message(Message),
+    /// The guest reset or powered itself off.
+    Reset,
+    /// KVM cannot go on with a vCPU: what it said, in one line.
+    Fault(String),
+}

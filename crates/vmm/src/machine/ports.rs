@@ -1,0 +1,141 @@
+//! The ports by which a guest speaks to the monitor itself.
+
+use super::{Event, Events};
+use crate::boot::acpi;
+use crate::bus::BusDevice;
+use hyperfork_api::signal::Message;
+
+/// The signal port ([`hyperfork_api::signal`]).
+pub(super) struct SignalPort {
+    /// What a read gives: which clone this is.
+    pub(super) index: u32,
+    pub(super) events: Events,
+}
+
+impl BusDevice for SignalPort {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let register = self.index.to_le_bytes();
+        for (place, byte) in data.iter_mut().enumerate() {
+            *byte = register.get(offset as usize + place).copied().unwrap_or(0);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let (0, Ok(word)) = (offset, <[u8; 4]>::try_from(data)) else {
+            return;
+        };
+        if let Some(message) = Message::decode(u32::from_le_bytes(word)) {
+            (self.events)(Event::Message(message));
+        }
+    }
+}
+
+/// The keyboard controller's command port, of which only the reset line is
+/// there: what kernels pull on to reboot (`reboot=k`).
+pub(super) struct ResetPort {
+    pub(super) events: Events,
+}
+
+impl ResetPort {
+    /// Port 0x64 of the 8042.
+    pub(super) const PORT: u16 = 0x64;
+    const PULSE_RESET: u8 = 0xfe;
+}
+
+impl BusDevice for ResetPort {
+    fn read(&mut self, _: u64, data: &mut [u8]) {
+        // Nothing to read, ready for commands.
+        data.fill(0);
+    }
+
+    fn write(&mut self, _: u64, data: &[u8]) {
+        if data == [Self::PULSE_RESET] {
+            (self.events)(Event::Reset);
+        }
+    }
+}
+
+/// ACPI's power management registers (specification 6.5, 4.8.3): no events ever,
+/// and a control register with which the machine can only be turned off. They
+/// hold nothing, so there is nothing to save.
+pub(super) struct PowerPort {
+    pub(super) events: Events,
+}
+
+impl PowerPort {
+    /// What reads give: no status; of the events only the global lock's enabled,
+    /// which kernels insist on; ACPI in charge, not legacy firmware (GBL_EN, SCI_EN).
+    const REGISTERS: [u8; acpi::POWER_LEN as usize] = [0, 0, 1 << 5, 0, 1, 0];
+    /// PM1_CNT: enter the sleeping state; there is only "off". Bit 13, here in the
+    /// second byte.
+    const SLP_EN: u8 = 1 << 5;
+}
+
+impl BusDevice for PowerPort {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        for (place, byte) in data.iter_mut().enumerate() {
+            let register = Self::REGISTERS.get(offset as usize + place);
+            *byte = register.copied().unwrap_or(0);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let second_byte = u64::from(acpi::POWER_CONTROL) + 1;
+        let written = second_byte.checked_sub(offset);
+        let written = written.and_then(|place| data.get(place as usize));
+        if written.is_some_and(|byte| byte & Self::SLP_EN != 0) {
+            (self.events)(Event::Reset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn only_whole_words_are_messages() {
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let sink = received.clone();
+        let events: Events = Arc::new(move |event| sink.lock().unwrap().push(event));
+        let mut port = SignalPort { index: 3, events };
+        port.write(0, &Message::Fork(8).encode().to_le_bytes());
+        port.write(0, &[1]);
+        port.write(2, &[1, 0, 0, 0]);
+        port.write(0, &[0xff; 4]);
+        let messages = received.lock().unwrap();
+        assert!(matches!(messages[..], [Event::Message(Message::Fork(8))]));
+    }
+
+    #[test]
+    fn the_machine_is_turned_off_by_the_control_register_alone() {
+        let received = Arc::new(Mutex::new(0));
+        let count = received.clone();
+        let events: Events = Arc::new(move |_| *count.lock().unwrap() += 1);
+        let mut port = PowerPort { events };
+        let mut control = [0xff; 2];
+        port.read(acpi::POWER_CONTROL.into(), &mut control);
+        assert_eq!(control, [1, 0]);
+        port.write(0, &[0xff, 0xff]);
+        port.write(4, &[0xff, 0xdf]);
+        port.write(4, &[0xff]);
+        assert_eq!(*received.lock().unwrap(), 0);
+        port.write(4, &[0, 0x20]);
+        port.write(5, &[0x20]);
+        assert_eq!(*received.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn any_read_of_the_port_gives_bytes_of_the_index() {
+        let mut port = SignalPort {
+            index: 0x0102,
+            events: Arc::new(|_| {}),
+        };
+        let mut data = [0xff; 8];
+        port.read(0, &mut data);
+        assert_eq!(data, [2, 1, 0, 0, 0, 0, 0, 0]);
+        port.read(1, &mut data[..1]);
+        assert_eq!(data[0], 1);
+    }
+}

@@ -1,0 +1,160 @@
+//! Which devices a machine has, and in which slots.
+
+use crate::devices::log::Log;
+use crate::devices::virtio::block::Block;
+use crate::devices::virtio::console::Console;
+use crate::devices::virtio::p9::P9;
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::vsock::{Vsock, VsockHandle};
+use crate::devices::virtio::{DeviceState, VirtioDevice};
+use crate::sys::fds::FdTable;
+use hyperfork_api::spec::{Disk, LinuxGuest, Share};
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// What of the host a machine's devices are connected to. A clone has its own.
+#[derive(Debug)]
+pub struct Backends {
+    /// Where console and serial output goes.
+    pub log: Log,
+    /// Where clients of the console connect.
+    pub console: UnixListener,
+    /// A directory on a disk, for overlays (which have no name in it).
+    pub overlays: PathBuf,
+}
+
+/// A machine's devices in slot order, and the way to its sockets.
+pub(super) struct Slots {
+    pub(super) devices: Vec<Box<dyn VirtioDevice>>,
+    pub(super) vsock: Option<VsockHandle>,
+}
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// A disk image cannot be opened.
+    #[error("cannot open disk {path}")]
+    Disk {
+        /// The image.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A directory cannot be shared.
+    #[error("cannot share {path}")]
+    Share {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Something else.
+    #[error("cannot set up the {device}")]
+    Device {
+        /// Which one.
+        device: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl SlotError {
+    fn device(device: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Device { device, source }
+    }
+}
+
+/// The 9p mount tag of share number `index`.
+pub fn share_tag(index: usize) -> String {
+    format!("hf{index}")
+}
+
+/// How many virtio devices a Linux guest has.
+pub fn count(guest: &LinuxGuest) -> usize {
+    const CONSOLE_RNG_VSOCK: usize = 3;
+    guest.disks.len() + guest.shares.len() + CONSOLE_RNG_VSOCK
+}
+
+/// A Linux guest's devices as after power-on.
+pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result<Slots, SlotError> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for disk in &guest.disks {
+        devices.push(Box::new(open_disk(disk, &backends.overlays)?));
+    }
+    devices.push(Box::new(console(backends, Console::new)?));
+    let (vsock, handle) = Vsock::new(cid).map_err(SlotError::device("socket device"))?;
+    devices.push(Box::new(vsock));
+    devices.push(Box::new(Rng));
+    for (index, share) in guest.shares.iter().enumerate() {
+        devices.push(Box::new(open_share(index, share)?));
+    }
+    Ok(Slots {
+        devices,
+        vsock: Some(handle),
+    })
+}
+
+/// A clone's devices.
+pub(super) fn restored<'a>(
+    states: impl Iterator<Item = &'a DeviceState>,
+    fds: &FdTable,
+    cid: u32,
+    backends: &Backends,
+) -> Result<Slots, SlotError> {
+    let mut slots = Slots {
+        devices: Vec::new(),
+        vsock: None,
+    };
+    for state in states {
+        let device: Box<dyn VirtioDevice> = match state {
+            DeviceState::Block(state) => Box::new(
+                Block::restore(state, fds, &backends.overlays)
+                    .map_err(SlotError::device("disk"))?,
+            ),
+            DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
+                Console::restore(state, log, listener)
+            })?),
+            DeviceState::P9(state) => {
+                Box::new(P9::restore(state, fds).map_err(SlotError::device("shared directory"))?)
+            }
+            DeviceState::Rng(state) => Box::new(Rng::restore(state)),
+            DeviceState::Vsock(state) => {
+                let (vsock, handle) =
+                    Vsock::restore(cid, state).map_err(SlotError::device("socket device"))?;
+                slots.vsock = Some(handle);
+                Box::new(vsock)
+            }
+        };
+        slots.devices.push(device);
+    }
+    Ok(slots)
+}
+
+fn open_disk(disk: &Disk, overlays: &Path) -> Result<Block, SlotError> {
+    File::open(&disk.path)
+        .and_then(|base| Block::new(base, disk.read_only, overlays))
+        .map_err(|source| SlotError::Disk {
+            path: disk.path.clone(),
+            source,
+        })
+}
+
+fn open_share(index: usize, share: &Share) -> Result<P9, SlotError> {
+    P9::new(&share_tag(index), &share.path, share.read_only).map_err(|source| SlotError::Share {
+        path: share.path.clone(),
+        source,
+    })
+}
+
+fn console(
+    backends: &Backends,
+    make: impl FnOnce(Log, UnixListener) -> io::Result<Console>,
+) -> Result<Console, SlotError> {
+    backends
+        .console
+        .try_clone()
+        .and_then(|listener| make(backends.log.clone(), listener))
+        .map_err(SlotError::device("console"))
+}

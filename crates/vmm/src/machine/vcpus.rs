@@ -1,0 +1,242 @@
+//! The vCPU threads.
+
+use super::{Event, Events};
+use crate::bus::Bus;
+use crate::kvm::Vcpu;
+use crate::sys::clock::Monotonic;
+use crate::sys::kick::{Kickable, kick};
+use kvm_ioctls::VcpuExit;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// One thread per vCPU, all running or all at rest.
+pub(super) struct Vcpus {
+    shared: Arc<Shared>,
+    cpus: Vec<Arc<Mutex<Vcpu>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    gate: Mutex<Gate>,
+    changed: Condvar,
+    ports: Bus,
+    mmio: Bus,
+    events: Events,
+    first_exit: OnceLock<()>,
+}
+
+struct Gate {
+    wanted: Wanted,
+    /// Threads that will not enter the guest until `wanted` changes.
+    at_rest: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Rest,
+    Run,
+    End,
+}
+
+impl Vcpus {
+    /// Starts the threads, at rest.
+    pub(super) fn start(
+        cpus: Vec<Vcpu>,
+        ports: Bus,
+        mmio: Bus,
+        events: Events,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            gate: Mutex::new(Gate {
+                wanted: Wanted::Rest,
+                at_rest: 0,
+            }),
+            changed: Condvar::new(),
+            ports,
+            mmio,
+            events,
+            first_exit: OnceLock::new(),
+        });
+        let mut vcpus = Self {
+            shared,
+            cpus: Vec::new(),
+            threads: Vec::new(),
+        };
+        for (index, vcpu) in cpus.into_iter().enumerate() {
+            let vcpu = Arc::new(Mutex::new(vcpu));
+            let (shared, cpu) = (vcpus.shared.clone(), vcpu.clone());
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || shared.serve(&cpu, index))?;
+            vcpus.cpus.push(vcpu);
+            vcpus.threads.push(thread);
+        }
+        vcpus.wait_for_rest();
+        Ok(vcpus)
+    }
+
+    /// Brings all vCPUs to rest, outside of `KVM_RUN` and with no I/O half done.
+    pub(super) fn rest(&self) {
+        self.shared.gate().wanted = Wanted::Rest;
+        self.kick();
+        self.wait_for_rest();
+    }
+
+    /// Lets them run.
+    pub(super) fn run(&self) {
+        let mut gate = self.shared.gate();
+        gate.wanted = Wanted::Run;
+        self.shared.changed.notify_all();
+    }
+
+    /// The vCPUs. Locking one waits for it to come to rest.
+    pub(super) fn cpus(&self) -> impl Iterator<Item = MutexGuard<'_, Vcpu>> {
+        self.cpus.iter().map(|vcpu| lock(vcpu))
+    }
+
+    fn kick(&self) {
+        for thread in &self.threads {
+            // A thread that has ended needs no kick.
+            let _ = kick(thread);
+        }
+    }
+
+    fn wait_for_rest(&self) {
+        let mut gate = self.shared.gate();
+        while gate.at_rest < self.threads.len() {
+            gate = self
+                .shared
+                .changed
+                .wait(gate)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.shared.gate().wanted = Wanted::End;
+        self.shared.changed.notify_all();
+        self.kick();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether a vCPU goes on after an exit.
+enum Next {
+    Run,
+    /// It was kicked: see what is wanted.
+    Look,
+    /// It can never run again.
+    Stop,
+}
+
+impl Shared {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a vCPU thread.
+    fn serve(&self, vcpu: &Mutex<Vcpu>, index: usize) {
+        let flag: *mut u8 = lock(vcpu).immediate_exit();
+        // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
+        // thread's use of it: `vcpu` is borrowed until after `_kickable` is dropped.
+        let _kickable = match unsafe { Kickable::this_thread(flag) } {
+            Ok(kickable) => kickable,
+            Err(error) => {
+                (self.events)(Event::Fault(format!("vCPU {index}: {error}")));
+                return self.stop();
+            }
+        };
+        while self.may_run() {
+            let mut vcpu = lock(vcpu);
+            loop {
+                match self.step(&mut vcpu, index) {
+                    Next::Run => {}
+                    Next::Look => {
+                        // Before looking: a kick that comes after this sets it again.
+                        *vcpu.immediate_exit() = 0;
+                        break;
+                    }
+                    Next::Stop => {
+                        drop(vcpu);
+                        return self.stop();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rests while that is wanted; whether to run then, or to end.
+    fn may_run(&self) -> bool {
+        let mut gate = self.gate();
+        if gate.wanted == Wanted::Rest {
+            gate.at_rest += 1;
+            self.changed.notify_all();
+            while gate.wanted == Wanted::Rest {
+                gate = self
+                    .changed
+                    .wait(gate)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            gate.at_rest -= 1;
+        }
+        gate.wanted == Wanted::Run
+    }
+
+    /// Counts as at rest for ever.
+    fn stop(&self) {
+        self.gate().at_rest += 1;
+        self.changed.notify_all();
+    }
+
+    /// Enters the guest once and serves what it comes out with.
+    fn step(&self, vcpu: &mut Vcpu, index: usize) -> Next {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Look,
+            Err(error) => {
+                let error = io::Error::from_raw_os_error(error.errno());
+                return self.fault(format!("vCPU {index}: KVM_RUN: {error}"));
+            }
+        };
+        if self.first_exit.set(()).is_ok() {
+            (self.events)(Event::FirstExit(Monotonic::now()));
+        }
+        match exit {
+            VcpuExit::IoIn(port, data) => self.ports.read(port.into(), data),
+            VcpuExit::IoOut(port, data) => self.ports.write(port.into(), data),
+            VcpuExit::MmioRead(address, data) => self.mmio.read(address, data),
+            VcpuExit::MmioWrite(address, data) => self.mmio.write(address, data),
+            VcpuExit::Intr => return Next::Look,
+            VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => {
+                (self.events)(Event::Reset);
+                return Next::Stop;
+            }
+            VcpuExit::InternalError => {
+                let (suberror, data) = vcpu.internal_error();
+                let rip = vcpu.regs().map(|regs| regs.rip).unwrap_or(0);
+                return self.fault(format!(
+                    "vCPU {index}: KVM internal error {suberror} at {rip:#x}, data {data:x?}"
+                ));
+            }
+            other => {
+                let what = format!("vCPU {index}: unexpected exit {other:?}");
+                return self.fault(what);
+            }
+        }
+        Next::Run
+    }
+
+    fn fault(&self, what: String) -> Next {
+        (self.events)(Event::Fault(what));
+        Next::Stop
+    }
+}
+
+fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,14 @@
+//! Guest memory: where it lies, what it is made of, and how it is frozen.
+//!
+//! ```text
+//! guest physical          one Mapping of the monitor        behind it
+//! 0 ........ 3 GiB   ->   offset 0 ....                     before the first freeze: a memfd, shared
+//! 3 ........ 4 GiB        (devices, APICs)                  after it: the frozen memfd, private,
+//! 4 GiB .... end     ->   offset 3 GiB ...                  under pages of our own
+//! ```
+pub mod image;
+pub mod layout;
+pub mod ram;
+
+pub use image::RamImage;
+pub use ram::Ram;

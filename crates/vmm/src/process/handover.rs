@@ -1,0 +1,294 @@
+//! What is said over the socket a VM's process is started with.
+
+use super::client::Client;
+use super::rundir::{Claim, RunDir, RunDirError, VmDir};
+use crate::snapshot::{MachineState, Shape};
+use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
+use crate::sys::scm;
+use hyperfork_api::control::Request;
+use hyperfork_api::guest::Failure;
+use hyperfork_api::{Identity, VmInfo, VmSpec};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// First to the process: build a shell. The lock of the VM's directory comes
+/// with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ShellOrder {
+    pub(super) run_dir: PathBuf,
+    pub(super) name: hyperfork_api::VmName,
+    pub(super) shape: Shape,
+}
+
+/// Second to the process: what to become.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Boot.
+    Boot(Box<Birth>),
+    /// Go on where somebody else was captured; the [`MachineState`] and its
+    /// descriptors follow as a message of their own, the same for all clones.
+    Clone(Box<Birth>),
+}
+
+/// What a new VM is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Birth {
+    pub(super) spec: VmSpec,
+    pub(super) identity: Identity,
+    /// What the VM tells of itself at first.
+    pub(super) info: VmInfo,
+}
+
+/// From the process: how far it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Progress {
+    /// The guest has executed; the times of the steps until then.
+    Running(Steps),
+    /// The guest is ready.
+    Ready { at: Monotonic, info: Box<VmInfo> },
+    /// It will not become ready; one line that says why.
+    Failed(String),
+    /// The guest is ready, but its main program cannot be started.
+    NoCommand(Failure),
+}
+
+/// When each step on the way to the first instruction was done.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Steps {
+    /// The order and the state have arrived at a finished shell.
+    pub(super) received: Monotonic,
+    /// Memory is in place.
+    pub(super) memory: Monotonic,
+    /// All state is set.
+    pub(super) state: Monotonic,
+    /// The guest came out for the first time.
+    pub(super) first_exit: Monotonic,
+}
+
+/// The starter's end. Dropping it before the VM is [released](Self::release) ends
+/// the VM.
+#[derive(Debug)]
+pub(super) struct Starter {
+    socket: UnixStream,
+    pub(super) dir: VmDir,
+}
+
+/// The VM's end.
+#[derive(Debug)]
+pub(super) struct Started {
+    socket: UnixStream,
+}
+
+/// A captured state, encoded once for any number of clones.
+#[derive(Debug, Clone)]
+pub(super) struct Encoded {
+    bytes: Arc<Vec<u8>>,
+    fds: Arc<FdTable>,
+}
+
+impl Encoded {
+    pub(super) fn new(state: &MachineState, fds: FdTable) -> io::Result<Self> {
+        let bytes = postcard::to_stdvec(state).map_err(io::Error::other)?;
+        Ok(Self {
+            bytes: Arc::new(bytes),
+            fds: Arc::new(fds),
+        })
+    }
+}
+
+impl Starter {
+    /// Starts a process for the VM of `claim` and has it build its shell.
+    ///
+    /// # Errors
+    /// When the process cannot be started. The directory is then gone again.
+    pub(super) fn spawn(run_dir: &RunDir, claim: Claim, shape: Shape) -> io::Result<Self> {
+        match Self::try_spawn(run_dir, &claim, shape) {
+            Ok(starter) => Ok(starter),
+            Err(error) => {
+                claim.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_spawn(run_dir: &RunDir, claim: &Claim, shape: Shape) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let log = claim
+            .dir
+            .create(&claim.dir.monitor_log())
+            .map_err(io::Error::other)?;
+        Command::new("/proc/self/exe")
+            .arg0("hyperfork")
+            .arg(super::VM_ARGUMENT)
+            .arg(claim.dir.name().as_str())
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .current_dir("/")
+            .spawn()?;
+        let order = ShellOrder {
+            run_dir: run_dir.path().to_owned(),
+            name: claim.dir.name().clone(),
+            shape,
+        };
+        send(&ours, &order, &[claim.lock.try_clone()?.into()])?;
+        Ok(Self {
+            socket: ours,
+            dir: claim.dir.clone(),
+        })
+    }
+
+    /// Has the process boot.
+    pub(super) fn boot(&self, birth: Birth) -> io::Result<()> {
+        send(&self.socket, &Order::Boot(Box::new(birth)), &[])
+    }
+
+    /// Has the process go on as a clone.
+    pub(super) fn clone_from(&self, birth: Birth, state: &Encoded) -> io::Result<()> {
+        send(&self.socket, &Order::Clone(Box::new(birth)), &[])?;
+        scm::send(&self.socket, &state.bytes, state.fds.as_slice())
+    }
+
+    /// Lets the VM live by itself from now on.
+    pub(super) fn release(&self) -> io::Result<()> {
+        scm::send(&self.socket, &[], &[])?;
+        // Its word, that whatever is asked of it from now on comes after this; none,
+        // if it has ended by itself.
+        let _ = scm::receive(&self.socket);
+        Ok(())
+    }
+
+    /// The next report. A process that ends without one has failed.
+    pub(super) fn progress(&self) -> Progress {
+        match receive::<Progress>(&self.socket) {
+            Ok(Some((progress, _))) => progress,
+            Ok(None) => Progress::Failed(self.last_words()),
+            Err(error) if would_block(&error) => Progress::Failed("it takes too long".to_owned()),
+            Err(error) => Progress::Failed(error.to_string()),
+        }
+    }
+
+    /// Whether a report has come, waiting at most this long.
+    pub(super) fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the VM, ready or not, and waits until it is gone with all it had.
+    pub(super) fn end(self) {
+        const LONGEST: Duration = Duration::from_secs(10);
+        let Self { socket, dir } = self;
+        // One that was not released takes this for its end; one that was, does not mind.
+        drop(socket);
+        if let Ok(mut client) = Client::connect(&dir) {
+            let _ = client.request(&Request::Stop { grace_ms: 0 });
+        }
+        let begun = Instant::now();
+        while dir.is_alive() && begun.elapsed() < LONGEST {
+            thread::sleep(Duration::from_millis(5));
+        }
+        // Usually it has removed its directory itself; one that was killed could not.
+        let _ = dir.remove();
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
+        match log.lines().rfind(|line| !line.is_empty()) {
+            Some(line) => format!("its process ended: {line}"),
+            None => "its process ended unexpectedly".to_owned(),
+        }
+    }
+}
+
+impl Started {
+    pub(super) fn new(socket: UnixStream) -> Self {
+        Self { socket }
+    }
+
+    pub(super) fn shell_order(&self) -> io::Result<(ShellOrder, Claim)> {
+        let (order, fds): (ShellOrder, _) =
+            receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let lock = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+        let dir = RunDir::at(order.run_dir.clone()).vm(&order.name);
+        Ok((order, Claim::received(dir, lock.into())))
+    }
+
+    /// `None` when the starter wants no VM after all.
+    pub(super) fn order(&self) -> io::Result<Option<Order>> {
+        Ok(receive(&self.socket)?.map(|(order, _)| order))
+    }
+
+    pub(super) fn state(&self) -> io::Result<(MachineState, FdTable)> {
+        let (state, fds) = receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((state, FdTable::new(fds)))
+    }
+
+    pub(super) fn report(&self, progress: &Progress) {
+        // A starter that is gone is noticed by `released`.
+        let _ = send(&self.socket, progress, &[]);
+    }
+
+    /// Waits until the starter lets go of the VM (true), or is gone (false).
+    pub(super) fn released(&self) -> bool {
+        matches!(scm::receive(&self.socket), Ok(Some(_)))
+    }
+
+    /// Says that the release has been noted.
+    pub(super) fn confirm_release(&self) {
+        // A starter that does not wait for it is gone.
+        let _ = scm::send(&self.socket, &[], &[]);
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
+    }
+}
+
+fn send<T: Serialize>(socket: &UnixStream, message: &T, fds: &[OwnedFd]) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    scm::send(socket, &bytes, fds)
+}
+
+fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    match scm::receive(socket)? {
+        None => Ok(None),
+        Some((bytes, fds)) => {
+            let message = postcard::from_bytes(&bytes)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            Ok(Some((message, fds)))
+        }
+    }
+}
+
+fn would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+impl From<RunDirError> for io::Error {
+    fn from(error: RunDirError) -> Self {
+        io::Error::other(error)
+    }
+}

@@ -1,0 +1,103 @@
+//! Telling a guest who it is, before anybody else may speak to it.
+
+use super::agent::{Agent, AgentError};
+use crate::devices::virtio::vsock::VsockHandle;
+use crate::machine::slots::share_tag;
+use crate::sys::clock::realtime_ns;
+use hyperfork_api::Identity;
+use hyperfork_api::guest::{AGENT_PORT, Command, Reply, Request};
+use hyperfork_api::spec::Share;
+use std::time::Duration;
+
+/// What the agent confirmed.
+#[derive(Debug)]
+pub(super) struct Identified {
+    /// Bytes of main-program output so far.
+    pub(super) main_output: u64,
+    /// Whether a main program is running.
+    pub(super) main_running: bool,
+}
+
+/// Longest wait for one answer before the connection is tried anew: right after a
+/// fork the guest may reset it together with its parent's.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// Waits between attempts: short at first, for a clone that answers at once, and
+/// longer later, for a guest that is still booting and pays for each attempt.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Has the guest's agent take the identity. Tries until the agent answers: how long
+/// to be patient with a guest is for the owner to say, who ends it then.
+///
+/// # Errors
+/// What the agent has against it.
+pub(super) fn identify(
+    vsock: &VsockHandle,
+    identity: &Identity,
+    shares: &[Share],
+) -> Result<Identified, AgentError> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match attempt(vsock, identity, shares) {
+            // The agent is there and says no: trying again would not help.
+            Err(error @ (AgentError::Failed(_) | AgentError::Protocol(_))) => return Err(error),
+            Err(_) => {}
+            identified => return identified,
+        }
+        std::thread::sleep(wait);
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+fn attempt(
+    vsock: &VsockHandle,
+    identity: &Identity,
+    shares: &[Share],
+) -> Result<Identified, AgentError> {
+    let mut agent = connect(vsock)?;
+    agent
+        .set_timeout(Some(ATTEMPT))
+        .map_err(AgentError::Unreachable)?;
+    let request = Request::Identify {
+        identity: identity.clone(),
+        realtime_ns: realtime_ns(),
+        shares: shares
+            .iter()
+            .enumerate()
+            .map(|(index, share)| (share_tag(index), share.mount_point.clone(), share.read_only))
+            .collect(),
+    };
+    match agent.request(&request)? {
+        Reply::Identified {
+            main_output,
+            main_running,
+            ..
+        } => Ok(Identified {
+            main_output,
+            main_running,
+        }),
+        _ => Err(AgentError::Closed),
+    }
+}
+
+/// Has the agent start the main program.
+///
+/// # Errors
+/// [`AgentError`].
+pub(super) fn start_main(vsock: &VsockHandle, command: &Command) -> Result<(), AgentError> {
+    connect(vsock)?.request(&Request::StartMain(command.clone()))?;
+    Ok(())
+}
+
+/// Asks the guest to power off. The answer is its end.
+pub(super) fn power_off(vsock: &VsockHandle) -> Result<(), AgentError> {
+    connect(vsock)?.request(&Request::PowerOff)?;
+    Ok(())
+}
+
+pub(super) fn connect(vsock: &VsockHandle) -> Result<Agent, AgentError> {
+    vsock
+        .connect(AGENT_PORT)
+        .map(Agent::over)
+        .map_err(AgentError::Unreachable)
+}

@@ -1,0 +1,297 @@
+//! The one thread that owns a VM: everything that changes it happens here, in
+//! order. Others send it a [`Task`].
+//!
+//! ```text
+//!            ready                 pause
+//! STARTING ─────────> RUNNING <──────────> PAUSED
+//!    │                   │       resume       │
+//!    │ not ready,        │ stop, power-off,   │
+//!    │ not wanted        │ panic, fault       │
+//!    ▼                   ▼                    ▼
+//! (gone)              STOPPED or FAILED: the process ends, its directory stays
+//! ```
+
+mod ending;
+mod ready;
+mod requests;
+
+use super::control::{Asked, Pending};
+use super::fork;
+use super::handover::{Birth, Progress, Started, Steps};
+use super::identify::Identified;
+use super::record;
+use super::rundir::{Claim, RunDir};
+use crate::devices::log::Log;
+use crate::machine::{Event, Machine, Restored};
+use crate::sys::clock::Monotonic;
+use ending::Ending;
+use hyperfork_api::control::{Reply, Request};
+use hyperfork_api::signal::Message;
+use hyperfork_api::{Identity, VmInfo, VmSpec};
+use ready::{NotReady, Readiness};
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What the owner is told or asked.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A request came over the control socket.
+    Asked(Asked),
+    /// Something happened in the machine.
+    Machine(Event),
+    /// The guest knows who it is (and runs its main program), or will never.
+    Identified(Result<Identified, NotReady>),
+    /// The main program has ended; `None` when nobody can tell any more.
+    MainEnded(Option<i32>),
+    /// Whoever started the VM let it go its own way.
+    Released,
+    /// Whoever started the VM is gone.
+    Abandoned,
+    /// The process was asked to end.
+    Terminate,
+}
+pub(super) struct Owner {
+    pub(super) machine: Machine,
+    pub(super) spec: VmSpec,
+    pub(super) identity: Identity,
+    pub(super) info: VmInfo,
+    pub(super) run_dir: RunDir,
+    claim: Claim,
+    console: Log,
+    output: Log,
+    tasks: Sender<Task>,
+    pending: Pending,
+    /// Until the VM is ready: who waits for that.
+    started: Option<Started>,
+    /// Whether it lives by itself: whoever started it has seen it ready. Until then
+    /// it leaves nothing behind when it ends.
+    released: bool,
+    born: Monotonic,
+    /// For a clone, until its first exit: when it got there.
+    restored: Option<(Monotonic, Restored)>,
+    ready_waiters: Vec<Sender<Reply>>,
+    exit_waiters: Vec<Sender<Reply>>,
+    stop_waiters: Vec<Sender<Reply>>,
+    /// When patience with the guest ends: to become ready, or to power off.
+    deadline: Option<Instant>,
+}
+
+/// What an owner is made of.
+pub(super) struct Parts {
+    pub(super) machine: Machine,
+    pub(super) birth: Birth,
+    pub(super) run_dir: RunDir,
+    pub(super) claim: Claim,
+    pub(super) console: Log,
+    pub(super) output: Log,
+    pub(super) tasks: Sender<Task>,
+    pub(super) pending: Pending,
+    pub(super) started: Started,
+    pub(super) born: Monotonic,
+    pub(super) restored: Option<(Monotonic, Restored)>,
+}
+
+impl Owner {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Birth {
+            spec,
+            identity,
+            mut info,
+        } = parts.birth;
+        info.pid = Some(std::process::id());
+        Self {
+            machine: parts.machine,
+            spec,
+            identity,
+            info,
+            run_dir: parts.run_dir,
+            claim: parts.claim,
+            console: parts.console,
+            output: parts.output,
+            tasks: parts.tasks,
+            pending: parts.pending,
+            started: Some(parts.started),
+            released: false,
+            born: parts.born,
+            restored: parts.restored,
+            ready_waiters: Vec::new(),
+            exit_waiters: Vec::new(),
+            stop_waiters: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    /// Lets the machine run, and serves until its end.
+    pub(super) fn run(mut self, tasks: &Receiver<Task>) {
+        self.keep();
+        self.machine.resume();
+        self.begin_getting_ready();
+        let ending = loop {
+            let task = match self.deadline {
+                None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => {
+                    tasks.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                }
+            };
+            let step = match task {
+                Ok(task) => self.handle(task),
+                Err(RecvTimeoutError::Timeout) => self.patience_is_over(),
+                Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(Ending::stopped()),
+            };
+            if let ControlFlow::Break(ending) = step {
+                break ending;
+            }
+        };
+        self.end(ending);
+    }
+
+    fn handle(&mut self, task: Task) -> ControlFlow<Ending> {
+        match task {
+            Task::Asked(asked) => return self.answer(asked),
+            Task::Machine(event) => return self.machine_event(event),
+            Task::Identified(Ok(identified)) => self.ready(Some(identified)),
+            Task::Identified(Err(why)) => return self.not_ready(why),
+            Task::MainEnded(status) => self.main_ended(status),
+            Task::Released => self.released = true,
+            Task::Abandoned => {
+                return ControlFlow::Break(Ending::failed("nobody waits for it any more"));
+            }
+            Task::Terminate => return self.stop(TERMINATION_GRACE, None),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
+        let Asked {
+            request,
+            arrival,
+            reply,
+        } = asked;
+        let answer = match request {
+            Request::Info => Some(Reply::Info(Box::new(self.info_now()))),
+            Request::WaitReady if self.started.is_none() => Some(Reply::Ok),
+            Request::WaitReady => {
+                self.ready_waiters.push(reply.clone());
+                None
+            }
+            Request::WaitExit if self.info.exit_status.is_some() => {
+                Some(Reply::Info(Box::new(self.info_now())))
+            }
+            Request::WaitExit => {
+                self.exit_waiters.push(reply.clone());
+                None
+            }
+            Request::Pause => Some(self.pause()),
+            Request::Resume => Some(self.resume()),
+            Request::Fork(request) => {
+                let refused = fork::fork(self, &request, arrival, reply.clone());
+                refused.err().map(|error| Reply::Error(error.to_string()))
+            }
+            Request::Sample { count, interval_us } => Some(self.sample(count, interval_us)),
+            Request::Stop { grace_ms } => {
+                return self.stop(Duration::from_millis(grace_ms), Some(reply));
+            }
+        };
+        if let Some(answer) = answer {
+            let _ = reply.send(answer);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
+        match event {
+            Event::FirstExit(at) => self.first_exit(at),
+            Event::Message(Message::Done(code)) if self.is_booting() => {
+                return ControlFlow::Break(Ending::failed(format!(
+                    "the guest gave up with code {code} instead of becoming ready"
+                )));
+            }
+            Event::Message(message) => self.message(message),
+            Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
+            Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn first_exit(&mut self, first_exit: Monotonic) {
+        if let (Some((received, restored)), Some(started)) = (self.restored.take(), &self.started) {
+            started.report(&Progress::Running(Steps {
+                received,
+                memory: restored.memory,
+                state: restored.state,
+                first_exit,
+            }));
+        }
+        if self.started.is_some() && self.readiness() == Readiness::FirstExit {
+            self.ready(None);
+        }
+    }
+
+    /// Whether it is on its way from its boot to being ready. (A clone may be done with
+    /// its first word.)
+    fn is_booting(&self) -> bool {
+        self.started.is_some() && self.identity.generation == 0
+    }
+
+    fn message(&mut self, message: Message) {
+        if let Message::Done(code) = message {
+            self.main_ended(Some(code as i32));
+        }
+        if self.started.is_some() && self.readiness() == Readiness::Message {
+            self.ready(None);
+        }
+    }
+
+    fn main_ended(&mut self, status: Option<i32>) {
+        if status.is_none() && !self.info.state.is_alive() {
+            return;
+        }
+        self.info.exit_status = status.or(self.info.exit_status);
+        self.keep();
+        let info = self.info_now();
+        for waiter in self.exit_waiters.drain(..) {
+            let _ = waiter.send(Reply::Info(Box::new(info.clone())));
+        }
+    }
+    /// What is known, with memory as of now.
+    fn info_now(&mut self) -> VmInfo {
+        if let Ok(usage) = self.machine.ram().usage() {
+            self.info.shared_kib = usage.shared >> 10;
+            self.info.private_kib = usage.private >> 10;
+        }
+        self.info.clone()
+    }
+
+    /// Notes that clones were asked for.
+    pub(super) fn count_forks(&mut self, count: u32) {
+        self.info.forks += count;
+        self.keep();
+    }
+
+    fn keep(&self) {
+        if let Err(error) = record::keep(&self.claim.dir, &self.info) {
+            eprintln!(
+                "cannot write {}: {error}",
+                self.claim.dir.info_path().display()
+            );
+        }
+    }
+
+    /// Does `work` on a thread and sends what comes out to the owner.
+    fn in_background(&self, name: &str, work: impl FnOnce() -> Task + Send + 'static) {
+        let tasks = self.tasks.clone();
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || {
+            // The owner may be gone by then.
+            let _ = tasks.send(work());
+        });
+        if let Err(error) = spawned {
+            eprintln!("cannot start a thread: {error}");
+            let _ = self.tasks.send(Task::Terminate);
+        }
+    }
+}
+
+/// How long a guest has to power off when the process is told to end.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);

@@ -1,0 +1,140 @@
+//! Becoming ready: from the first instruction to the moment from which others may
+//! speak to the VM.
+
+use super::super::agent::AgentError;
+use super::super::follow::follow_main;
+use super::super::handover::Progress;
+use super::super::identify::{self, Identified};
+use super::ending::Ending;
+use super::{Owner, Task};
+use crate::sys::clock::Monotonic;
+use hyperfork_api::VmState;
+use hyperfork_api::control::Reply;
+use hyperfork_api::guest::Failure;
+use hyperfork_api::spec::{Guest, LinuxGuest};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Why a guest did not become ready.
+#[derive(Debug)]
+pub(in super::super) enum NotReady {
+    /// One line.
+    Failed(String),
+    /// Only its main program is missing.
+    NoCommand(Failure),
+}
+
+/// What tells that a guest is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Its agent has taken the identity.
+    Agent,
+    /// It wrote to the signal port.
+    Message,
+    /// It runs at all.
+    FirstExit,
+}
+
+impl Owner {
+    pub(super) fn readiness(&self) -> Readiness {
+        match &self.spec.guest {
+            Guest::Nano { .. } => Readiness::Message,
+            Guest::Linux(LinuxGuest { agent: true, .. }) => Readiness::Agent,
+            Guest::Linux(_) => Readiness::FirstExit,
+        }
+    }
+
+    pub(super) fn begin_getting_ready(&mut self) {
+        let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
+        self.deadline = Some(Instant::now() + timeout);
+        if self.readiness() != Readiness::Agent {
+            return;
+        }
+        let (Some(vsock), Guest::Linux(guest)) = (self.machine.vsock().cloned(), &self.spec.guest)
+        else {
+            return;
+        };
+        let (identity, shares) = (self.identity.clone(), guest.shares.clone());
+        let is_clone = self.identity.generation > 0;
+        let command = guest.command.clone().filter(|_| !is_clone);
+        self.in_background("identify", move || {
+            Task::Identified(match identify::identify(&vsock, &identity, &shares) {
+                Err(error) => Err(NotReady::Failed(format!(
+                    "the guest did not become ready: {error}"
+                ))),
+                Ok(identified) => match command {
+                    None => Ok(identified),
+                    Some(command) => match identify::start_main(&vsock, &command) {
+                        Ok(()) => Ok(Identified {
+                            main_output: 0,
+                            main_running: true,
+                        }),
+                        Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
+                        Err(error) => Err(NotReady::Failed(error.to_string())),
+                    },
+                },
+            })
+        });
+    }
+
+    /// The VM is what it should be: from here on it may be spoken to.
+    pub(super) fn ready(&mut self, identified: Option<Identified>) {
+        let Some(started) = self.started.take() else {
+            return;
+        };
+        let at = Monotonic::now();
+        self.deadline = None;
+        if let Some(vsock) = self.machine.vsock()
+            && let Err(error) = vsock.publish(&self.claim.dir.vsock_socket())
+        {
+            eprintln!("the guest's sockets cannot be published: {error}");
+        }
+        self.info.state = VmState::Running;
+        self.info.ready_us = Some(at.us_since(self.born));
+        self.keep();
+        started.report(&Progress::Ready {
+            at,
+            info: Box::new(self.info_now()),
+        });
+        for waiter in self.ready_waiters.drain(..) {
+            let _ = waiter.send(Reply::Ok);
+        }
+        if let (
+            Some(Identified {
+                main_output,
+                main_running: true,
+            }),
+            Some(vsock),
+        ) = (identified, self.machine.vsock().cloned())
+        {
+            let output = self.output.clone();
+            self.in_background("follow", move || {
+                Task::MainEnded(follow_main(&vsock, main_output, &output))
+            });
+        }
+    }
+
+    pub(super) fn not_ready(&mut self, why: NotReady) -> ControlFlow<Ending> {
+        ControlFlow::Break(match why {
+            NotReady::Failed(error) => Ending::failed(error),
+            NotReady::NoCommand(failure) => {
+                let ending = Ending::failed(failure.to_string());
+                if let Some(started) = self.started.take() {
+                    started.report(&Progress::NoCommand(failure));
+                }
+                ending
+            }
+        })
+    }
+
+    pub(super) fn patience_is_over(&mut self) -> ControlFlow<Ending> {
+        ControlFlow::Break(if self.started.is_some() {
+            Ending::failed(format!(
+                "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
+                self.spec.ready_timeout_ms / 1000
+            ))
+        } else {
+            Ending::stopped()
+        })
+    }
+}

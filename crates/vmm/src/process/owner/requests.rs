@@ -1,0 +1,105 @@
+//! What a VM that is there can be asked.
+
+use super::super::identify;
+use super::Owner;
+use super::ending::Ending;
+use super::ready::Readiness;
+use crate::one_line;
+use hyperfork_api::VmState;
+use hyperfork_api::control::{Reply, Sampled};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a profile may take.
+const LONGEST_SAMPLING: Duration = Duration::from_secs(60);
+
+impl Owner {
+    pub(super) fn pause(&mut self) -> Reply {
+        match self.info.state {
+            VmState::Running => {
+                self.machine.pause().stay();
+                self.info.state = VmState::Paused;
+                self.keep();
+                Reply::Ok
+            }
+            VmState::Paused => Reply::Error(format!("{} is paused already", self.info.name)),
+            _ => Reply::Error(format!("{} is not ready yet", self.info.name)),
+        }
+    }
+
+    pub(super) fn resume(&mut self) -> Reply {
+        if self.info.state != VmState::Paused {
+            return Reply::Error(format!("{} is not paused", self.info.name));
+        }
+        self.machine.resume();
+        self.info.state = VmState::Running;
+        self.keep();
+        Reply::Ok
+    }
+
+    /// Stops the vCPUs for a moment, again and again, and notes where they are. The
+    /// owner does nothing else meanwhile, so it is bounded.
+    pub(super) fn sample(&mut self, count: u32, interval_us: u32) -> Reply {
+        let total = Duration::from_micros(u64::from(count) * u64::from(interval_us));
+        if total > LONGEST_SAMPLING {
+            return Reply::Error(format!(
+                "sampling takes {} s at most",
+                LONGEST_SAMPLING.as_secs()
+            ));
+        }
+        if self.info.state == VmState::Paused {
+            return Reply::Error(format!("{} is paused", self.info.name));
+        }
+        let mut found = BTreeMap::<u64, u32>::new();
+        for _ in 0..count {
+            thread::sleep(Duration::from_micros(interval_us.into()));
+            match self.machine.instruction_pointers() {
+                Ok(pointers) => pointers
+                    .into_iter()
+                    .for_each(|rip| *found.entry(rip).or_default() += 1),
+                Err(error) => return Reply::Error(one_line(&error)),
+            }
+        }
+        let mut samples: Vec<Sampled> = found
+            .into_iter()
+            .map(|(rip, count)| Sampled { rip, count })
+            .collect();
+        samples.sort_by_key(|sampled| Reverse(sampled.count));
+        Reply::Samples(samples)
+    }
+
+    pub(super) fn stop(
+        &mut self,
+        grace: Duration,
+        reply: Option<Sender<Reply>>,
+    ) -> ControlFlow<Ending> {
+        self.stop_waiters.extend(reply);
+        let asks_guest = self.readiness() == Readiness::Agent && self.started.is_none();
+        let (true, false, Some(vsock)) =
+            (asks_guest, grace.is_zero(), self.machine.vsock().cloned())
+        else {
+            return ControlFlow::Break(Ending::stopped());
+        };
+        if self.info.state == VmState::Paused {
+            self.machine.resume();
+            self.info.state = VmState::Running;
+        }
+        self.deadline = Some(Instant::now() + grace);
+        // Its answer is the guest's end; without one the deadline decides.
+        let asked = thread::Builder::new()
+            .name("power-off".into())
+            .spawn(move || {
+                if let Err(error) = identify::power_off(&vsock) {
+                    eprintln!("the guest does not power off: {error}");
+                }
+            });
+        match asked {
+            Ok(_) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(Ending::stopped()),
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a VM tells about itself, kept on disk for when its process has ended.
+
+use super::rundir::VmDir;
+use hyperfork_api::{Identity, VmInfo, VmName, VmSpec, VmState, spec::Guest};
+use std::fs;
+use std::io;
+
+/// A VM as it begins.
+pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
+    let command = match &spec.guest {
+        Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
+        Guest::Nano { .. } => None,
+    };
+    VmInfo {
+        name: identity.name.clone(),
+        state: VmState::Starting,
+        image: spec.image.clone(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory.as_mib(),
+        pid: None,
+        parent,
+        generation: identity.generation,
+        index: identity.index,
+        cid: identity.cid,
+        created_unix_ms: crate::sys::clock::realtime_ns() / 1_000_000,
+        forks: 0,
+        max_forks: spec.max_forks,
+        command,
+        exit_status: None,
+        error: None,
+        shared_kib: 0,
+        private_kib: 0,
+        ready_us: None,
+    }
+}
+
+/// Writes it where others look, whole or not at all.
+pub(super) fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+    let path = dir.info_path();
+    let temporary = path.with_extension("json.new");
+    fs::write(&temporary, serde_json::to_vec_pretty(info)?)?;
+    fs::rename(&temporary, &path)
+}

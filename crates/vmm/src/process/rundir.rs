@@ -1,0 +1,358 @@
+//! Where VMs are found: a directory per VM under one directory per user.
+//!
+//! ```text
+//! <run dir>/<name>/lock          held by the VM's process as long as it lives
+//!                  info.json     what the VM last told about itself
+//!                  control.sock  its control socket
+//!                  vsock.sock    its guest's sockets; only once it is ready
+//!                  console.sock  its console
+//!                  console.log, output.log, monitor.log
+//! ```
+//!
+//! Making the directory claims the name; holding the lock proves life. So a
+//! process that was killed leaves a directory that everybody can tell is dead.
+
+use hyperfork_api::VmName;
+use rustix::fs::{FlockOperation, Mode, flock};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The directory of all of a user's VMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir(PathBuf);
+
+/// One VM's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmDir {
+    path: PathBuf,
+    name: VmName,
+}
+
+/// The right to be the VM of a directory. Whoever holds the descriptor (or a
+/// copy in another process) keeps the VM alive in the eyes of all others.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) dir: VmDir,
+    pub(super) lock: File,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// It belongs to somebody else.
+    #[error("{0} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own")]
+    Foreign(PathBuf),
+    /// The name is taken.
+    #[error(
+        "the name {name} is in use: choose another, or remove that VM with `hyperfork rm {name}`"
+    )]
+    InUse {
+        /// The name.
+        name: VmName,
+    },
+    /// A socket's path would be too long for the kernel.
+    #[error("{0} is too deep for a socket: set XDG_RUNTIME_DIR to a shorter path")]
+    TooDeep(PathBuf),
+    /// It cannot be removed while the VM lives.
+    #[error("{name} is still running: stop it first, or use `hyperfork rm -f {name}`")]
+    Alive {
+        /// The VM.
+        name: VmName,
+    },
+    /// The system refused.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Longest socket path, without its NUL (`sockaddr_un`).
+const SOCKET_PATH_MAX: usize = 107;
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+    move |source| RunDirError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl RunDir {
+    /// The calling user's: `$XDG_RUNTIME_DIR/hyperfork`, or where that is unset
+    /// `/run/hyperfork` (root) or `/tmp/hyperfork-$UID`. Made if missing, for the
+    /// user alone.
+    ///
+    /// # Errors
+    /// [`RunDirError::Foreign`], [`RunDirError::Io`].
+    pub fn for_user() -> Result<Self, RunDirError> {
+        let uid = rustix::process::getuid();
+        let path = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(&dir).join("hyperfork"),
+            None if uid.is_root() => PathBuf::from("/run/hyperfork"),
+            None => PathBuf::from(format!("/tmp/hyperfork-{}", uid.as_raw())),
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(failed("make the run directory", &path))?;
+        let meta = fs::symlink_metadata(&path).map_err(failed("look at", &path))?;
+        if !meta.is_dir() || meta.uid() != uid.as_raw() {
+            return Err(RunDirError::Foreign(path));
+        }
+        Ok(Self(path))
+    }
+
+    /// A run directory at `path`, which exists.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of the VM called `name`, whether there is one or not.
+    pub fn vm(&self, name: &VmName) -> VmDir {
+        VmDir {
+            path: self.0.join(name.as_str()),
+            name: name.clone(),
+        }
+    }
+
+    /// All VMs, by name. What killed starters left of VMs that never lived is removed.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn list(&self) -> Result<Vec<VmDir>, RunDirError> {
+        let entries = fs::read_dir(&self.0).map_err(failed("list", &self.0))?;
+        let mut names: Vec<VmName> = entries
+            .filter_map(|entry| VmName::new(entry.ok()?.file_name().into_string().ok()?).ok())
+            .collect();
+        names.sort();
+        let dirs = names.iter().map(|name| self.vm(name));
+        Ok(dirs.filter(|dir| !dir.reap()).collect())
+    }
+
+    /// Makes the directory of a new VM.
+    ///
+    /// # Errors
+    /// [`RunDirError`]; [`RunDirError::InUse`] also for a VM that has ended and
+    /// was not removed.
+    pub(super) fn claim(&self, name: &VmName) -> Result<Claim, RunDirError> {
+        let dir = self.vm(name);
+        if dir.console_socket().as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(RunDirError::TooDeep(dir.path));
+        }
+        for _ in 0..CLAIM_ATTEMPTS {
+            match DirBuilder::new().mode(0o700).create(&dir.path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if dir.reap() {
+                        continue;
+                    }
+                    return Err(RunDirError::InUse { name: name.clone() });
+                }
+                Err(error) => return Err(failed("make", &dir.path)(error)),
+            }
+            if let Some(lock) = dir.try_lock() {
+                return Ok(Claim { dir, lock });
+            }
+            // Somebody took the directory for dead before it was locked.
+        }
+        Err(RunDirError::InUse { name: name.clone() })
+    }
+}
+
+/// How often a claim is tried while others clean up.
+const CLAIM_ATTEMPTS: u32 = 10;
+
+/// How old a directory without a lock must be to be nobody's: making both takes
+/// its owner microseconds.
+const ABANDONED_AFTER: Duration = Duration::from_secs(10);
+
+impl VmDir {
+    /// The VM's name.
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the VM's process is asked things.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Where the guest's sockets are reached.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.path.join("vsock.sock")
+    }
+
+    /// Where the console is attached to.
+    pub fn console_socket(&self) -> PathBuf {
+        self.path.join("console.sock")
+    }
+
+    /// What the guest's console has printed.
+    pub fn console_log(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    /// What the main program has printed.
+    pub fn output_log(&self) -> PathBuf {
+        self.path.join("output.log")
+    }
+
+    /// What the VM's process itself had to say.
+    pub fn monitor_log(&self) -> PathBuf {
+        self.path.join("monitor.log")
+    }
+
+    pub(super) fn info_path(&self) -> PathBuf {
+        self.path.join("info.json")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Whether there is such a VM, alive or ended.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// Whether a process stands behind it.
+    pub fn is_alive(&self) -> bool {
+        let lock = rustix::fs::open(
+            self.lock_path(),
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+    }
+
+    /// Takes the lock, if nobody has it and the directory is still there.
+    fn try_lock(&self) -> Option<File> {
+        let lock = File::create(self.lock_path()).ok()?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let there = fs::metadata(self.lock_path()).ok()?;
+        (there.ino() == lock.metadata().ok()?.ino()).then_some(lock)
+    }
+
+    /// Removes the directory of a VM that never came to life because its starter was
+    /// killed; whether that was so.
+    fn reap(&self) -> bool {
+        if self.info_path().exists() {
+            return false;
+        }
+        let abandoned = if self.lock_path().exists() {
+            self.try_lock()
+        } else {
+            let age = fs::metadata(&self.path).and_then(|meta| meta.modified());
+            let old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED_AFTER));
+            old.then(|| self.try_lock()).flatten()
+        };
+        // Removed while it is locked, so that nobody claims it meanwhile.
+        abandoned.is_some_and(|_lock| fs::remove_dir_all(&self.path).is_ok())
+    }
+
+    /// Removes what an ended VM left.
+    ///
+    /// # Errors
+    /// [`RunDirError::Alive`], [`RunDirError::Io`].
+    pub fn remove(&self) -> Result<(), RunDirError> {
+        if self.is_alive() {
+            return Err(RunDirError::Alive {
+                name: self.name.clone(),
+            });
+        }
+        fs::remove_dir_all(&self.path).map_err(failed("remove", &self.path))
+    }
+
+    /// Creates a file of the VM's, empty, to be read and written.
+    pub(super) fn create(&self, path: &Path) -> Result<File, RunDirError> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(failed("create", path))
+    }
+}
+
+impl Claim {
+    /// The claim of a process that was handed the lock.
+    pub(super) fn received(dir: VmDir, lock: File) -> Self {
+        Self { dir, lock }
+    }
+
+    /// Gives the name up and removes the directory.
+    pub(super) fn abandon(self) {
+        let _ = fs::remove_dir_all(&self.dir.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_dir() -> (tempfile::TempDir, RunDir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(temp.path().to_owned());
+        (temp, dir)
+    }
+
+    #[test]
+    fn a_name_is_claimed_once_and_free_again_after_removal() {
+        let (_temp, run) = run_dir();
+        let name = VmName::new("p").unwrap();
+        let claim = run.claim(&name).unwrap();
+        assert!(run.vm(&name).is_alive());
+        assert!(matches!(run.claim(&name), Err(RunDirError::InUse { .. })));
+        assert!(matches!(
+            run.vm(&name).remove(),
+            Err(RunDirError::Alive { .. })
+        ));
+        fs::write(run.vm(&name).info_path(), "{}").unwrap();
+        drop(claim);
+        assert!(!run.vm(&name).is_alive());
+        assert!(matches!(run.claim(&name), Err(RunDirError::InUse { .. })));
+        run.vm(&name).remove().unwrap();
+        run.claim(&name).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_starter_left_is_neither_listed_nor_in_the_way() {
+        let (_temp, run) = run_dir();
+        let name = VmName::new("p").unwrap();
+        drop(run.claim(&name).unwrap());
+        assert_eq!(run.list().unwrap(), []);
+        drop(run.claim(&name).unwrap());
+        let _claim = run.claim(&name).unwrap();
+        assert_eq!(run.list().unwrap(), [run.vm(&name)]);
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made() {
+        let (_temp, run) = run_dir();
+        let deep = RunDir::at(run.path().join("x".repeat(100)));
+        assert!(matches!(
+            deep.claim(&VmName::new("p").unwrap()),
+            Err(RunDirError::TooDeep(_))
+        ));
+    }
+}

@@ -1,0 +1,36 @@
+//! A machine at rest: what a fork hands to its children, and what a snapshot
+//! keeps. Memory and descriptors go beside it (see [`RamImageState`] and
+//! [`FdTable`](crate::sys::fds::FdTable)).
+
+use crate::devices::serial::SerialState;
+use crate::devices::virtio::transport::TransportState;
+use crate::kvm::{VcpuState, VmState};
+use crate::memory::image::RamImageState;
+use hyperfork_api::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// All of a machine but its identity.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MachineState {
+    /// How it is built.
+    pub shape: Shape,
+    /// Its interrupt controllers, timer and clock.
+    pub vm: VmState,
+    /// Its CPUs, in order.
+    pub vcpus: Vec<VcpuState>,
+    /// Its serial port.
+    pub serial: SerialState,
+    /// Its virtio devices, by slot.
+    pub devices: Vec<TransportState>,
+    /// Its memory.
+    pub ram: RamImageState,
+}
+
+/// What has to be known to build a shell for a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Virtual CPUs.
+    pub cpus: u8,
+    /// Guest memory.
+    pub memory: Bytes,
+}

@@ -1,0 +1,213 @@
+//! A range of the process's address space that the monitor owns.
+
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use vm_memory::MmapRegion;
+use vm_memory::mmap::MmapRegionError;
+
+/// Alignment of every range, so that huge pages can back it.
+const ALIGN: usize = 2 << 20;
+
+/// An owned range of addresses. What is mapped there changes; the addresses
+/// never do while this lives, which is what lets KVM keep a memory slot over it.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a Mapping is an address range; what lies in it is guest memory, which is
+// accessed only through volatile or system-call copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the methods that change what is mapped take `&mut self`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Reserves `len` bytes of addresses, aligned to 2 MiB, with nothing behind
+    /// them.
+    ///
+    /// # Errors
+    /// When the address space is used up.
+    pub fn reserve(len: usize) -> io::Result<Self> {
+        let padded = len + ALIGN;
+        // SAFETY: a fresh anonymous mapping where the kernel likes aliases nothing.
+        let raw = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                padded,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )?
+        }
+        .cast::<u8>();
+        let head = raw.align_offset(ALIGN);
+        // SAFETY: both trimmed pieces lie inside the mapping just made, which nothing
+        // refers to yet; `head < ALIGN`, so `base + len` stays inside as well.
+        let base = unsafe {
+            if head > 0 {
+                rustix::mm::munmap(raw.cast(), head)?;
+            }
+            rustix::mm::munmap(raw.add(head + len).cast(), padded - head - len)?;
+            raw.add(head)
+        };
+        Ok(Self {
+            // SAFETY: mmap never returns null on success for a non-fixed mapping.
+            base: unsafe { NonNull::new_unchecked(base) },
+            len,
+        })
+    }
+
+    /// Puts the first bytes of `file` here, shared: writes go to the file.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    pub fn place_shared(&mut self, file: impl AsFd) -> io::Result<()> {
+        self.place(file, MapFlags::SHARED)
+    }
+
+    /// Puts the first bytes of `file` here, private: writes stay in this process.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    pub fn place_private(&mut self, file: impl AsFd) -> io::Result<()> {
+        self.place(file, MapFlags::PRIVATE)
+    }
+
+    fn place(&mut self, file: impl AsFd, sharing: MapFlags) -> io::Result<()> {
+        // SAFETY: MAP_FIXED replaces only our own range; its users hold raw addresses
+        // and no references, so new contents under them are what is asked for.
+        unsafe {
+            rustix::mm::mmap(
+                self.base.as_ptr().cast(),
+                self.len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                sharing | MapFlags::FIXED | MapFlags::NORESERVE,
+                file,
+                0,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Moves what is mapped here to other addresses, page tables and all, and
+    /// leaves this range reserved. Mapping over a populated range instead would
+    /// tear down its page tables while the guest waits.
+    ///
+    /// # Errors
+    /// As `mremap(2)`.
+    pub fn move_aside(&mut self) -> io::Result<Mapping> {
+        let aside = Mapping::reserve(self.len)?;
+        // SAFETY: both ranges are ours and of one length. DONTUNMAP leaves the old
+        // range mapped (and empty), so no other thread can be given its addresses.
+        unsafe {
+            rustix::mm::mremap_fixed(
+                self.base.as_ptr().cast(),
+                self.len,
+                self.len,
+                MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP,
+                aside.base.as_ptr().cast(),
+            )?;
+        }
+        Ok(aside)
+    }
+
+    /// Faults in writable pages for `len` bytes at `offset`, at a fraction of
+    /// what faulting them one by one would cost.
+    ///
+    /// # Errors
+    /// As `madvise(2)`, `MADV_POPULATE_WRITE`.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn populate_write(&mut self, offset: usize, len: usize) -> io::Result<()> {
+        const MADV_POPULATE_WRITE: libc::c_int = 23;
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: the range is inside ours and writable; populating changes no contents.
+        let result = unsafe {
+            libc::madvise(
+                self.base.as_ptr().add(offset).cast(),
+                len,
+                MADV_POPULATE_WRITE,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// The bytes of `range`, for copying out of a machine that stands still.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the mapping, which is readable memory. The machine stands
+        // still, so nobody writes there while the borrow lasts; the bytes are only
+        // handed to a system call.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(range.start), range.len()) }
+    }
+
+    /// Has `source` overwrite the bytes of `range`, of a machine that does not
+    /// run yet.
+    ///
+    /// # Errors
+    /// Those of `source`.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn fill<E>(
+        &mut self,
+        range: Range<usize>,
+        source: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the mapping, which is writable memory nobody else uses yet.
+        source(unsafe {
+            std::slice::from_raw_parts_mut(self.base.as_ptr().add(range.start), range.len())
+        })
+    }
+
+    /// A part of the range as a library's guest memory region. It must not
+    /// outlive the mapping.
+    ///
+    /// # Errors
+    /// The library's, for a length of 0.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn region(&self, offset: usize, len: usize) -> Result<MmapRegion, MmapRegionError> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_NORESERVE | libc::MAP_SHARED;
+        // SAFETY: the range is a mapping of ours that outlives the region; the region
+        // does not own it, and accesses it by volatile copies only.
+        unsafe { MmapRegion::build_raw(self.base.as_ptr().add(offset), len, protection, flags) }
+    }
+
+    /// Where the range begins.
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no length.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours and its last user is gone with us.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

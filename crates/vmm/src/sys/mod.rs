@@ -1,0 +1,10 @@
+//! What the host kernel offers, wrapped once: every raw pointer and system call
+//! of the monitor is in here, behind a safe function that argues why.
+
+pub mod clock;
+pub mod fds;
+pub mod kick;
+pub mod mapping;
+pub mod memfd;
+pub mod pagemap;
+pub mod scm;

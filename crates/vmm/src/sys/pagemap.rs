@@ -1,0 +1,154 @@
+//! Which pages of a private mapping have become the process's own
+//! (Documentation/admin-guide/mm/pagemap.rst): asked by `PAGEMAP_SCAN`, which
+//! answers with ranges, or before Linux 6.7 by reading a word per page.
+
+use super::mapping::Mapping;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// `struct pm_scan_arg` of linux/fs.h, which Debian 12's headers do not have.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+
+const PAGE: usize = 4096;
+
+/// Regions, or entries, fetched per call.
+const BATCH: usize = 512;
+
+/// The parts of `mapping`, a private mapping of a file, that differ from the file
+/// because this process wrote there: offsets in bytes, ascending, not touching.
+///
+/// # Errors
+/// When `/proc/self/pagemap` cannot be read.
+pub fn private_ranges(mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    match scan(&pagemap, mapping) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read_all(&pagemap, mapping),
+        result => result,
+    }
+}
+
+fn scan(pagemap: &File, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+    let base = mapping.base() as u64;
+    let end = base + mapping.len() as u64;
+    let mut found = Vec::new();
+    let mut regions = [Region::default(); BATCH];
+    let mut start = base;
+    while start < end {
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            start,
+            end,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: BATCH as u64,
+            // A page of ours is anonymous: present or swapped, and not the file's.
+            category_inverted: PAGE_IS_FILE,
+            category_mask: PAGE_IS_FILE,
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            return_mask: PAGE_IS_FILE,
+            ..Default::default()
+        };
+        // SAFETY: the argument and the vector it points to live across the call, and
+        // the lengths are theirs. The scan itself changes no memory.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for region in &regions[..count as usize] {
+            append(
+                &mut found,
+                (region.start - base) as usize..(region.end - base) as usize,
+            );
+        }
+        start = arg.walk_end;
+    }
+    Ok(found)
+}
+
+/// Bits of an entry: the page is the file's (or shared), swapped, present.
+const ENTRY_FILE: u64 = 1 << 61;
+const ENTRY_SWAPPED: u64 = 1 << 62;
+const ENTRY_PRESENT: u64 = 1 << 63;
+
+fn read_all(pagemap: &File, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+    let first = mapping.base() as usize / PAGE;
+    let mut found = Vec::new();
+    let mut entries = vec![0; BATCH * size_of::<u64>()];
+    for begin in (0..mapping.len() / PAGE).step_by(BATCH) {
+        let count = BATCH.min(mapping.len() / PAGE - begin);
+        let bytes = &mut entries[..count * size_of::<u64>()];
+        pagemap.read_exact_at(bytes, ((first + begin) * size_of::<u64>()) as u64)?;
+        for (page, entry) in (begin..).zip(bytes.as_chunks::<8>().0) {
+            let entry = u64::from_ne_bytes(*entry);
+            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
+                append(&mut found, page * PAGE..(page + 1) * PAGE);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Adds a range behind the others, joined to the last if they touch.
+fn append(found: &mut Vec<Range<usize>>, range: Range<usize>) {
+    match found.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => found.push(range),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+
+    #[test]
+    fn only_written_pages_are_private() {
+        let file = memfd::create("test", 64 * PAGE as u64).unwrap();
+        let mut mapping = Mapping::reserve(64 * PAGE).unwrap();
+        mapping.place_private(&file).unwrap();
+        assert_eq!(private_ranges(&mapping).unwrap(), []);
+        for page in [0, 1, 7, 63] {
+            // SAFETY: inside the mapping, which only this test uses.
+            unsafe { mapping.base().add(page * PAGE).write_volatile(1) };
+        }
+        // Reading makes a page present, not private.
+        // SAFETY: as above.
+        let _ = unsafe { mapping.base().add(20 * PAGE).read_volatile() };
+        let expected = [0..2, 7..8, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE);
+        assert_eq!(private_ranges(&mapping).unwrap(), expected);
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        assert_eq!(read_all(&pagemap, &mapping).unwrap(), expected);
+    }
+}

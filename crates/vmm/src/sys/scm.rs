@@ -1,0 +1,120 @@
+//! Bytes and descriptors together over a Unix stream socket.
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// Most descriptors in one message (the kernel's `SCM_MAX_FD`).
+pub const MAX_FDS: usize = 253;
+
+/// Longest message in bytes: a guard against a peer that is not one.
+const MAX_LEN: u64 = 1 << 30;
+
+/// Sends one message with descriptors.
+///
+/// # Errors
+/// The socket's; `InvalidInput` over [`MAX_FDS`].
+pub fn send(mut socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    if fds.len() > MAX_FDS {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors",
+        ));
+    }
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    }
+    // The descriptors go with the header, so the receiver has them before the body.
+    let header = (bytes.len() as u64).to_le_bytes();
+    let sent = sendmsg(
+        socket,
+        &[IoSlice::new(&header)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    socket.write_all(&header[sent..])?;
+    socket.write_all(bytes)
+}
+
+/// Receives one message; `None` when the peer has closed.
+///
+/// # Errors
+/// The socket's, also when it closes inside a message.
+pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut header = [0; 8];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        match recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut header)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    if got == 0 {
+        return Ok(None);
+    }
+    let fds = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    socket.read_exact(&mut header[got..])?;
+    let len = u64::from_le_bytes(header);
+    if len > MAX_LEN {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message too long",
+        ));
+    }
+    let mut bytes = vec![0; len as usize];
+    socket.read_exact(&mut bytes)?;
+    Ok(Some((bytes, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptors() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let file = memfd::create("test", 0).unwrap();
+        file.write_all_at(b"through the socket", 0).unwrap();
+        let bytes = vec![7; 1 << 20];
+        let sender = std::thread::spawn({
+            let (bytes, fds) = (bytes.clone(), [OwnedFd::from(file)]);
+            move || {
+                send(&here, &bytes, &fds).unwrap();
+                send(&here, b"", &[]).unwrap();
+            }
+        });
+        let (received, mut fds) = receive(&there).unwrap().unwrap();
+        assert_eq!(received, bytes);
+        let mut content = [0; 18];
+        std::fs::File::from(fds.remove(0))
+            .read_exact_at(&mut content, 0)
+            .unwrap();
+        assert_eq!(&content, b"through the socket");
+        assert_eq!(receive(&there).unwrap().unwrap().0, b"");
+        sender.join().unwrap();
+        assert!(receive(&there).unwrap().is_none());
+    }
+}

@@ -1,0 +1,197 @@
+//! What a fork must be, shown on a guest that checks itself (crates/nano).
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+#[allow(dead_code)]
+mod support;
+
+use hyperfork_api::signal::Message;
+use hyperfork_nano::{Options, Work, report};
+use hyperfork_vmm::kvm::Host;
+use hyperfork_vmm::machine::{MachineError, Shell};
+use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
+use hyperfork_vmm::snapshot::Shape;
+use support::Vm;
+
+// The guest knows the interrupt by a constant of its own.
+const _: () = assert!(hyperfork_nano::DOORBELL_IRQ == DOORBELL_IRQ);
+
+fn work(options: &str) -> Work {
+    Options::parse(options).unwrap().work()
+}
+
+/// Forks in `mode` several times while the guest runs; parent and all clones must
+/// find themselves as they should be.
+fn survives(cpus: u8, options: &str, forks: usize) {
+    let mut parent = Vm::boot(cpus, 64, options);
+    for _ in 0..forks {
+        for (clone, index) in parent.fork(2).iter().zip(1..) {
+            assert_eq!(
+                clone.done(),
+                report(index),
+                "clone {index}: {}",
+                clone.console()
+            );
+        }
+        parent.ring();
+        assert_eq!(parent.done(), report(0), "the parent: {}", parent.console());
+    }
+}
+
+#[test]
+fn every_clone_finds_the_memory_of_the_fork_and_knows_which_one_it_is() {
+    let options = "touch_mib=64";
+    let mut parent = Vm::boot(1, 128, options);
+    for (clone, index) in parent.fork(4).iter().zip(1..) {
+        assert_eq!(
+            clone.done(),
+            work(options).answer(index),
+            "{}",
+            clone.console()
+        );
+    }
+}
+
+#[test]
+fn clones_of_clones_find_all_that_their_line_wrote() {
+    let options = "touch_mib=8 dirty_pages=300";
+    let mut vm = Vm::boot(1, 64, options);
+    for generation in 1..=4 {
+        // The last clone lives on, the one it came from ends.
+        let index = 1 + generation % 2;
+        vm = vm.fork(2).swap_remove(index as usize - 1);
+        assert_eq!(vm.done(), work(options).answer(index), "{}", vm.console());
+    }
+}
+
+#[test]
+fn memory_is_isolated_both_ways_on_every_page() {
+    survives(2, "mode=isolate touch_mib=24", 3);
+}
+
+#[test]
+fn registers_and_fpu_contents_survive_on_all_cpus() {
+    survives(2, "mode=regs", 3);
+}
+
+#[test]
+fn a_running_timer_comes_once_in_parent_and_clones() {
+    survives(1, "mode=timer timer_ms=50", 3);
+}
+
+#[test]
+fn a_pending_interrupt_comes_once_in_parent_and_clones() {
+    let mut parent = Vm::boot(1, 64, "mode=pending");
+    for round in 0..3 {
+        if round > 0 {
+            // Each time it has an interrupt pending again, it says so.
+            assert_eq!(parent.message(), Message::Ready(0), "{}", parent.console());
+        }
+        for (clone, index) in parent.fork(2).iter().zip(1..) {
+            assert_eq!(
+                clone.done(),
+                report(index),
+                "clone {index}: {}",
+                clone.console()
+            );
+        }
+        parent.ring();
+        assert_eq!(parent.done(), report(0), "the parent: {}", parent.console());
+    }
+}
+
+#[test]
+fn a_busy_guest_of_two_cpus_can_be_forked_a_hundred_times() {
+    let options = "mode=spin touch_mib=4";
+    let mut parent = Vm::boot(2, 64, options);
+    for fork in 0..100 {
+        let clone = parent.fork(1).remove(0);
+        assert_eq!(
+            clone.done(),
+            work(options).answer(1),
+            "fork {fork}: {}",
+            clone.console()
+        );
+    }
+}
+
+#[test]
+fn a_guest_of_eight_cpus_forks() {
+    survives(8, "mode=regs", 1);
+}
+
+#[test]
+fn clones_of_one_capture_can_be_made_long_after_the_parent_went_on() {
+    let options = "touch_mib=16 dirty_pages=1000";
+    let mut parent = Vm::boot(1, 64, options);
+    let capture = parent.capture();
+    // The parent writes its marked pages anew, and later forks see that.
+    parent.ring();
+    let later = parent.fork(1).remove(0);
+    assert_eq!(later.done(), work(options).answer(1));
+    let early = parent.clone_of(&capture, 2);
+    assert_eq!(early.done(), work(options).answer(2), "{}", early.console());
+}
+
+#[test]
+fn clones_live_on_when_their_parent_ends() {
+    let options = "touch_mib=16";
+    let mut parent = Vm::boot(1, 64, options);
+    let mut clones = parent.fork(2);
+    drop(parent);
+    for (clone, index) in clones.iter().zip(1..) {
+        assert_eq!(clone.done(), work(options).answer(index));
+    }
+    // And can be forked.
+    let grandchild = clones[0].fork(1).remove(0);
+    assert_eq!(grandchild.done(), work(options).answer(1));
+}
+
+#[test]
+fn a_parent_lives_on_when_a_clone_ends_in_the_middle_of_its_work() {
+    let mut parent = Vm::boot(2, 64, "mode=isolate touch_mib=16");
+    drop(parent.fork(3));
+    parent.ring();
+    assert_eq!(parent.done(), report(0), "{}", parent.console());
+}
+
+#[test]
+fn a_paused_machine_can_be_forked_and_stays_paused() {
+    let options = "touch_mib=4";
+    let mut parent = Vm::boot(1, 64, options);
+    parent.machine().pause().stay();
+    let mut paused = parent.machine().pause();
+    let capture = paused.capture().unwrap();
+    paused.stay();
+    let clone = parent.clone_of(&capture, 1);
+    assert_eq!(clone.done(), work(options).answer(1));
+    parent.machine().resume();
+    let clone = parent.fork(1).remove(0);
+    assert_eq!(clone.done(), work(options).answer(1));
+}
+
+#[test]
+fn the_guest_is_told_apart_before_its_first_instruction() {
+    // The first thing a woken guest does is to read which clone it is; a clone that
+    // had run before its interrupt was queued would take itself for the parent.
+    let mut parent = Vm::boot(1, 64, "mode=spin");
+    for index in [1, 77, 0xff_ffff] {
+        let capture = parent.capture();
+        let clone = parent.clone_of(&capture, index);
+        assert_eq!(
+            clone.message(),
+            Message::Done(Work::new(0, 0).answer(index))
+        );
+    }
+}
+
+#[test]
+fn a_state_for_another_shape_is_refused() {
+    let mut parent = Vm::boot(1, 64, "");
+    let capture = parent.capture();
+    let host = Host::open().unwrap();
+    let mut shape: Shape = capture.state.shape;
+    shape.cpus = 2;
+    let shell = Shell::new(&host, shape).unwrap();
+    let refused = support::restore(shell, capture);
+    assert!(matches!(refused, Err(MachineError::Shape { .. })));
+}

@@ -1,0 +1,59 @@
+//! What the project does to itself: `cargo xtask ci | test | level1 | layers | licences | docs`.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod docs;
+mod layers;
+mod level1;
+mod licences;
+mod plot;
+mod run;
+mod test;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Checks and tests of HyperFork.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything a change has to pass: format, lints, layers, licences, generated files, tests
+    Ci,
+    /// All tests: prepares what they need (guest images), runs them here and in the emulated hardware-KVM machine
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Only the tests in the emulated hardware-KVM machine
+    Level1 {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Check that no layer imports from above
+    Layers,
+    /// Check the licences of all dependencies
+    Licences,
+    /// Write the generated documents, or check that they are current
+    Docs {
+        /// Only check
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().verb {
+        Verb::Ci => ci::ci(),
+        Verb::Test { filter } => test::test(filter.as_deref()),
+        Verb::Level1 { filter } => test::emulated(filter.as_deref()),
+        Verb::Layers => layers::check(),
+        Verb::Licences => licences::check(),
+        Verb::Docs { check } => docs::docs(check),
+    }
+}

@@ -1,0 +1,109 @@
+//! The picture in the README, drawn from the committed figures.
+
+use crate::workspace::root;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::fmt::Write;
+use std::fs;
+
+/// Where the figures are.
+const RESULTS: &str = "docs/results/2026-11-21-pvm";
+
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 250.0;
+const ROW: f64 = 40.0;
+const TOP: f64 = 46.0;
+/// Microseconds at the axis' ends; it is logarithmic.
+const AXIS: (f64, f64) = (1e3, 1e7);
+
+/// Draws medians as bars.
+pub(crate) fn fork_svg() -> Result<String> {
+    let boots = lines("boot.jsonl")?;
+    let forks = lines("fork.jsonl")?;
+    let of_clone = |key: &str| median(forks.iter().map(|fork| &fork["clones"][0][key]));
+    let bars = [
+        (
+            "cold boot to ready",
+            median(boots.iter().map(|boot| &boot["boot_ready_us"]))?,
+        ),
+        ("fork to the agent's first answer", of_clone("ready_us")?),
+        ("fork to the first guest instruction", of_clone("total_us")?),
+        (
+            "the parent's pause",
+            median(forks.iter().map(|fork| &fork["pause_us"]))?,
+        ),
+    ];
+    let height = TOP + ROW * bars.len() as f64 + 40.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"sans-serif\" font-size=\"14\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
+         <text x=\"12\" y=\"24\" font-size=\"15\" fill=\"#222\">A Linux guest of 512 MiB and 2 CPUs \
+         on a PVM host (medians, log scale)</text>\n"
+    );
+    for (exponent, label) in ["1 ms", "10 ms", "100 ms", "1 s", "10 s"]
+        .iter()
+        .enumerate()
+    {
+        let x = place(10f64.powi(exponent as i32 + 3));
+        let bottom = height - 34.0;
+        writeln!(
+            svg,
+            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>\
+             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#666\">{label}</text>",
+            bottom + 18.0
+        )?;
+    }
+    for (row, (name, us)) in bars.iter().enumerate() {
+        let y = TOP + ROW * row as f64 + 8.0;
+        let end = place(*us);
+        let color = if row == 0 { "#b0b7c3" } else { "#2f6fde" };
+        writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#222\">{name}</text>\
+             <rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"22\" fill=\"{color}\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"#222\">{}</text>",
+            LEFT - 10.0,
+            y + 16.0,
+            (end - LEFT).max(1.0),
+            end + 6.0,
+            y + 16.0,
+            duration(*us)
+        )?;
+    }
+    svg.push_str("</svg>\n");
+    Ok(svg)
+}
+
+fn place(us: f64) -> f64 {
+    let right = WIDTH - 70.0;
+    let share = (us / AXIS.0).log10() / (AXIS.1 / AXIS.0).log10();
+    LEFT + (right - LEFT) * share.clamp(0.0, 1.0)
+}
+
+fn duration(us: f64) -> String {
+    match us {
+        us if us >= 1e6 => format!("{:.1} s", us / 1e6),
+        us if us >= 1e4 => format!("{:.0} ms", us / 1e3),
+        us => format!("{:.1} ms", us / 1e3),
+    }
+}
+
+fn lines(file: &str) -> Result<Vec<Value>> {
+    let path = root().join(RESULTS).join(file);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    text.lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}
+
+fn median<'a>(values: impl Iterator<Item = &'a Value>) -> Result<f64> {
+    let mut values: Vec<f64> = values
+        .map(|value| value.as_f64().context("a figure is missing"))
+        .collect::<Result<_>>()?;
+    values.sort_by(f64::total_cmp);
+    values
+        .get(values.len() / 2)
+        .copied()
+        .context("there are no figures")
+}

@@ -1,0 +1,47 @@
+//! Running programs.
+
+use anyhow::{Context, Result, bail};
+use std::process::{Command, Stdio};
+
+/// Says what is being done.
+pub(crate) fn step(what: &str) {
+    println!("\n── {what}");
+}
+
+/// Cargo, in the workspace's root.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(args).current_dir(crate::workspace::root());
+    command
+}
+
+/// Runs to the end; an error unless it succeeds.
+///
+/// # Errors
+/// When the program cannot be started or fails.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
+
+/// Runs to the end and gives what it wrote to stdout.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", output.status);
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
