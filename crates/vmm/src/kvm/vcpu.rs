@@ -56,6 +56,30 @@ impl VcpuState {
             }
         }
     }
+
+    /// Where it stands, in one line for people who look into a guest's crash.
+    pub fn describe(&self) -> String {
+        let (regs, sregs, events) = (&self.regs, &self.sregs, &self.events);
+        format!(
+            "RIP {:#x} RSP {:#x} RFLAGS {:#x} CS {:#x} SS {:#x} CR0 {:#x} CR2 {:#x} CR3 {:#x} CR4 {:#x} \
+             EFER {:#x} IDT {:#x} GDT {:#x} TR {:#x}, exception {:?}, interrupt {:?}",
+            regs.rip,
+            regs.rsp,
+            regs.rflags,
+            sregs.cs.selector,
+            sregs.ss.selector,
+            sregs.cr0,
+            sregs.cr2,
+            sregs.cr3,
+            sregs.cr4,
+            sregs.efer,
+            sregs.idt.base,
+            sregs.gdt.base,
+            sregs.tr.base,
+            events.exception,
+            events.interrupt,
+        )
+    }
 }
 
 impl Vcpu {

@@ -212,9 +212,14 @@ impl Shared {
             VcpuExit::MmioRead(address, data) => self.mmio.read(address, data),
             VcpuExit::MmioWrite(address, data) => self.mmio.write(address, data),
             VcpuExit::Intr => return Next::Look,
-            VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => {
+            VcpuExit::SystemEvent(..) => {
                 (self.events)(Event::Reset);
                 return Next::Stop;
+            }
+            VcpuExit::Shutdown => {
+                let state = vcpu.save().map(|state| state.describe());
+                let state = state.unwrap_or_else(|error| error.to_string());
+                return self.fault(format!("vCPU {index}: triple fault, {state}"));
             }
             VcpuExit::InternalError => {
                 let (suberror, data) = vcpu.internal_error();
