@@ -189,7 +189,7 @@ fn a_state_for_another_shape_is_refused() {
     let mut parent = Vm::boot(1, 64, "");
     let capture = parent.capture();
     let host = Host::open().unwrap();
-    let mut shape: Shape = capture.state.shape;
+    let mut shape: Shape = capture.state.shape.clone();
     shape.cpus = 2;
     let shell = Shell::new(&host, shape).unwrap();
     let refused = support::restore(shell, capture);

@@ -10,7 +10,7 @@ use std::io;
 use std::ops::Range;
 use vm_superio::serial::{NoEvents, Serial as Uart};
 use vm_superio::{SerialState as UartState, Trigger};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// I/O port of the first serial port's first register; it has eight.
 pub const COM1: u16 = 0x3f8;
@@ -50,25 +50,21 @@ pub struct SerialState {
 }
 
 impl Serial {
-    /// A port as after power-on, that writes to `log`.
-    ///
-    /// # Errors
-    /// When the process is out of descriptors.
-    pub fn new(log: Log) -> io::Result<Self> {
-        Ok(Self {
-            uart: Uart::new(Irq(EventFd::new(EFD_NONBLOCK)?), log),
-        })
+    /// A port as after power-on, that writes to `log` and signals `irq`, an irqfd for
+    /// [`COM1_IRQ`].
+    pub fn new(irq: EventFd, log: Log) -> Self {
+        Self {
+            uart: Uart::new(Irq(irq), log),
+        }
     }
 
     /// A port as it was when `state` was saved. An interrupt that was pending
     /// then is raised again.
     ///
     /// # Errors
-    /// `InvalidData` when no port can be in this state; otherwise as
-    /// [`new`](Self::new).
-    pub fn restore(state: &SerialState, log: Log) -> io::Result<Self> {
-        let irq = Irq(EventFd::new(EFD_NONBLOCK)?);
-        let uart = Uart::from_state(&state.into(), irq, NoEvents, log)
+    /// `InvalidData` when no port can be in this state.
+    pub fn restore(state: &SerialState, irq: EventFd, log: Log) -> io::Result<Self> {
+        let uart = Uart::from_state(&state.into(), Irq(irq), NoEvents, log)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         Ok(Self { uart })
     }
@@ -76,11 +72,6 @@ impl Serial {
     /// The port's state, for a clone or a snapshot.
     pub fn save(&self) -> SerialState {
         (&self.uart.state()).into()
-    }
-
-    /// Signalled to interrupt the driver: an irqfd for [`COM1_IRQ`].
-    pub fn irq_event(&self) -> &EventFd {
-        &self.uart.interrupt_evt().0
     }
 }
 
@@ -144,6 +135,7 @@ impl From<&UartState> for SerialState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     const DATA: u64 = 0;
     const INTERRUPT_ENABLE: u64 = 1;
@@ -152,6 +144,10 @@ mod tests {
 
     fn log() -> Log {
         Log::new(tempfile::tempfile().unwrap()).unwrap()
+    }
+
+    fn irq() -> EventFd {
+        EventFd::new(EFD_NONBLOCK).unwrap()
     }
 
     fn read(serial: &mut Serial, register: u64) -> u8 {
@@ -163,7 +159,7 @@ mod tests {
     #[test]
     fn what_the_guest_prints_is_in_the_log() {
         let log = log();
-        let mut serial = Serial::new(log.clone()).unwrap();
+        let mut serial = Serial::new(irq(), log.clone());
         for byte in b"Kernel panic" {
             assert_ne!(
                 read(&mut serial, LINE_STATUS) & 0x20,
@@ -177,25 +173,23 @@ mod tests {
 
     #[test]
     fn a_restored_port_has_the_same_registers_and_raises_its_pending_interrupt_again() {
-        let mut serial = Serial::new(log()).unwrap();
+        let line = irq();
+        let mut serial = Serial::new(line.try_clone().unwrap(), log());
         serial.write(SCRATCH, &[0x5a]);
         serial.write(INTERRUPT_ENABLE, &[2]);
-        assert_eq!(
-            serial.irq_event().read().unwrap(),
-            1,
-            "the transmitter is empty"
-        );
+        assert_eq!(line.read().unwrap(), 1, "the transmitter is empty");
 
         let state = serial.save();
-        let mut restored = Serial::restore(&state, log()).unwrap();
+        let line = irq();
+        let mut restored = Serial::restore(&state, line.try_clone().unwrap(), log()).unwrap();
         assert_eq!(restored.save(), state);
         assert_eq!(read(&mut restored, SCRATCH), 0x5a);
-        assert_eq!(restored.irq_event().read().unwrap(), 1);
+        assert_eq!(line.read().unwrap(), 1);
     }
 
     #[test]
     fn accesses_of_any_width_and_offset_are_harmless() {
-        let mut serial = Serial::new(log()).unwrap();
+        let mut serial = Serial::new(irq(), log());
         for offset in [0, 1, 7, 8, 0xff, 0x100, u64::MAX] {
             for width in [0, 1, 2, 4, 8] {
                 let mut data = vec![0; width];
@@ -207,8 +201,8 @@ mod tests {
 
     #[test]
     fn a_state_no_port_can_have_is_refused() {
-        let mut state = Serial::new(log()).unwrap().save();
+        let mut state = Serial::new(irq(), log()).save();
         state.in_buffer = vec![0; 65];
-        assert!(Serial::restore(&state, log()).is_err());
+        assert!(Serial::restore(&state, irq(), log()).is_err());
     }
 }

@@ -1,9 +1,9 @@
 //! The device thread: one per VM, for all of its virtio devices.
 //!
 //! ```text
-//!             start(Running)                     start(Paused)
-//!                  │                                  │
-//!                  ▼            pause()               ▼
+//!                                                  spawn()
+//!                                                     │ attach(devices)
+//!                               pause()               ▼
 //!               RUNNING ────────────────────────>  AT REST
 //!                  │    <────────────────────────     │
 //!                  │     resume(): every device's     │
@@ -31,7 +31,7 @@ pub type Devices = Vec<Arc<Mutex<MmioTransport>>>;
 
 /// What the thread is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+enum Mode {
     /// Serve.
     Running,
     /// Stand still.
@@ -51,6 +51,8 @@ pub struct DeviceWorker {
 
 struct Control {
     phase: Mutex<Phase>,
+    /// What the thread has to serve, until it has taken it.
+    work: Mutex<Option<(Devices, Sources)>>,
     changed: Condvar,
     /// Gets the thread out of its wait.
     wake: EventFd,
@@ -63,28 +65,38 @@ struct Phase {
 }
 
 impl DeviceWorker {
-    /// Starts the thread, running or paused.
+    /// Starts the thread, paused and without devices.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads.
-    pub fn start(devices: Devices, mode: Mode) -> io::Result<Self> {
+    pub fn spawn() -> io::Result<Self> {
         let control = Arc::new(Control {
             phase: Mutex::new(Phase {
-                wanted: mode,
-                at_rest: false,
+                wanted: Mode::Paused,
+                at_rest: true,
             }),
+            work: Mutex::new(None),
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
         });
-        let sources = Sources::of(&devices, &control.wake)?;
         let thread = thread::Builder::new().name("devices".into()).spawn({
             let control = control.clone();
-            move || run(&control, &devices, &sources)
+            move || run(&control)
         })?;
         Ok(Self {
             control,
             thread: Some(thread),
         })
+    }
+
+    /// Gives the thread, which is paused and has none, its devices.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn attach(&self, devices: Devices) -> io::Result<()> {
+        let sources = Sources::of(&devices, &self.control.wake)?;
+        *self.control.work() = Some((devices, sources));
+        Ok(())
     }
 
     /// Brings the thread to rest, and returns when it is.
@@ -120,6 +132,10 @@ impl Drop for DeviceWorker {
 impl Control {
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<(Devices, Sources)>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn want(&self, mode: Mode) {
@@ -236,10 +252,18 @@ impl Sources {
     }
 }
 
-fn run(control: &Control, devices: &Devices, sources: &Sources) {
+fn run(control: &Control) {
     let _ended = Ended(control);
+    // The thread begins paused: here it waits for its devices, too.
+    if control.checkpoint().is_none() {
+        return;
+    }
+    let Some((devices, sources)) = control.work().take() else {
+        return;
+    };
     let mut events = [EpollEvent::default(); 32];
-    // The first time round counts as a rest: the devices may have been restored.
+    // The first time round counts as a rest, however short it was: the devices may have
+    // been restored.
     let mut first = true;
     while let Some(Rested(rested)) = control.checkpoint() {
         if rested || first {

@@ -6,7 +6,7 @@ pub mod vcpu;
 pub mod vm;
 
 pub use host::{Host, HostKind};
-pub use vcpu::{Vcpu, VcpuState};
+pub use vcpu::{Vcpu, VcpuState, WARM_UP_CODE};
 pub use vm::{Vm, VmState};
 
 use std::io;

@@ -2,11 +2,14 @@
 
 use super::{Host, KvmError, Vm, call, tsc};
 use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
+
+/// `OUT 0x80, AL`: comes out of the guest at once, in real mode as in any other.
+pub const WARM_UP_CODE: [u8; 2] = [0xe6, 0x80];
 
 /// The time-stamp counter (SDM vol. 4, IA32_TIME_STAMP_COUNTER).
 const MSR_TSC: u32 = 0x10;
@@ -115,6 +118,34 @@ impl Vcpu {
     /// `KVM_RUN`.
     pub fn run(&mut self) -> Result<VcpuExit<'_>, kvm_ioctls::Error> {
         self.fd.run()
+    }
+
+    /// Runs the vCPU once, so that KVM has set up on this thread whatever it sets up at
+    /// a first run (27 µs instead of 61–98 for the next one on a PVM host). The guest's
+    /// memory must begin with [`WARM_UP_CODE`]; the vCPU's state is worth nothing
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn warm_up(&mut self) -> Result<(), KvmError> {
+        let runnable = kvm_mp_state {
+            mp_state: KVM_MP_STATE_RUNNABLE,
+        };
+        self.fd
+            .set_mp_state(runnable)
+            .map_err(call("KVM_SET_MP_STATE"))?;
+        let mut sregs = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        self.fd.set_sregs(&sregs).map_err(call("KVM_SET_SREGS"))?;
+        let mut regs = self.regs()?;
+        regs.rip = 0;
+        self.fd.set_regs(&regs).map_err(call("KVM_SET_REGS"))?;
+        self.fd.run().map_err(call("KVM_RUN"))?;
+        // Completes the instruction, and enters the guest no more.
+        *self.immediate_exit() = 1;
+        let _ = self.fd.run();
+        *self.immediate_exit() = 0;
+        Ok(())
     }
 
     /// The byte that makes the next `KVM_RUN` return at once.

@@ -3,14 +3,14 @@
 use super::capture::Paused;
 use super::ports::{PowerPort, ResetPort, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
-use super::vcpus::Vcpus;
+use super::vcpus::{Connections, Vcpus};
 use super::{Events, Shell};
 use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
-use crate::devices::serial::{COM1, COM1_IRQ, COM1_LEN, Serial};
+use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::vsock::VsockHandle;
-use crate::devices::worker::{DeviceWorker, Mode};
+use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, KvmError, VcpuState, Vm, VmState};
 use crate::memory::ram::RamError;
 use crate::memory::{Ram, RamImage, layout};
@@ -21,6 +21,7 @@ use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec, signal};
 use std::io;
 use std::sync::{Arc, Mutex};
+use vmm_sys_util::eventfd::EventFd;
 
 /// A machine. It starts paused; dropping it ends it.
 ///
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex};
 /// use, and memory after the VM that has its addresses.
 pub struct Machine {
     pub(super) vcpus: Vcpus,
-    pub(super) worker: DeviceWorker,
+    worker: Option<DeviceWorker>,
     pub(super) devices: Vec<Arc<Mutex<MmioTransport>>>,
     pub(super) serial: Arc<Mutex<Serial>>,
     pub(super) vm: Vm,
@@ -83,9 +84,9 @@ impl MachineError {
 }
 
 /// What differs between the ways to a machine.
-struct Parts {
-    vm: VmState,
-    vcpus: Vec<VcpuState>,
+struct Parts<'a> {
+    vm: &'a VmState,
+    vcpus: &'a [VcpuState],
     serial: Serial,
     devices: Vec<MmioTransport>,
     vsock: Option<VsockHandle>,
@@ -138,10 +139,7 @@ impl Machine {
                 )
             }
             Guest::Linux(guest) => {
-                let count = slots::count(guest);
-                if count > layout::VIRTIO_MAX {
-                    return Err(MachineError::TooManyDevices { count });
-                }
+                let count = shell.shape.rings.len();
                 let cmdline = boot::cmdline::linux(host.kind(), count, &guest.cmdline);
                 let initrd = guest.initrd.as_deref();
                 let boot = boot(&cmdline, count);
@@ -150,23 +148,19 @@ impl Machine {
             }
         };
         boot::entry::write_tables(&memory)?;
-        let mut vcpus = shell
-            .vcpus
-            .iter()
-            .map(|vcpu| vcpu.save())
-            .collect::<Result<Vec<_>, _>>()?;
+        let vcpus = shell.vcpus.cpus().map(|vcpu| vcpu.save());
+        let mut vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
         vcpus.iter_mut().for_each(VcpuState::wire_local_interrupts);
         boot::entry::set(&mut vcpus[0], entry);
 
-        let devices = slots
-            .devices
-            .into_iter()
-            .map(|device| MmioTransport::new(device, memory.clone()));
+        let serial_irq = serial_line(&shell)?;
+        let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
+        let devices =
+            devices.map(|(device, lines)| MmioTransport::new(device, lines, memory.clone()));
         let parts = Parts {
-            vm: shell.vm.save()?,
-            vcpus,
-            serial: Serial::new(backends.log.clone())
-                .map_err(MachineError::host("making the serial port"))?,
+            vm: &shell.vm.save()?,
+            vcpus: &vcpus,
+            serial: Serial::new(serial_irq, backends.log.clone()),
             devices: devices
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("making a device"))?,
@@ -201,15 +195,15 @@ impl Machine {
         let memory = shell.ram.memory().clone();
         let device_states = state.devices.iter().map(|transport| &transport.device);
         let slots = slots::restored(device_states, fds, identity.cid, backends)?;
-        let devices = slots
-            .devices
-            .into_iter()
-            .zip(&state.devices)
-            .map(|(device, state)| MmioTransport::restore(device, state, memory.clone()));
+        let serial_irq = serial_line(&shell)?;
+        let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
+        let devices = devices.zip(&state.devices).map(|((device, lines), state)| {
+            MmioTransport::restore(device, lines, state, memory.clone())
+        });
         let parts = Parts {
-            vm: state.vm,
-            vcpus: state.vcpus,
-            serial: Serial::restore(&state.serial, backends.log.clone())
+            vm: &state.vm,
+            vcpus: &state.vcpus,
+            serial: Serial::restore(&state.serial, serial_irq, backends.log.clone())
                 .map_err(MachineError::host("restoring the serial port"))?,
             devices: devices
                 .collect::<Result<_, _>>()
@@ -231,12 +225,21 @@ impl Machine {
 
     /// Lets a paused machine run.
     pub fn resume(&self) {
-        self.worker.resume();
+        if let Some(worker) = &self.worker {
+            worker.resume();
+        }
         self.vcpus.run();
     }
 
-    /// Stops the vCPUs, then the devices, which so have nothing new to do. The
-    /// machine goes on when the result is dropped.
+    /// Stops the vCPUs, then the devices, which so have nothing new to do.
+    pub(super) fn rest(&self) {
+        self.vcpus.rest();
+        if let Some(worker) = &self.worker {
+            worker.pause();
+        }
+    }
+
+    /// Brings it to rest. The machine goes on when the result is dropped.
     pub fn pause(&mut self) -> Paused<'_> {
         Paused::new(self)
     }
@@ -271,8 +274,8 @@ impl Machine {
     }
 
     /// How it is built.
-    pub fn shape(&self) -> Shape {
-        self.shape
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Its memory, for accounting.
@@ -281,29 +284,34 @@ impl Machine {
     }
 }
 
-/// Sets all state, wires the devices and makes the threads. What comes out is at
-/// rest and complete.
+fn serial_line(shell: &Shell) -> Result<EventFd, MachineError> {
+    let line = shell.serial_irq.try_clone();
+    line.map_err(MachineError::host("making the serial port"))
+}
+
+/// Sets all state and connects the devices. What comes out is at rest and complete.
 fn assemble(
     shell: Shell,
-    parts: Parts,
+    parts: Parts<'_>,
     identity: &Identity,
     events: Events,
 ) -> Result<Machine, MachineError> {
     let Shell {
         vcpus,
+        worker,
         vm,
         ram,
         shape,
+        ..
     } = shell;
-    for (vcpu, state) in vcpus.iter().zip(&parts.vcpus) {
+    for (vcpu, state) in vcpus.cpus().zip(parts.vcpus) {
         vcpu.restore(state)?;
     }
-    vm.restore(&parts.vm)?;
-    vm.restore_clock(&parts.vm)?;
+    vm.restore(parts.vm)?;
+    vm.restore_clock(parts.vm)?;
 
     let mut ports = Bus::default();
     let mut mmio = Bus::default();
-    vm.interrupt_on(parts.serial.irq_event(), COM1_IRQ)?;
     let serial = Arc::new(Mutex::new(parts.serial));
     ports.insert(COM1.into(), COM1_LEN.into(), serial.clone());
     let signal = SignalPort {
@@ -326,21 +334,22 @@ fn assemble(
 
     let mut devices = Vec::new();
     for (slot, device) in parts.devices.into_iter().enumerate() {
-        let (range, irq) = layout::virtio_slot(slot);
-        vm.interrupt_on(device.irq_event(), irq)?;
-        for queue in 0..device.queue_count() {
-            let notify = range.start + layout::VIRTIO_QUEUE_NOTIFY;
-            vm.on_write(notify, queue as u32, device.queue_event(queue))?;
-        }
+        let (range, _) = layout::virtio_slot(slot);
         let device = Arc::new(Mutex::new(device));
         mmio.insert(range.start, range.end - range.start, device.clone());
         devices.push(device);
     }
 
-    let worker = DeviceWorker::start(devices.clone(), Mode::Paused)
-        .map_err(MachineError::host("starting the device thread"))?;
-    let vcpus = Vcpus::start(vcpus, ports, mmio, events)
-        .map_err(MachineError::host("starting the vCPU threads"))?;
+    if let Some(worker) = &worker {
+        worker
+            .attach(devices.clone())
+            .map_err(MachineError::host("attaching the devices"))?;
+    }
+    vcpus.connect(Connections {
+        ports,
+        mmio,
+        events,
+    });
     Ok(Machine {
         vcpus,
         worker,

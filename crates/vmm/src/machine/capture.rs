@@ -31,8 +31,7 @@ pub struct Capture {
 impl<'a> Paused<'a> {
     pub(super) fn new(machine: &'a mut Machine) -> Self {
         let since = Monotonic::now();
-        machine.vcpus.rest();
-        machine.worker.pause();
+        machine.rest();
         Self { machine, since }
     }
 
@@ -74,7 +73,7 @@ impl<'a> Paused<'a> {
         let ram_state = ram
             .save(&mut fds)
             .map_err(MachineError::host("sharing memory"))?;
-        let shape = machine.shape;
+        let shape = machine.shape.clone();
         let state = MachineState {
             shape,
             vm,

@@ -1,18 +1,30 @@
 //! A machine without a guest: everything that takes KVM milliseconds to make.
 
 use super::MachineError;
-use crate::kvm::{Host, Vcpu, Vm};
-use crate::memory::Ram;
+use super::vcpus::Vcpus;
+use crate::devices::serial::COM1_IRQ;
+use crate::devices::virtio::transport::Lines;
+use crate::devices::worker::DeviceWorker;
+use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
+use crate::memory::{Ram, layout};
 use crate::snapshot::Shape;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// VM, vCPUs, interrupt controllers and a registered memory slot over reserved
-/// addresses. Setting up memory slots and timers waits for grace periods of the
-/// host kernel, about 8 ms in all, so this is done before it is needed.
-#[derive(Debug)]
+/// VM, vCPUs and their threads, interrupt controllers, a registered memory slot over
+/// reserved addresses, and the lines of all devices. Setting up memory slots, timers
+/// and lines waits for grace periods of the host kernel, a millisecond or more each,
+/// so all of it is done before it is needed.
+///
+/// The fields are in the order in which they must go: threads before what they use,
+/// and memory after the VM that has its addresses.
 pub struct Shell {
-    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) vcpus: Vcpus,
+    /// Only where there are devices for it.
+    pub(super) worker: Option<DeviceWorker>,
+    pub(super) lines: Vec<Lines>,
+    pub(super) serial_irq: EventFd,
     pub(super) vm: Vm,
-    // After `vm`, which has its addresses.
     pub(super) ram: Ram,
     pub(super) shape: Shape,
 }
@@ -21,20 +33,77 @@ impl Shell {
     /// Builds a shell for machines of this shape.
     ///
     /// # Errors
-    /// [`MachineError::Kvm`], [`MachineError::Ram`].
+    /// [`MachineError`].
     pub fn new(host: &Host, shape: Shape) -> Result<Self, MachineError> {
-        let ram = Ram::reserve(shape.memory.0)?;
+        Self::build(host, shape, false)
+    }
+
+    /// Builds a shell whose vCPUs have run once already. It has time for that because
+    /// it waits for its use, and only a clone can use it: the state of a vCPU that has
+    /// run is not that of one after power-on.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn warm(host: &Host, shape: Shape) -> Result<Self, MachineError> {
+        Self::build(host, shape, true)
+    }
+
+    fn build(host: &Host, shape: Shape, warm: bool) -> Result<Self, MachineError> {
+        if shape.rings.len() > layout::VIRTIO_MAX {
+            return Err(MachineError::TooManyDevices {
+                count: shape.rings.len(),
+            });
+        }
+        let mut ram = Ram::reserve(shape.memory.0)?;
         let vm = Vm::new(host)?;
         // SAFETY: a shell, and the machine made of it, drop `ram` after `vm`.
         unsafe { vm.set_memory(&ram)? };
         let vcpus = (0..shape.cpus)
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
             .collect::<Result<_, _>>()?;
+        let (serial_irq, lines) = wire(&vm, &shape)?;
+        if warm {
+            ram.back_with_zeroes()
+                .map_err(MachineError::host("mapping a page to warm up"))?;
+            ram.memory()
+                .write_slice(&WARM_UP_CODE, GuestAddress(0))
+                .expect("every machine has memory at 0");
+        }
+        let vcpus =
+            Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
+        let worker = match lines.is_empty() {
+            true => None,
+            false => Some(
+                DeviceWorker::spawn().map_err(MachineError::host("starting the device thread"))?,
+            ),
+        };
         Ok(Self {
             vcpus,
+            worker,
+            lines,
+            serial_irq,
             vm,
             ram,
             shape,
         })
     }
+}
+
+/// Makes the lines of all devices and registers them.
+fn wire(vm: &Vm, shape: &Shape) -> Result<(EventFd, Vec<Lines>), MachineError> {
+    let serial_irq =
+        EventFd::new(EFD_NONBLOCK).map_err(MachineError::host("making the serial port"))?;
+    vm.interrupt_on(&serial_irq, COM1_IRQ)?;
+    let mut all = Vec::new();
+    for (slot, &rings) in shape.rings.iter().enumerate() {
+        let lines = Lines::new(rings.into()).map_err(MachineError::host("making a device"))?;
+        let (range, irq) = layout::virtio_slot(slot);
+        vm.interrupt_on(&lines.irq, irq)?;
+        let notify = range.start + layout::VIRTIO_QUEUE_NOTIFY;
+        for (ring, event) in lines.queues.iter().enumerate() {
+            vm.on_write(notify, ring as u32, event)?;
+        }
+        all.push(lines);
+    }
+    Ok((serial_irq, all))
 }

@@ -6,9 +6,11 @@ use crate::devices::virtio::console::Console;
 use crate::devices::virtio::p9::P9;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockHandle};
-use crate::devices::virtio::{DeviceState, VirtioDevice};
+use crate::devices::virtio::{DeviceState, VirtioDevice, block, console, p9, rng, vsock};
+use crate::snapshot::Shape;
 use crate::sys::fds::FdTable;
-use hyperfork_api::spec::{Disk, LinuxGuest, Share};
+use hyperfork_api::VmSpec;
+use hyperfork_api::spec::{Disk, Guest, LinuxGuest, Share};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -71,10 +73,30 @@ pub fn share_tag(index: usize) -> String {
     format!("hf{index}")
 }
 
-/// How many virtio devices a Linux guest has.
-pub fn count(guest: &LinuxGuest) -> usize {
-    const CONSOLE_RNG_VSOCK: usize = 3;
-    guest.disks.len() + guest.shares.len() + CONSOLE_RNG_VSOCK
+/// How a machine for `spec` is built.
+pub fn shape(spec: &VmSpec) -> Shape {
+    let rings = match &spec.guest {
+        Guest::Nano { .. } => Vec::new(),
+        Guest::Linux(guest) => rings(guest),
+    };
+    Shape {
+        cpus: spec.cpus,
+        memory: spec.memory,
+        rings,
+    }
+}
+
+/// How many rings each device of a Linux guest has, in the order of [`fresh`].
+fn rings(guest: &LinuxGuest) -> Vec<u8> {
+    let disks = guest.disks.iter().map(|_| block::QUEUE_SIZES.len());
+    let always = [
+        console::QUEUE_SIZES.len(),
+        vsock::QUEUE_SIZES.len(),
+        rng::QUEUE_SIZES.len(),
+    ];
+    let shares = guest.shares.iter().map(|_| p9::QUEUE_SIZES.len());
+    let all = disks.chain(always).chain(shares);
+    all.map(|count| count as u8).collect()
 }
 
 /// A Linux guest's devices as after power-on.

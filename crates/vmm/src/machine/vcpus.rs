@@ -20,10 +20,15 @@ pub(super) struct Vcpus {
 struct Shared {
     gate: Mutex<Gate>,
     changed: Condvar,
-    ports: Bus,
-    mmio: Bus,
-    events: Events,
+    connections: OnceLock<Connections>,
     first_exit: OnceLock<()>,
+}
+
+/// What exits of the guest lead to.
+pub(super) struct Connections {
+    pub(super) ports: Bus,
+    pub(super) mmio: Bus,
+    pub(super) events: Events,
 }
 
 struct Gate {
@@ -40,22 +45,16 @@ enum Wanted {
 }
 
 impl Vcpus {
-    /// Starts the threads, at rest.
-    pub(super) fn start(
-        cpus: Vec<Vcpu>,
-        ports: Bus,
-        mmio: Bus,
-        events: Events,
-    ) -> io::Result<Self> {
+    /// Starts the threads, at rest. With `warm`, each has run its vCPU once by then
+    /// ([`Vcpu::warm_up`]).
+    pub(super) fn start(cpus: Vec<Vcpu>, warm: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate {
                 wanted: Wanted::Rest,
                 at_rest: 0,
             }),
             changed: Condvar::new(),
-            ports,
-            mmio,
-            events,
+            connections: OnceLock::new(),
             first_exit: OnceLock::new(),
         });
         let mut vcpus = Self {
@@ -68,12 +67,19 @@ impl Vcpus {
             let (shared, cpu) = (vcpus.shared.clone(), vcpu.clone());
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || shared.serve(&cpu, index))?;
+                .spawn(move || shared.serve(&cpu, index, warm))?;
             vcpus.cpus.push(vcpu);
             vcpus.threads.push(thread);
         }
         vcpus.wait_for_rest();
         Ok(vcpus)
+    }
+
+    /// Says what exits lead to. Before the vCPUs run, and once.
+    pub(super) fn connect(&self, connections: Connections) {
+        if self.shared.connections.set(connections).is_err() {
+            unreachable!("a shell becomes a machine once");
+        }
     }
 
     /// Brings all vCPUs to rest, outside of `KVM_RUN` and with no I/O half done.
@@ -140,21 +146,25 @@ impl Shared {
     }
 
     /// The life of a vCPU thread.
-    fn serve(&self, vcpu: &Mutex<Vcpu>, index: usize) {
+    fn serve(&self, vcpu: &Mutex<Vcpu>, index: usize, warm: bool) {
+        if warm && let Err(error) = lock(vcpu).warm_up() {
+            // It works nevertheless, only slower at first.
+            eprintln!("vCPU {index} could not be run in advance: {error}");
+        }
         let flag: *mut u8 = lock(vcpu).immediate_exit();
         // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
         // thread's use of it: `vcpu` is borrowed until after `_kickable` is dropped.
         let _kickable = match unsafe { Kickable::this_thread(flag) } {
             Ok(kickable) => kickable,
             Err(error) => {
-                (self.events)(Event::Fault(format!("vCPU {index}: {error}")));
+                eprintln!("vCPU {index}: {error}");
                 return self.stop();
             }
         };
-        while self.may_run() {
+        while let Some(connections) = self.may_run() {
             let mut vcpu = lock(vcpu);
             loop {
-                match self.step(&mut vcpu, index) {
+                match self.step(connections, &mut vcpu, index) {
                     Next::Run => {}
                     Next::Look => {
                         // Before looking: a kick that comes after this sets it again.
@@ -170,8 +180,8 @@ impl Shared {
         }
     }
 
-    /// Rests while that is wanted; whether to run then, or to end.
-    fn may_run(&self) -> bool {
+    /// Rests while that is wanted; `None` when it is time to end.
+    fn may_run(&self) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {
             gate.at_rest += 1;
@@ -184,7 +194,9 @@ impl Shared {
             }
             gate.at_rest -= 1;
         }
-        gate.wanted == Wanted::Run
+        self.connections
+            .get()
+            .filter(|_| gate.wanted == Wanted::Run)
     }
 
     /// Counts as at rest for ever.
@@ -194,51 +206,55 @@ impl Shared {
     }
 
     /// Enters the guest once and serves what it comes out with.
-    fn step(&self, vcpu: &mut Vcpu, index: usize) -> Next {
+    fn step(&self, connections: &Connections, vcpu: &mut Vcpu, index: usize) -> Next {
+        let Connections {
+            ports,
+            mmio,
+            events,
+        } = connections;
+        let fault = |what: String| {
+            events(Event::Fault(what));
+            Next::Stop
+        };
         let exit = match vcpu.run() {
             Ok(exit) => exit,
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Look,
             Err(error) => {
                 let error = io::Error::from_raw_os_error(error.errno());
-                return self.fault(format!("vCPU {index}: KVM_RUN: {error}"));
+                return fault(format!("vCPU {index}: KVM_RUN: {error}"));
             }
         };
         if self.first_exit.set(()).is_ok() {
-            (self.events)(Event::FirstExit(Monotonic::now()));
+            events(Event::FirstExit(Monotonic::now()));
         }
         match exit {
-            VcpuExit::IoIn(port, data) => self.ports.read(port.into(), data),
-            VcpuExit::IoOut(port, data) => self.ports.write(port.into(), data),
-            VcpuExit::MmioRead(address, data) => self.mmio.read(address, data),
-            VcpuExit::MmioWrite(address, data) => self.mmio.write(address, data),
+            VcpuExit::IoIn(port, data) => ports.read(port.into(), data),
+            VcpuExit::IoOut(port, data) => ports.write(port.into(), data),
+            VcpuExit::MmioRead(address, data) => mmio.read(address, data),
+            VcpuExit::MmioWrite(address, data) => mmio.write(address, data),
             VcpuExit::Intr => return Next::Look,
             VcpuExit::SystemEvent(..) => {
-                (self.events)(Event::Reset);
+                events(Event::Reset);
                 return Next::Stop;
             }
             VcpuExit::Shutdown => {
                 let state = vcpu.save().map(|state| state.describe());
                 let state = state.unwrap_or_else(|error| error.to_string());
-                return self.fault(format!("vCPU {index}: triple fault, {state}"));
+                return fault(format!("vCPU {index}: triple fault, {state}"));
             }
             VcpuExit::InternalError => {
                 let (suberror, data) = vcpu.internal_error();
                 let rip = vcpu.regs().map(|regs| regs.rip).unwrap_or(0);
-                return self.fault(format!(
+                return fault(format!(
                     "vCPU {index}: KVM internal error {suberror} at {rip:#x}, data {data:x?}"
                 ));
             }
             other => {
                 let what = format!("vCPU {index}: unexpected exit {other:?}");
-                return self.fault(what);
+                return fault(what);
             }
         }
         Next::Run
-    }
-
-    fn fault(&self, what: String) -> Next {
-        (self.events)(Event::Fault(what));
-        Next::Stop
     }
 }
 

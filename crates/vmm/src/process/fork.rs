@@ -149,7 +149,7 @@ fn start_processes(owner: &Owner, request: &Fork) -> Result<Vec<Unborn>, ForkErr
         let claim = claim_next(owner, prefix, &mut number)?;
         let name = claim.dir.name().clone();
         let wanted = Monotonic::now();
-        let starter = Starter::spawn(&owner.run_dir, claim, owner.machine.shape())
+        let starter = Starter::spawn(&owner.run_dir, claim, owner.machine.shape().clone())
             .map_err(ForkError::Process)?;
         let mut spec = owner.spec.clone();
         spec.name = name.clone();

@@ -4,7 +4,7 @@ use super::handover::{Birth, Progress, Starter};
 use super::record;
 use super::rundir::{RunDir, RunDirError};
 use crate::identity;
-use crate::snapshot::Shape;
+use crate::machine::slots;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{VmInfo, VmSpec};
 use std::io;
@@ -47,10 +47,7 @@ pub fn launch(run_dir: &RunDir, spec: &VmSpec) -> Result<Launch, LaunchError> {
     let claim = run_dir.claim(&spec.name)?;
     let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
     let info = record::born(spec, &identity, None);
-    let shape = Shape {
-        cpus: spec.cpus,
-        memory: spec.memory,
-    };
+    let shape = slots::shape(spec);
     let starter = Starter::spawn(run_dir, claim, shape).map_err(LaunchError::Process)?;
     starter
         .boot(Birth {

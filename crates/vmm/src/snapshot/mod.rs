@@ -27,10 +27,12 @@ pub struct MachineState {
 }
 
 /// What has to be known to build a shell for a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shape {
     /// Virtual CPUs.
     pub cpus: u8,
     /// Guest memory.
     pub memory: Bytes,
+    /// How many rings each virtio device has, by slot.
+    pub rings: Vec<u8>,
 }

@@ -6,8 +6,9 @@ use hyperfork_api::{Bytes, Identity, VmName, VmSpec};
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::identity;
 use hyperfork_vmm::kvm::Host;
+use hyperfork_vmm::machine::slots;
 use hyperfork_vmm::machine::{Backends, Capture, Event, Events, Machine, Shell};
-use hyperfork_vmm::snapshot::{MachineState, Shape};
+use hyperfork_vmm::snapshot::MachineState;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -43,7 +44,7 @@ impl Vm {
             ready_timeout_ms: 0,
         };
         let host = Host::open().expect("these tests need /dev/kvm");
-        let shell = Shell::new(&host, shape(&spec)).unwrap();
+        let shell = Shell::new(&host, slots::shape(&spec)).unwrap();
         let identity = identity::booted(&spec.name).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();
@@ -77,7 +78,7 @@ impl Vm {
     /// A running clone of a capture.
     pub(crate) fn clone_of(&self, capture: &Capture, index: u32) -> Self {
         let host = Host::open().unwrap();
-        let shell = Shell::new(&host, capture.state.shape).unwrap();
+        let shell = Shell::warm(&host, capture.state.shape.clone()).unwrap();
         let name = self.spec.name.clone_name(index).unwrap();
         let identity = identity::cloned(&self.identity, name, index).unwrap();
         let (dir, console, backends) = backends();
@@ -135,13 +136,6 @@ impl Vm {
     /// The machine itself.
     pub(crate) fn machine(&mut self) -> &mut Machine {
         &mut self.machine
-    }
-}
-
-fn shape(spec: &VmSpec) -> Shape {
-    Shape {
-        cpus: spec.cpus,
-        memory: spec.memory,
     }
 }
 

@@ -10,7 +10,7 @@
 //! * a device that needs a reset leaves its rings alone until it gets one.
 
 use super::VirtioDevice;
-use super::transport::MmioTransport;
+use super::transport::{Lines, MmioTransport};
 use crate::bus::BusDevice;
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
@@ -46,7 +46,9 @@ const NEEDS_RESET: u32 = 0x40;
 pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
     let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
     let memory = Arc::new(memory);
-    let mut transport = MmioTransport::new(device, memory.clone()).expect("descriptors");
+    let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
+    let mut transport =
+        MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
     transport.mute();
     let mut driver = Driver {
         transport,

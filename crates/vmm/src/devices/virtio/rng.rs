@@ -18,6 +18,9 @@ use vm_memory::GuestMemoryMmap;
 /// for (5.4.6.2), and a driver that wants more asks again.
 const REQUEST_MAX: usize = 64 << 10;
 
+/// The largest size of each ring.
+pub(crate) const QUEUE_SIZES: [u16; 1] = [64];
+
 /// An entropy source.
 #[derive(Debug, Default)]
 pub struct Rng;
@@ -39,7 +42,7 @@ impl VirtioDevice for Rng {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[64]
+        &QUEUE_SIZES
     }
 
     fn features(&self) -> u64 {

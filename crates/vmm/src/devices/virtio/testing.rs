@@ -1,7 +1,7 @@
 //! A well-behaved driver, for the devices' tests.
 
 use super::VirtioDevice;
-use super::transport::{MmioTransport, TransportState};
+use super::transport::{Lines, MmioTransport, TransportState};
 use crate::bus::BusDevice;
 use std::sync::{Arc, Mutex, MutexGuard};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
@@ -51,7 +51,8 @@ impl Driver {
     pub(crate) fn start_without(device: impl VirtioDevice + 'static, without: u64) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
         let memory = Arc::new(memory);
-        let transport = MmioTransport::new(Box::new(device), memory.clone()).unwrap();
+        let lines = Lines::new(device.queue_sizes().len()).unwrap();
+        let transport = MmioTransport::new(Box::new(device), lines, memory.clone()).unwrap();
         let driver = Self::with(transport, memory);
         driver.write(STATUS, ACKNOWLEDGE);
         driver.write(STATUS, ACKNOWLEDGE | DRIVER);
@@ -96,7 +97,9 @@ impl Driver {
         self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
         memory.write_slice(&all, GuestAddress(0)).unwrap();
         let memory = Arc::new(memory);
-        let transport = MmioTransport::restore(Box::new(device), state, memory.clone()).unwrap();
+        let lines = Lines::new(device.queue_sizes().len()).unwrap();
+        let transport =
+            MmioTransport::restore(Box::new(device), lines, state, memory.clone()).unwrap();
         let mut clone = Self::with(transport, memory);
         clone.rings = self.rings.clone();
         clone.next_descriptor = self.next_descriptor;

@@ -8,6 +8,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+fn start(devices: Devices, mode: Mode) -> io::Result<DeviceWorker> {
+    let worker = DeviceWorker::spawn()?;
+    worker.attach(devices)?;
+    if mode == Mode::Running {
+        worker.resume();
+    }
+    Ok(worker)
+}
+
 /// Notifies the device as an ioeventfd does, when the ring's rules demand it.
 fn kick(driver: &Driver) {
     if driver.must_notify(0, 1) {
@@ -28,7 +37,7 @@ fn wait_for_used(driver: &mut Driver) -> (u16, u32) {
 #[test]
 fn the_thread_serves_every_notified_request() {
     let mut driver = Driver::start(Rng);
-    let _worker = DeviceWorker::start(vec![driver.transport.clone()], Mode::Running).unwrap();
+    let _worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     for _ in 0..2000 {
         let offered = driver.offer(0, &[], &[8]);
         kick(&driver);
@@ -39,7 +48,7 @@ fn the_thread_serves_every_notified_request() {
 #[test]
 fn a_driver_that_keeps_the_ring_full_and_notifies_only_when_it_must_is_served_for_ever() {
     let mut driver = Driver::start(Rng);
-    let _worker = DeviceWorker::start(vec![driver.transport.clone()], Mode::Running).unwrap();
+    let _worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     let mut outstanding = 0;
     let mut served = 0;
     while served < 20_000 {
@@ -59,7 +68,7 @@ fn a_driver_that_keeps_the_ring_full_and_notifies_only_when_it_must_is_served_fo
 #[test]
 fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_lost() {
     let mut driver = Driver::start(Rng);
-    let worker = DeviceWorker::start(vec![driver.transport.clone()], Mode::Running).unwrap();
+    let worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     for _ in 0..200 {
         worker.pause();
         driver.offer(0, &[], &[8]);
@@ -74,13 +83,13 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
 #[test]
 fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone() {
     let mut parent = Driver::start(Rng);
-    let worker = DeviceWorker::start(vec![parent.transport.clone()], Mode::Paused).unwrap();
+    let worker = start(vec![parent.transport.clone()], Mode::Paused).unwrap();
     worker.pause();
     parent.offer(0, &[], &[8]);
     kick(&parent);
     let state = parent.lock().save(&mut FdTable::default()).unwrap();
     let mut clone = parent.clone_into(Rng, &state);
-    let clone_worker = DeviceWorker::start(vec![clone.transport.clone()], Mode::Running).unwrap();
+    let clone_worker = start(vec![clone.transport.clone()], Mode::Running).unwrap();
     wait_for_used(&mut clone);
     worker.resume();
     wait_for_used(&mut parent);
@@ -90,7 +99,7 @@ fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone(
 #[test]
 fn pausing_and_resuming_in_any_order_ends_as_last_asked() {
     let mut driver = Driver::start(Rng);
-    let worker = DeviceWorker::start(vec![driver.transport.clone()], Mode::Paused).unwrap();
+    let worker = start(vec![driver.transport.clone()], Mode::Paused).unwrap();
     worker.pause();
     worker.pause();
     for _ in 0..500 {
@@ -147,7 +156,7 @@ fn a_device_that_panics_fails_alone() {
     let mut faulty = Driver::start(Faulty(panics.clone()));
     let mut healthy = Driver::start(Rng);
     let devices = vec![faulty.transport.clone(), healthy.transport.clone()];
-    let worker = DeviceWorker::start(devices, Mode::Running).unwrap();
+    let worker = start(devices, Mode::Running).unwrap();
     faulty.offer(0, &[], &[8]);
     kick(&faulty);
     while panics.load(Ordering::Relaxed) == 0 {

@@ -31,9 +31,9 @@ use std::path::Path;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-const QUEUE_SIZE: u16 = 128;
+pub(crate) const QUEUE_SIZES: [u16; 1] = [128];
 /// Data segments of one request: a full ring without header and status.
-const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+const SEG_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
 /// Bytes of one data segment.
 const SIZE_MAX: u32 = 128 << 10;
 /// Data bytes of one request. More than any driver that keeps [`SEG_MAX`] and
@@ -116,7 +116,7 @@ impl VirtioDevice for Block {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE]
+        &QUEUE_SIZES
     }
 
     fn features(&self) -> u64 {

@@ -33,6 +33,9 @@ const TRANSMIT: usize = 1;
 /// most, and what is beyond is dropped.
 const TRANSMIT_MAX: usize = 64 << 10;
 
+/// The largest size of each ring.
+pub(crate) const QUEUE_SIZES: [u16; 2] = [64, 64];
+
 /// A console.
 #[derive(Debug)]
 pub struct Console {
@@ -99,7 +102,7 @@ impl VirtioDevice for Console {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[64, 64]
+        &QUEUE_SIZES
     }
 
     fn features(&self) -> u64 {

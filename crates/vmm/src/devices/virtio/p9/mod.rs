@@ -33,7 +33,7 @@ use wire::{Encoder, HEADER_LEN, MAX_MESSAGE};
 const F_MOUNT_TAG: u64 = 1 << 0;
 
 /// One ring, of requests.
-const QUEUE_SIZES: [u16; 1] = [128];
+pub(crate) const QUEUE_SIZES: [u16; 1] = [128];
 
 /// Longest tag, in bytes: Linux's limit less its terminator.
 const MAX_TAG: usize = 31;

@@ -44,6 +44,31 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 /// number of them.
 const FAILURES_TOLD: u32 = 8;
 
+/// The event descriptors of a device's slot. They are made and registered with KVM
+/// before there is a device, for registering takes milliseconds.
+#[derive(Debug)]
+pub struct Lines {
+    /// Signalled to interrupt the driver: an irqfd, edge-triggered.
+    pub irq: EventFd,
+    /// Signalled when the driver has put something into a ring: for each an ioeventfd
+    /// for a write of its number (4 bytes) to QueueNotify (offset 0x50).
+    pub queues: Vec<EventFd>,
+}
+
+impl Lines {
+    /// Lines for a device with `queues` rings, connected to nothing yet.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(queues: usize) -> io::Result<Self> {
+        let event = || EventFd::new(EFD_NONBLOCK);
+        Ok(Self {
+            irq: event()?,
+            queues: (0..queues).map(|_| event()).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// One device behind its registers.
 pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
@@ -69,29 +94,31 @@ impl MmioTransport {
     /// A device as after power-on.
     ///
     /// # Errors
-    /// When the process is out of descriptors, or the device wants rings of
+    /// `InvalidData` when `lines` are not this device's; when it wants rings of
     /// impossible sizes.
-    pub fn new(device: Box<dyn VirtioDevice>, memory: Arc<GuestMemoryMmap>) -> io::Result<Self> {
-        let mut rings = Vec::new();
-        let mut queues = Vec::new();
-        for &size in device.queue_sizes() {
-            let event = EventFd::new(EFD_NONBLOCK)?;
-            rings.push(Ring {
-                setup: QueueState::default(),
-                armed_at: 0,
-                event,
-            });
-            queues.push(Queue::new(size).map_err(io::Error::other)?);
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        lines: Lines,
+        memory: Arc<GuestMemoryMmap>,
+    ) -> io::Result<Self> {
+        let sizes = device.queue_sizes();
+        if sizes.len() != lines.queues.len() {
+            return Err(invalid("the slot is wired for another number of rings"));
         }
-        let irq = EventFd::new(EFD_NONBLOCK)?;
-        let registers = Registers::default();
+        let queues = sizes.iter().map(|&size| Queue::new(size));
+        let queues = queues.collect::<Result<_, _>>().map_err(io::Error::other)?;
+        let rings = lines.queues.into_iter().map(|event| Ring {
+            setup: QueueState::default(),
+            armed_at: 0,
+            event,
+        });
         Ok(Self {
             device,
             memory,
-            registers,
-            rings,
+            registers: Registers::default(),
+            rings: rings.collect(),
             queues,
-            irq,
+            irq: lines.irq,
             failures: 0,
         })
     }
@@ -104,11 +131,11 @@ impl MmioTransport {
     /// otherwise as [`new`](Self::new).
     pub fn restore(
         device: Box<dyn VirtioDevice>,
+        lines: Lines,
         state: &TransportState,
         memory: Arc<GuestMemoryMmap>,
     ) -> io::Result<Self> {
-        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mut transport = Self::new(device, memory)?;
+        let mut transport = Self::new(device, lines, memory)?;
         if state.queues.len() != transport.rings.len() {
             return Err(invalid("the saved device has another number of rings"));
         }
@@ -159,8 +186,7 @@ impl MmioTransport {
         self.rings.len()
     }
 
-    /// Signalled when the driver has put something into ring `index`: an
-    /// ioeventfd for a write of `index` (4 bytes) to QueueNotify (offset 0x50).
+    /// Signalled when the driver has put something into ring `index`.
     ///
     /// # Panics
     /// When there is no such ring; see [`queue_count`](Self::queue_count).
@@ -168,8 +194,9 @@ impl MmioTransport {
         &self.rings[index].event
     }
 
-    /// Signalled to interrupt the driver: an irqfd, edge-triggered.
-    pub fn irq_event(&self) -> &EventFd {
+    /// Signalled to interrupt the driver.
+    #[cfg(test)]
+    pub(crate) fn irq_event(&self) -> &EventFd {
         &self.irq
     }
 
@@ -326,6 +353,10 @@ impl MmioTransport {
             queue.reset();
         }
     }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// Adds 1 to an event's count. The only way to fail is a count at its limit,

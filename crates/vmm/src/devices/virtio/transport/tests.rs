@@ -17,7 +17,7 @@ fn fresh() -> Driver {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
     let memory = Arc::new(memory);
     Driver::with(
-        MmioTransport::new(Box::new(Rng), memory.clone()).unwrap(),
+        MmioTransport::new(Box::new(Rng), Lines::new(1).unwrap(), memory.clone()).unwrap(),
         memory,
     )
 }
@@ -276,7 +276,8 @@ fn a_state_that_does_not_fit_is_refused() {
     let refused = |change: fn(&mut TransportState)| {
         let mut state = good.clone();
         change(&mut state);
-        MmioTransport::restore(Box::new(Rng), &state, driver.memory.clone()).is_err()
+        let lines = Lines::new(1).unwrap();
+        MmioTransport::restore(Box::new(Rng), lines, &state, driver.memory.clone()).is_err()
     };
     assert!(!refused(|_| ()));
     assert!(refused(|state| state.queues.clear()));

@@ -55,7 +55,7 @@ const F_STREAM: u64 = 1 << 0;
 
 /// The rings (5.10.2): packets to the guest, packets from it, events to it.
 /// Linux fills all of the first with buffers of 4 KiB.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
+pub(crate) const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
 
 /// Most packets moved each way by one call, so that a busy guest cannot keep the
 /// device thread from the other devices. The transport calls again.
