@@ -4,8 +4,8 @@
 //!
 //! | called as | does |
 //! |---|---|
-//! | `hf-fork N` | asks the monitor for N clones, prints which one this is |
-//! | `hf-done CODE` | tells the monitor that the work is done |
+//! | `hf-fork N` | has the monitor make N clones, prints which one this is |
+//! | `hf-done CODE` | tells the monitor that the work is done; ends a clone |
 //! | anything, as PID 1 | brings the guest up and serves the host |
 //! | `agent --listen DIR CID...` | serves on Unix sockets, to try it on a host |
 //!

@@ -25,6 +25,9 @@ pub const AGENT_PORT: u32 = 1024;
 /// atomically after every fork. See [`GuestIdentity`].
 pub const IDENTITY_PATH: &str = "/run/hyperfork/identity.json";
 
+/// Which program's turn it is to have the machine forked: locked (`flock`) by it.
+pub const FORK_LOCK_PATH: &str = "/run/hyperfork/fork.lock";
+
 /// The content of [`IDENTITY_PATH`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestIdentity {

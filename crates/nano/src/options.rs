@@ -21,11 +21,16 @@ pub enum Mode {
     Timer,
     /// `pending`: there is always an interrupt pending; it must come, once.
     Pending,
+    /// `fork`: asks for a fork, waits for it, and signals a [report](crate::report)
+    /// of which one it is.
+    Fork,
+    /// `flood`: writes whatever there is to the signal port, without end.
+    Flood,
 }
 
 /// What the command line may say, as words `name=value` between spaces. In the
-/// modes from `regs` on, parent and clones signal a [report](crate::report) each
-/// time the doorbell rings.
+/// modes from `regs` to `pending`, parent and clones signal a
+/// [report](crate::report) each time the doorbell rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// `mode`.
@@ -38,6 +43,8 @@ pub struct Options {
     pub dirty_pages: u64,
     /// `fork`: asks for so many clones once it is ready.
     pub fork: u32,
+    /// `depth`: how many generations of clones the mode `fork` makes.
+    pub depth: u32,
     /// `timer_ms`: how long each timer of the mode `timer` runs.
     pub timer_ms: u32,
 }
@@ -49,6 +56,7 @@ impl Default for Options {
             touch_mib: 0,
             dirty_pages: 16,
             fork: 0,
+            depth: 1,
             timer_ms: 200,
         }
     }
@@ -83,6 +91,8 @@ impl Options {
                     "isolate" => Mode::Isolate,
                     "timer" => Mode::Timer,
                     "pending" => Mode::Pending,
+                    "fork" => Mode::Fork,
+                    "flood" => Mode::Flood,
                     _ => return None,
                 }
             }
@@ -90,6 +100,7 @@ impl Options {
             "touch_mib" => self.touch_mib = value.parse().ok().filter(|mib| *mib <= 1 << 20)?,
             "dirty_pages" => self.dirty_pages = value.parse().ok()?,
             "fork" => self.fork = value.parse().ok()?,
+            "depth" => self.depth = value.parse().ok()?,
             // The local APIC's timer counts to 2^32 in steps of 128 ns.
             "timer_ms" => self.timer_ms = value.parse().ok().filter(|ms| *ms <= 500_000)?,
             _ => return None,

@@ -1,9 +1,9 @@
 """Forking the virtual machine this program runs in.
 
     import hyperfork
-    k = hyperfork.fork(8)       # asks for 8 clones; 0 here, 1 to 8 in the clones
+    k = hyperfork.fork(8)       # 0 here, 1 to 8 in the clones
     if k:
-        hyperfork.done(work(k))
+        hyperfork.done(work(k)) # the clone's result; it ends
 
 A clone is the whole machine with every process in it, as it is at that moment;
 this one goes on in each. Needs root.
@@ -26,14 +26,15 @@ def identity():
 
 
 def fork(n=1):
-    """Asks for n clones of this machine and returns which one this is: 0 in the
-    parent, k in the k-th clone."""
+    """Has this machine forked into n clones and returns which one this is: 0 in the
+    parent, k in the k-th clone. OSError if there is no clone; standard error tells
+    why."""
     return int(_run("hf-fork", n))
 
 
 def done(code=0):
     """Tells the host that this machine's work is done, with a result code from 0
-    to 16777215."""
+    to 16777215. Ends a clone, so it only returns in a machine that was booted."""
     _run("hf-done", code)
 
 

@@ -49,6 +49,14 @@ pub(crate) fn send(to: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(to, signal) }).map(drop)
 }
 
+/// From now on writing to a pipe that nobody reads fails with EPIPE; it would kill
+/// this process.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: ignoring a signal runs no handler. It only fails for signals that do
+    // not exist.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 fn set(signals: &[libc::c_int]) -> libc::sigset_t {
     // SAFETY: sigemptyset initialises the set that it is given, sigaddset changes
     // it; both only fail for signal numbers that do not exist.

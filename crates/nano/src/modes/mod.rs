@@ -1,5 +1,7 @@
 //! What the guest does, by its command line.
 
+mod flood;
+mod fork;
 mod idle;
 mod isolate;
 mod pending;
@@ -46,6 +48,8 @@ pub(crate) fn run(cpu: usize, options: &Options, machine: &Machine) -> ! {
         Mode::Isolate => isolate::run(&job),
         Mode::Timer => timer::run(&job),
         Mode::Pending => pending::run(&job),
+        Mode::Fork => fork::run(&job),
+        Mode::Flood => flood::run(&job),
     }
 }
 
@@ -63,7 +67,8 @@ impl Job<'_> {
         self.announce();
         signal(Message::Ready(0));
         if self.options.fork > 0 {
-            signal(Message::Fork(self.options.fork));
+            let clones = self.options.fork;
+            signal(Message::Fork { clones, tag: 0 });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Putting a machine together: the one path of boot, fork and restore.
 
 use super::capture::Paused;
-use super::ports::{PowerPort, ResetPort, SignalPort};
+use super::ports::{PowerPort, ResetPort};
+use super::signal_port::{GuestFork, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
 use super::vcpus::{Connections, Vcpus};
 use super::{Events, Shell};
@@ -17,8 +18,9 @@ use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{MachineState, Shape};
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
+use hyperfork_api::signal::{ForkStatus, PORT, PORT_LEN};
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{Identity, VmSpec, signal};
+use hyperfork_api::{Identity, VmSpec};
 use std::io;
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
@@ -35,6 +37,7 @@ pub struct Machine {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
+    pub(super) guest_fork: GuestFork,
     vsock: Option<VsockHandle>,
 }
 
@@ -89,6 +92,7 @@ struct Parts<'a> {
     vcpus: &'a [VcpuState],
     serial: Serial,
     devices: Vec<MmioTransport>,
+    guest_fork: u32,
     vsock: Option<VsockHandle>,
 }
 
@@ -164,6 +168,7 @@ impl Machine {
             devices: devices
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("making a device"))?,
+            guest_fork: ForkStatus::NONE.encode(),
             vsock: slots.vsock,
         };
         assemble(shell, parts, identity, events)
@@ -208,6 +213,7 @@ impl Machine {
             devices: devices
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("restoring a device"))?,
+            guest_fork: state.guest_fork,
             vsock: slots.vsock,
         };
         let machine = assemble(shell, parts, identity, events)?;
@@ -273,6 +279,11 @@ impl Machine {
         self.vsock.as_ref()
     }
 
+    /// Where the fork stands that its guest has asked for.
+    pub fn guest_fork(&self) -> &GuestFork {
+        &self.guest_fork
+    }
+
     /// How it is built.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -314,11 +325,9 @@ fn assemble(
     let mut mmio = Bus::default();
     let serial = Arc::new(Mutex::new(parts.serial));
     ports.insert(COM1.into(), COM1_LEN.into(), serial.clone());
-    let signal = SignalPort {
-        index: identity.index,
-        events: events.clone(),
-    };
-    ports.insert(signal::PORT.into(), 4, Arc::new(Mutex::new(signal)));
+    let signal_port = SignalPort::new(identity.index, parts.guest_fork, events.clone());
+    let guest_fork = GuestFork::new(signal_port);
+    ports.insert(PORT.into(), PORT_LEN.into(), guest_fork.device());
     let reset = ResetPort {
         events: events.clone(),
     };
@@ -358,6 +367,7 @@ fn assemble(
         vm,
         ram,
         shape,
+        guest_fork,
         vsock: parts.vsock,
     })
 }

@@ -73,6 +73,7 @@ impl<'a> Paused<'a> {
         let ram_state = ram
             .save(&mut fds)
             .map_err(MachineError::host("sharing memory"))?;
+        let guest_fork = machine.guest_fork.capture();
         let shape = machine.shape.clone();
         let state = MachineState {
             shape,
@@ -80,6 +81,7 @@ impl<'a> Paused<'a> {
             vcpus,
             serial,
             devices,
+            guest_fork,
             ram: ram_state,
         };
         Ok(Capture {

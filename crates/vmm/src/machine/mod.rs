@@ -15,12 +15,14 @@ mod assemble;
 mod capture;
 mod ports;
 mod shell;
+mod signal_port;
 pub mod slots;
 mod vcpus;
 
 pub use assemble::{Machine, MachineError, Restored};
 pub use capture::{Capture, Paused};
 pub use shell::Shell;
+pub use signal_port::GuestFork;
 pub use slots::Backends;
 
 use crate::sys::clock::Monotonic;

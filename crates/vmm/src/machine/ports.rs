@@ -1,34 +1,8 @@
-//! The ports by which a guest speaks to the monitor itself.
+//! The ports by which a guest ends its machine.
 
 use super::{Event, Events};
 use crate::boot::acpi;
 use crate::bus::BusDevice;
-use hyperfork_api::signal::Message;
-
-/// The signal port ([`hyperfork_api::signal`]).
-pub(super) struct SignalPort {
-    /// What a read gives: which clone this is.
-    pub(super) index: u32,
-    pub(super) events: Events,
-}
-
-impl BusDevice for SignalPort {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let register = self.index.to_le_bytes();
-        for (place, byte) in data.iter_mut().enumerate() {
-            *byte = register.get(offset as usize + place).copied().unwrap_or(0);
-        }
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        let (0, Ok(word)) = (offset, <[u8; 4]>::try_from(data)) else {
-            return;
-        };
-        if let Some(message) = Message::decode(u32::from_le_bytes(word)) {
-            (self.events)(Event::Message(message));
-        }
-    }
-}
 
 /// The keyboard controller's command port, of which only the reset line is
 /// there: what kernels pull on to reboot (`reboot=k`).
@@ -95,20 +69,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[test]
-    fn only_whole_words_are_messages() {
-        let received = Arc::new(Mutex::new(Vec::new()));
-        let sink = received.clone();
-        let events: Events = Arc::new(move |event| sink.lock().unwrap().push(event));
-        let mut port = SignalPort { index: 3, events };
-        port.write(0, &Message::Fork(8).encode().to_le_bytes());
-        port.write(0, &[1]);
-        port.write(2, &[1, 0, 0, 0]);
-        port.write(0, &[0xff; 4]);
-        let messages = received.lock().unwrap();
-        assert!(matches!(messages[..], [Event::Message(Message::Fork(8))]));
-    }
-
-    #[test]
     fn the_machine_is_turned_off_by_the_control_register_alone() {
         let received = Arc::new(Mutex::new(0));
         let count = received.clone();
@@ -124,18 +84,5 @@ mod tests {
         port.write(4, &[0, 0x20]);
         port.write(5, &[0x20]);
         assert_eq!(*received.lock().unwrap(), 2);
-    }
-
-    #[test]
-    fn any_read_of_the_port_gives_bytes_of_the_index() {
-        let mut port = SignalPort {
-            index: 0x0102,
-            events: Arc::new(|_| {}),
-        };
-        let mut data = [0xff; 8];
-        port.read(0, &mut data);
-        assert_eq!(data, [2, 1, 0, 0, 0, 0, 0, 0]);
-        port.read(1, &mut data[..1]);
-        assert_eq!(data[0], 1);
     }
 }

@@ -22,6 +22,9 @@ pub struct MachineState {
     pub serial: SerialState,
     /// Its virtio devices, by slot.
     pub devices: Vec<TransportState>,
+    /// What its guest reads of the fork it has asked for
+    /// ([`ForkStatus`](hyperfork_api::signal::ForkStatus)).
+    pub guest_fork: u32,
     /// Its memory.
     pub ram: RamImageState,
 }

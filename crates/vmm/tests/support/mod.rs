@@ -109,7 +109,7 @@ impl Vm {
         loop {
             match self.message() {
                 Message::Done(code) => return code,
-                Message::Ready(_) | Message::Fork(_) => {}
+                Message::Ready(_) | Message::Fork { .. } => {}
             }
         }
     }
@@ -126,6 +126,12 @@ impl Vm {
                 Err(error) => panic!("no message: {error}\n{}", self.console()),
             }
         }
+    }
+
+    /// Whether there has been no message since the last that was asked for.
+    pub(crate) fn has_said_nothing(&self) -> bool {
+        let mut events = self.events.try_iter();
+        !events.any(|event| matches!(event, Event::Message(_)))
     }
 
     /// What the guest has printed.
