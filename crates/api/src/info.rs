@@ -1,6 +1,6 @@
 //! What a VM tells about itself: `ps --json`, `inspect`, `tree --json`.
 
-use crate::VmName;
+use crate::{ForkReport, VmName};
 use serde::{Deserialize, Serialize};
 
 /// Where a VM is in its life.
@@ -55,6 +55,9 @@ pub struct VmInfo {
     pub forks: u32,
     /// How many it may make; `null` for no limit.
     pub max_forks: Option<u32>,
+    /// What became of the latest fork that a program in it asked for; `null` if none
+    /// did.
+    pub guest_fork: Option<GuestForkOutcome>,
     /// What runs as its main program.
     pub command: Option<Vec<String>>,
     /// The main program's exit status, or a `done` message's result code.
@@ -68,4 +71,14 @@ pub struct VmInfo {
     pub private_kib: u64,
     /// From the request to ready, microseconds: the cold boot, or the fork.
     pub ready_us: Option<u64>,
+}
+
+/// What became of a fork that a guest asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestForkOutcome {
+    /// It is complete.
+    Report(ForkReport),
+    /// There is no clone, for this reason, in one line.
+    Error(String),
 }

@@ -171,6 +171,7 @@ mod tests {
             created_unix_ms: 0,
             forks: 0,
             max_forks: None,
+            guest_fork: None,
             command: None,
             exit_status: None,
             error: None,

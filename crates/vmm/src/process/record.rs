@@ -24,6 +24,7 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         cid: identity.cid,
         created_unix_ms: crate::sys::clock::realtime_ns() / 1_000_000,
         forks: 0,
+        guest_fork: None,
         max_forks: spec.max_forks,
         command,
         exit_status: None,

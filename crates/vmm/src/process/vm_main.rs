@@ -2,11 +2,11 @@
 
 use super::control::{self, Pending};
 use super::handover::{Birth, Order, Progress, Started};
-use super::owner::{Owner, Parts, Task};
+use super::owner::{self, Owner, Parts, Task};
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
 use crate::kvm::Host;
-use crate::machine::{Backends, Events, Machine, MachineError, Shell};
+use crate::machine::{Backends, Machine, MachineError, Shell};
 use crate::one_line;
 use crate::snapshot::Shape;
 use crate::sys::clock::Monotonic;
@@ -18,7 +18,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -106,13 +105,7 @@ fn prepare(
         overlays: overlay_directory(run_dir),
     };
     let tasks = channel();
-    let events: Events = {
-        let sender = tasks.0.clone();
-        Arc::new(move |event| {
-            // Fails only at the very end, when nobody cares any more.
-            let _ = sender.send(Task::Machine(event));
-        })
-    };
+    let events = owner::events(tasks.0.clone());
 
     let Some(order) = started.order()? else {
         return Ok(None);

@@ -12,8 +12,10 @@
 //! ```
 
 mod ending;
+mod events;
 mod ready;
 mod requests;
+mod signals;
 
 use super::control::{Asked, Pending};
 use super::fork;
@@ -25,10 +27,12 @@ use crate::devices::log::Log;
 use crate::machine::{Event, Machine, Restored};
 use crate::sys::clock::Monotonic;
 use ending::Ending;
+use events::Unheard;
+pub(super) use events::events;
 use hyperfork_api::control::{Reply, Request};
-use hyperfork_api::signal::Message;
-use hyperfork_api::{Identity, VmInfo, VmSpec};
+use hyperfork_api::{ForkReport, Identity, VmInfo, VmSpec};
 use ready::{NotReady, Readiness};
+use signals::Wishes;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -41,6 +45,10 @@ pub(super) enum Task {
     Asked(Asked),
     /// Something happened in the machine.
     Machine(Event),
+    /// The guest has said something.
+    Said(Unheard),
+    /// The fork that the guest asked for is complete, or failed for this reason.
+    GuestForked(Result<ForkReport, String>),
     /// The guest knows who it is (and runs its main program), or will never.
     Identified(Result<Identified, NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
@@ -68,6 +76,7 @@ pub(super) struct Owner {
     /// Whether it lives by itself: whoever started it has seen it ready. Until then
     /// it leaves nothing behind when it ends.
     released: bool,
+    wishes: Wishes,
     born: Monotonic,
     /// For a clone, until its first exit: when it got there.
     restored: Option<(Monotonic, Restored)>,
@@ -114,6 +123,7 @@ impl Owner {
             pending: parts.pending,
             started: Some(parts.started),
             released: false,
+            wishes: Wishes::default(),
             born: parts.born,
             restored: parts.restored,
             ready_waiters: Vec::new(),
@@ -151,10 +161,16 @@ impl Owner {
         match task {
             Task::Asked(asked) => return self.answer(asked),
             Task::Machine(event) => return self.machine_event(event),
+            Task::Said(unheard) => {
+                if let Some(message) = unheard.take() {
+                    return self.message(message);
+                }
+            }
+            Task::GuestForked(result) => self.guest_forked(result),
             Task::Identified(Ok(identified)) => self.ready(Some(identified)),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
-            Task::Released => self.released = true,
+            Task::Released => return self.released(),
             Task::Abandoned => {
                 return ControlFlow::Break(Ending::failed("nobody waits for it any more"));
             }
@@ -203,12 +219,7 @@ impl Owner {
     fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
         match event {
             Event::FirstExit(at) => self.first_exit(at),
-            Event::Message(Message::Done(code)) if self.is_booting() => {
-                return ControlFlow::Break(Ending::failed(format!(
-                    "the guest gave up with code {code} instead of becoming ready"
-                )));
-            }
-            Event::Message(message) => self.message(message),
+            Event::Message(message) => return self.message(message),
             Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
             Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
         }
@@ -229,23 +240,8 @@ impl Owner {
         }
     }
 
-    /// Whether it is on its way from its boot to being ready. (A clone may be done with
-    /// its first word.)
-    fn is_booting(&self) -> bool {
-        self.started.is_some() && self.identity.generation == 0
-    }
-
-    fn message(&mut self, message: Message) {
-        if let Message::Done(code) = message {
-            self.main_ended(Some(code as i32));
-        }
-        if self.started.is_some() && self.readiness() == Readiness::Message {
-            self.ready(None);
-        }
-    }
-
     fn main_ended(&mut self, status: Option<i32>) {
-        if status.is_none() && !self.info.state.is_alive() {
+        if self.is_done() || status.is_none() && !self.info.state.is_alive() {
             return;
         }
         self.info.exit_status = status.or(self.info.exit_status);
@@ -255,6 +251,7 @@ impl Owner {
             let _ = waiter.send(Reply::Info(Box::new(info.clone())));
         }
     }
+
     /// What is known, with memory as of now.
     fn info_now(&mut self) -> VmInfo {
         if let Ok(usage) = self.machine.ram().usage() {

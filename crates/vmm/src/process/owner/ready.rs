@@ -48,6 +48,8 @@ impl Owner {
         let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
         self.deadline = Some(Instant::now() + timeout);
         if self.readiness() != Readiness::Agent {
+            // It is told by the port alone who it is.
+            self.machine.guest_fork().born();
             return;
         }
         let (Some(vsock), Guest::Linux(guest)) = (self.machine.vsock().cloned(), &self.spec.guest)
@@ -84,6 +86,7 @@ impl Owner {
         };
         let at = Monotonic::now();
         self.deadline = None;
+        self.machine.guest_fork().born();
         if let Some(vsock) = self.machine.vsock()
             && let Err(error) = vsock.publish(&self.claim.dir.vsock_socket())
         {
