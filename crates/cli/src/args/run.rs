@@ -64,7 +64,7 @@ pub(crate) struct Run {
     /// Share a host directory into the guest
     #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = share)]
     pub(crate) volumes: Vec<Share>,
-    /// How many clones may be made of this VM in its life
+    /// How many clones may be made of this VM in its life, also by its own guest
     #[arg(long, value_name = "K")]
     pub(crate) max_forks: Option<u32>,
     /// Give up on a guest that is not ready after this long
