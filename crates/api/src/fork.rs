@@ -43,6 +43,8 @@ pub struct CloneReport {
     /// From the request's arrival to the agent's first answer (for a guest
     /// without an agent, its first message on the signal port), microseconds.
     pub ready_us: u64,
+    /// Whether its VM had been built in advance.
+    pub shell_source: ShellSource,
     /// Where the time went.
     pub phases_us: Phases,
 }
@@ -56,18 +58,44 @@ pub struct PublishedPort {
     pub guest: u16,
 }
 
-/// Durations of a clone's phases, microseconds. `capture` is shared by all
-/// clones of one fork; the others are the clone's own.
+/// Where the VM of a clone came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShellSource {
+    /// It had been built in advance.
+    Pool,
+    /// It had to be built for this clone: there is no pool, or it had none left.
+    Built,
+    /// It is a copy of the parent's process (strategy `process-fork`).
+    Process,
+}
+
+/// Durations of a clone's phases, microseconds. `pause`, `capture` and `image` are
+/// shared by all clones of one fork; the others are the clone's own.
+///
+/// ```text
+/// arrival ──pause──┐
+///         ─────────┴──────capture (image)──┬──hand_over──┬─memory─┬─state─┬─first_run─┬─ready─
+///         ───shell (since it was wanted)─────────────────┘
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Phases {
-    /// Pausing the parent, reading its state and freezing its memory.
+    /// From the request's arrival until the parent stood still.
+    pub pause: u64,
+    /// From the request's arrival until the parent was captured and went on.
     pub capture: u64,
+    /// Part of that: freezing the parent's memory.
+    pub image: u64,
+    /// From then until the shell had the capture.
+    pub hand_over: u64,
     /// Getting a shell: from when one was wanted until it had the image.
     pub shell: u64,
     /// Putting the image under the shell's memory slot.
     pub memory: u64,
     /// Setting vCPU, VM and device state.
     pub state: u64,
-    /// From `KVM_RUN` to the first exit.
+    /// From there, through `KVM_RUN`, to the first exit.
     pub first_run: u64,
+    /// From there until the clone was ready.
+    pub ready: u64,
 }

@@ -22,7 +22,7 @@ pub mod signal;
 pub mod size;
 pub mod spec;
 
-pub use fork::{CloneReport, ForkReport, Phases, Strategy};
+pub use fork::{CloneReport, ForkReport, Phases, ShellSource, Strategy};
 pub use identity::Identity;
 pub use info::{VmInfo, VmState};
 pub use name::VmName;

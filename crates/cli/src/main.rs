@@ -24,15 +24,18 @@ mod ui;
 mod verbs;
 
 use clap::Parser;
+use hyperfork_vmm::process::pool::{POOL_ARGUMENT, pool_main};
+use hyperfork_vmm::process::{VM_ARGUMENT, vm_main};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before everything else: a VM's process has nothing to do with all this.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == hyperfork_vmm::process::VM_ARGUMENT)
-    {
-        return hyperfork_vmm::process::vm_main();
+    // Before everything else: the processes of VMs and of the pool have nothing to do
+    // with all this.
+    let mut own = std::env::args_os().skip(1);
+    match (own.next(), own.next()) {
+        (Some(kind), _) if kind == VM_ARGUMENT => return vm_main(),
+        (Some(kind), Some(run_dir)) if kind == POOL_ARGUMENT => return pool_main(run_dir.into()),
+        _ => {}
     }
     let verb = args::Cli::parse().verb;
     let trouble = exit::trouble_with(&verb);

@@ -101,10 +101,15 @@ impl User {
     /// Nothing must be left of any VM: no directory, and no process, as soon as it
     /// has had a moment to go.
     pub(crate) fn must_be_clean(&self) {
-        let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
-        let left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
-        assert!(left.is_empty(), "left behind: {left:?}");
+        let left = |of_vms: bool| -> Vec<String> {
+            let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
+            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            names.filter(|name| !of_vms || !name.starts_with('.')).collect()
+        };
+        assert!(left(true).is_empty(), "left behind: {:?}", left(true));
+        // The pool goes when nobody has been connected for a moment.
         eventually("the end of all processes", || self.processes().is_empty());
+        assert!(left(false).is_empty(), "left behind: {:?}", left(false));
     }
 
     /// The processes of this user's VMs, known by the files they have open.

@@ -24,6 +24,8 @@ pub struct Capture {
     pub fds: FdTable,
     /// The memory, also for forks that need no descriptors.
     pub ram: RamImage,
+    /// How long freezing the memory took, microseconds.
+    pub image_us: u64,
     /// What is left to do when nobody waits: [`Aside::retire`].
     pub aside: Option<Aside>,
 }
@@ -66,10 +68,12 @@ impl<'a> Paused<'a> {
             })
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
+        let freezing = Monotonic::now();
         let (ram, aside) = machine
             .ram
             .freeze()
             .map_err(MachineError::host("freezing memory"))?;
+        let image_us = Monotonic::now().us_since(freezing);
         let ram_state = ram
             .save(&mut fds)
             .map_err(MachineError::host("sharing memory"))?;
@@ -88,6 +92,7 @@ impl<'a> Paused<'a> {
             state,
             fds,
             ram,
+            image_us,
             aside,
         })
     }

@@ -8,7 +8,7 @@ use crate::sys::fds::FdTable;
 use crate::sys::scm;
 use hyperfork_api::control::Request;
 use hyperfork_api::guest::Failure;
-use hyperfork_api::{Identity, VmInfo, VmSpec};
+use hyperfork_api::{Identity, VmInfo, VmName, VmSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,13 +20,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// First to the process: build a shell. The lock of the VM's directory comes
-/// with it.
+/// First to the process: build a shell. The lock of its directory comes with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ShellOrder {
     pub(super) run_dir: PathBuf,
-    pub(super) name: hyperfork_api::VmName,
+    /// Where it is until it says [`Progress::Shell`]; it may be renamed afterwards.
+    pub(super) dir: VmDir,
     pub(super) shape: Shape,
+    /// Whether there is time to make it a [warm](crate::machine::Shell::warm) one.
+    pub(super) warm: bool,
 }
 
 /// Second to the process: what to become.
@@ -37,6 +39,15 @@ pub(super) enum Order {
     /// Go on where somebody else was captured; the [`MachineState`] and its
     /// descriptors follow as a message of their own, the same for all clones.
     Clone(Box<Birth>),
+}
+
+impl Order {
+    /// What the VM is called.
+    pub(super) fn name(&self) -> &VmName {
+        match self {
+            Self::Boot(birth) | Self::Clone(birth) => &birth.identity.name,
+        }
+    }
 }
 
 /// What a new VM is.
@@ -51,6 +62,8 @@ pub(super) struct Birth {
 /// From the process: how far it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Progress {
+    /// The shell is built.
+    Shell,
     /// The guest has executed; the times of the steps until then.
     Running(Steps),
     /// The guest is ready.
@@ -106,12 +119,22 @@ impl Encoded {
 }
 
 impl Starter {
-    /// Starts a process for the VM of `claim` and has it build its shell.
+    /// The starter of a process that somebody else has started.
+    pub(super) fn taken(socket: UnixStream, dir: VmDir) -> Self {
+        Self { socket, dir }
+    }
+
+    /// Starts a process with the directory of `claim` and has it build its shell.
     ///
     /// # Errors
     /// When the process cannot be started. The directory is then gone again.
-    pub(super) fn spawn(run_dir: &RunDir, claim: Claim, shape: Shape) -> io::Result<Self> {
-        match Self::try_spawn(run_dir, &claim, shape) {
+    pub(super) fn spawn(
+        run_dir: &RunDir,
+        claim: Claim,
+        shape: &Shape,
+        warm: bool,
+    ) -> io::Result<Self> {
+        match Self::try_spawn(run_dir, &claim, shape, warm) {
             Ok(starter) => Ok(starter),
             Err(error) => {
                 claim.abandon();
@@ -120,7 +143,7 @@ impl Starter {
         }
     }
 
-    fn try_spawn(run_dir: &RunDir, claim: &Claim, shape: Shape) -> io::Result<Self> {
+    fn try_spawn(run_dir: &RunDir, claim: &Claim, shape: &Shape, warm: bool) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let log = claim
             .dir
@@ -137,14 +160,29 @@ impl Starter {
             .spawn()?;
         let order = ShellOrder {
             run_dir: run_dir.path().to_owned(),
-            name: claim.dir.name().clone(),
-            shape,
+            dir: claim.dir.clone(),
+            shape: shape.clone(),
+            warm,
         };
         send(&ours, &order, &[claim.lock.try_clone()?.into()])?;
         Ok(Self {
             socket: ours,
             dir: claim.dir.clone(),
         })
+    }
+
+    /// Gives the process's directory its name.
+    ///
+    /// # Errors
+    /// [`RunDirError::InUse`], and others.
+    pub(super) fn name(&mut self, run_dir: &RunDir, name: &VmName) -> Result<(), RunDirError> {
+        self.dir = self.dir.rename(&run_dir.vm(name))?;
+        Ok(())
+    }
+
+    /// The hand-over itself, to give it to another process.
+    pub(super) fn into_parts(self) -> (OwnedFd, VmDir) {
+        (self.socket.into(), self.dir)
     }
 
     /// Has the process boot.
@@ -227,8 +265,8 @@ impl Started {
         let (order, fds): (ShellOrder, _) =
             receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let lock = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
-        let dir = RunDir::at(order.run_dir.clone()).vm(&order.name);
-        Ok((order, Claim::received(dir, lock.into())))
+        let claim = Claim::received(order.dir.clone(), lock.into());
+        Ok((order, claim))
     }
 
     /// `None` when the starter wants no VM after all.
@@ -264,12 +302,18 @@ impl Started {
     }
 }
 
-fn send<T: Serialize>(socket: &UnixStream, message: &T, fds: &[OwnedFd]) -> io::Result<()> {
+pub(super) fn send<T: Serialize>(
+    socket: &UnixStream,
+    message: &T,
+    fds: &[OwnedFd],
+) -> io::Result<()> {
     let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
     scm::send(socket, &bytes, fds)
 }
 
-fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: &UnixStream,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     match scm::receive(socket)? {
         None => Ok(None),
         Some((bytes, fds)) => {

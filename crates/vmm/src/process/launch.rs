@@ -48,7 +48,7 @@ pub fn launch(run_dir: &RunDir, spec: &VmSpec) -> Result<Launch, LaunchError> {
     let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
     let info = record::born(spec, &identity, None);
     let shape = slots::shape(spec);
-    let starter = Starter::spawn(run_dir, claim, shape).map_err(LaunchError::Process)?;
+    let starter = Starter::spawn(run_dir, claim, &shape, false).map_err(LaunchError::Process)?;
     starter
         .boot(Birth {
             spec: spec.clone(),
@@ -83,7 +83,7 @@ impl Launch {
                 continue;
             }
             match self.starter.progress() {
-                Progress::Running(_) => {}
+                Progress::Shell | Progress::Running(_) => {}
                 Progress::Ready { info, .. } => {
                     self.starter.release().map_err(LaunchError::Process)?;
                     return Ok(*info);

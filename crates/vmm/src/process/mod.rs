@@ -32,6 +32,7 @@ mod handover;
 mod identify;
 mod launch;
 mod owner;
+pub mod pool;
 mod record;
 mod rundir;
 mod vm_main;

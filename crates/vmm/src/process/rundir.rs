@@ -1,6 +1,8 @@
 //! Where VMs are found: a directory per VM under one directory per user.
 //!
 //! ```text
+//! <run dir>/.shells/             processes that are no VM yet, each with a directory
+//!           .pool/               the process that keeps some in stock (see pool)
 //! <run dir>/<name>/lock          held by the VM's process as long as it lives
 //!                  info.json     what the VM last told about itself
 //!                  control.sock  its control socket
@@ -9,30 +11,34 @@
 //!                  console.log, output.log, monitor.log
 //! ```
 //!
-//! Making the directory claims the name; holding the lock proves life. So a
-//! process that was killed leaves a directory that everybody can tell is dead.
+//! A directory is made without a name, with all its sockets and logs in it, and
+//! renamed when it is to be a VM: that claims the name, at once or not at all. Holding
+//! the lock proves life. So a process that was killed leaves a directory that everybody
+//! can tell is dead.
 
 use hyperfork_api::VmName;
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, RenameFlags, flock, renameat_with};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The directory of all of a user's VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir(PathBuf);
 
 /// One VM's directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmDir {
     path: PathBuf,
     name: VmName,
 }
 
-/// The right to be the VM of a directory. Whoever holds the descriptor (or a
-/// copy in another process) keeps the VM alive in the eyes of all others.
+/// The right to be the VM of a directory, which may have no name yet. Whoever holds the
+/// descriptor (or a copy in another process) keeps the VM alive in the eyes of all
+/// others.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) dir: VmDir,
@@ -73,6 +79,9 @@ pub enum RunDirError {
         source: io::Error,
     },
 }
+
+/// The directory of those without a name.
+const SHELLS: &str = ".shells";
 
 /// Longest socket path, without its NUL (`sockaddr_un`).
 const SOCKET_PATH_MAX: usize = 107;
@@ -139,6 +148,7 @@ impl RunDir {
             .filter_map(|entry| VmName::new(entry.ok()?.file_name().into_string().ok()?).ok())
             .collect();
         names.sort();
+        self.sweep_shells();
         let dirs = names.iter().map(|name| self.vm(name));
         Ok(dirs.filter(|dir| !dir.reap()).collect())
     }
@@ -149,36 +159,82 @@ impl RunDir {
     /// [`RunDirError`]; [`RunDirError::InUse`] also for a VM that has ended and
     /// was not removed.
     pub(super) fn claim(&self, name: &VmName) -> Result<Claim, RunDirError> {
-        let dir = self.vm(name);
-        if dir.console_socket().as_os_str().len() > SOCKET_PATH_MAX {
-            return Err(RunDirError::TooDeep(dir.path));
+        if self.vm(name).is_taken() {
+            return Err(RunDirError::InUse { name: name.clone() });
         }
-        for _ in 0..CLAIM_ATTEMPTS {
-            match DirBuilder::new().mode(0o700).create(&dir.path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if dir.reap() {
-                        continue;
-                    }
-                    return Err(RunDirError::InUse { name: name.clone() });
-                }
-                Err(error) => return Err(failed("make", &dir.path)(error)),
+        let mut claim = self.nameless()?;
+        match claim.dir.rename(&self.vm(name)) {
+            Ok(dir) => claim.dir = dir,
+            Err(error) => {
+                claim.abandon();
+                return Err(error);
             }
-            if let Some(lock) = dir.try_lock() {
+        }
+        Ok(claim)
+    }
+
+    /// Makes a directory that is nobody's yet. [`VmDir::rename`] gives it its name.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub(super) fn nameless(&self) -> Result<Claim, RunDirError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut result = Err(io::ErrorKind::AlreadyExists.into());
+        for _ in 0..CLAIM_ATTEMPTS {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name =
+                VmName::new(format!("{}-{number}", std::process::id())).expect("digits are a name");
+            let dir = self.shell(&name);
+            result = DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(self.shells())
+                .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
+            // What is in the way was left by a killed process of this number; or somebody
+            // who cleans up took the directory, or that of all, for abandoned just now.
+            if result.is_ok()
+                && let Some(lock) = dir.try_lock()
+            {
                 return Ok(Claim { dir, lock });
             }
-            // Somebody took the directory for dead before it was locked.
         }
-        Err(RunDirError::InUse { name: name.clone() })
+        let source = result.err().unwrap_or(io::ErrorKind::WouldBlock.into());
+        Err(failed("make a directory in", &self.shells())(source))
+    }
+
+    /// The directory of a process that is no VM yet, by the name it goes by until it has
+    /// one.
+    pub(super) fn shell(&self, name: &VmName) -> VmDir {
+        VmDir {
+            path: self.shells().join(name.as_str()),
+            name: name.clone(),
+        }
+    }
+
+    /// Where processes are that are no VMs yet.
+    fn shells(&self) -> PathBuf {
+        self.0.join(SHELLS)
+    }
+
+    /// The directory of the pool.
+    pub(super) fn pool(&self) -> PathBuf {
+        self.0.join(".pool")
+    }
+
+    /// Removes what killed processes left of shells.
+    pub(super) fn sweep_shells(&self) {
+        for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
+                self.shell(&name).reap();
+            }
+        }
+        // Succeeds only when nobody has one.
+        let _ = fs::remove_dir(self.shells());
     }
 }
 
-/// How often a claim is tried while others clean up.
+/// How often a directory is made while others clean up.
 const CLAIM_ATTEMPTS: u32 = 10;
-
-/// How old a directory without a lock must be to be nobody's: making both takes
-/// its owner microseconds.
-const ABANDONED_AFTER: Duration = Duration::from_secs(10);
 
 impl VmDir {
     /// The VM's name.
@@ -234,6 +290,11 @@ impl VmDir {
         self.path.is_dir()
     }
 
+    /// Whether somebody has it; not so for what killed starters left.
+    pub(super) fn is_taken(&self) -> bool {
+        self.exists() && !self.reap()
+    }
+
     /// Whether a process stands behind it.
     pub fn is_alive(&self) -> bool {
         let lock = rustix::fs::open(
@@ -258,15 +319,32 @@ impl VmDir {
         if self.info_path().exists() {
             return false;
         }
-        let abandoned = if self.lock_path().exists() {
-            self.try_lock()
-        } else {
-            let age = fs::metadata(&self.path).and_then(|meta| meta.modified());
-            let old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED_AFTER));
-            old.then(|| self.try_lock()).flatten()
-        };
-        // Removed while it is locked, so that nobody claims it meanwhile.
-        abandoned.is_some_and(|_lock| fs::remove_dir_all(&self.path).is_ok())
+        // Removed while it is locked, so that nobody takes it for alive meanwhile.
+        self.try_lock()
+            .is_some_and(|_lock| fs::remove_dir_all(&self.path).is_ok())
+    }
+
+    /// Gives the directory the name and place of `to`, if that is free. Whatever is open
+    /// in it, or listens there, goes along.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub(super) fn rename(&self, to: &VmDir) -> Result<VmDir, RunDirError> {
+        if to.console_socket().as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(RunDirError::TooDeep(to.path.clone()));
+        }
+        loop {
+            match renameat_with(CWD, &self.path, CWD, &to.path, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(to.clone()),
+                Err(rustix::io::Errno::EXIST) if to.reap() => {}
+                Err(rustix::io::Errno::EXIST) => {
+                    return Err(RunDirError::InUse {
+                        name: to.name.clone(),
+                    });
+                }
+                Err(error) => return Err(failed("make", &to.path)(error.into())),
+            }
+        }
     }
 
     /// Removes what an ended VM left.
@@ -303,6 +381,10 @@ impl Claim {
     /// Gives the name up and removes the directory.
     pub(super) fn abandon(self) {
         let _ = fs::remove_dir_all(&self.dir.path);
+        // The last shell to go takes the directory of all shells along.
+        if let Some(parent) = self.dir.path.parent().filter(|dir| dir.ends_with(SHELLS)) {
+            let _ = fs::remove_dir(parent);
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! The life of a VM's process.
 
 use super::control::{self, Pending};
-use super::handover::{Birth, Order, Progress, Started};
+use super::handover::{Birth, Order, Progress, ShellOrder, Started};
 use super::owner::{self, Owner, Parts, Task};
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
 use crate::kvm::Host;
-use crate::machine::{Backends, Machine, MachineError, Shell};
+use crate::machine::{Backends, Machine, MachineError, Restored, Shell};
 use crate::one_line;
-use crate::snapshot::Shape;
 use crate::sys::clock::Monotonic;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -18,7 +17,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 /// The first argument that makes a program of ours a VM's process: its `main`
@@ -46,24 +45,28 @@ fn live() -> Result<(), String> {
         .try_clone_to_owned()
         .map_err(|error| error.to_string())?;
     let started = Started::new(UnixStream::from(socket));
-    let (order, claim) = started.shell_order().map_err(|error| error.to_string())?;
-    let run_dir = RunDir::at(order.run_dir);
-    match prepare(&started, &run_dir, &claim, order.shape) {
-        Ok(Some(prepared)) => {
-            prepared.live(started, run_dir, claim);
-            Ok(())
-        }
-        Ok(None) => {
-            claim.abandon();
-            Ok(())
-        }
+    let (order, mut claim) = started.shell_order().map_err(|error| error.to_string())?;
+    let run_dir = RunDir::at(order.run_dir.clone());
+    let lived = Waiting::new(&run_dir, &order).and_then(|waiting| {
+        started.report(&Progress::Shell);
+        let Some(order) = started.order()? else {
+            return Ok(None);
+        };
+        claim.dir = run_dir.vm(order.name());
+        waiting.become_vm(order, &started).map(Some)
+    });
+    match lived {
+        Ok(Some(born)) => born.live(started, run_dir, claim),
+        // Nobody wants it after all.
+        Ok(None) => claim.abandon(),
         Err(error) => {
             let words = one_line(&*error);
             claim.abandon();
             started.report(&Progress::Failed(words.clone()));
-            Err(words)
+            return Err(words);
         }
     }
+    Ok(())
 }
 
 /// A guest may have a thousand connections, each a descriptor here.
@@ -75,86 +78,105 @@ fn allow_many_descriptors() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
+/// A shell with everything around it that does not depend on what it will be: it may
+/// wait long, and has little to do when it is wanted.
+struct Waiting {
+    since: Monotonic,
+    host: Host,
+    shell: Shell,
+    backends: Backends,
+    output: Log,
+    tasks: (Sender<Task>, Receiver<Task>),
+    pending: Pending,
+}
+
 /// A machine that only has to be let run.
-struct Prepared {
+struct Born {
     machine: Machine,
     birth: Birth,
-    born: Monotonic,
-    restored: Option<(Monotonic, crate::machine::Restored)>,
+    since: Monotonic,
+    restored: Option<(Monotonic, Restored)>,
     console: Log,
     output: Log,
-    tasks: (Sender<Task>, std::sync::mpsc::Receiver<Task>),
+    tasks: (Sender<Task>, Receiver<Task>),
+    pending: Pending,
 }
 
-/// Builds the shell, then what is ordered; `None` if nothing is, after all.
-fn prepare(
-    started: &Started,
-    run_dir: &RunDir,
-    claim: &Claim,
-    shape: Shape,
-) -> Result<Option<Prepared>, Box<dyn Error>> {
-    let born = Monotonic::now();
-    let host = Host::open().map_err(MachineError::from)?;
-    let shell = Shell::new(&host, shape)?;
-    let dir = &claim.dir;
-    let console = Log::new(dir.create(&dir.console_log())?)?;
-    let output = Log::new(dir.create(&dir.output_log())?)?;
-    let backends = Backends {
-        log: console.clone(),
-        console: UnixListener::bind(dir.console_socket())?,
-        overlays: overlay_directory(run_dir),
-    };
-    let tasks = channel();
-    let events = owner::events(tasks.0.clone());
-
-    let Some(order) = started.order()? else {
-        return Ok(None);
-    };
-    let (machine, birth, restored) = match order {
-        Order::Boot(birth) => {
-            let machine = Machine::boot(
-                shell,
-                &host,
-                &birth.spec,
-                &birth.identity,
-                &backends,
-                events,
-            )?;
-            (machine, birth, None)
-        }
-        Order::Clone(birth) => {
-            let (state, fds) = started.state()?;
-            let received = Monotonic::now();
-            let (machine, restored) =
-                Machine::restore(shell, state, &fds, &birth.identity, &backends, events)?;
-            (machine, birth, Some((received, restored)))
-        }
-    };
-    Ok(Some(Prepared {
-        machine,
-        birth: *birth,
-        born,
-        restored,
-        console,
-        output,
-        tasks,
-    }))
-}
-
-impl Prepared {
-    fn live(self, started: Started, run_dir: RunDir, claim: Claim) {
-        let (tasks, received) = self.tasks;
+impl Waiting {
+    fn new(run_dir: &RunDir, order: &ShellOrder) -> Result<Self, Box<dyn Error>> {
+        let since = Monotonic::now();
+        let host = Host::open().map_err(MachineError::from)?;
+        let shape = order.shape.clone();
+        let shell = match order.warm {
+            true => Shell::warm(&host, shape)?,
+            false => Shell::new(&host, shape)?,
+        };
+        let dir = &order.dir;
+        let backends = Backends {
+            log: Log::new(dir.create(&dir.console_log())?)?,
+            console: UnixListener::bind(dir.console_socket())?,
+            overlays: overlay_directory(run_dir),
+        };
+        let output = Log::new(dir.create(&dir.output_log())?)?;
+        let tasks = channel();
         let pending = Pending::default();
-        let ask = {
-            let tasks = tasks.clone();
+        control::serve(&dir.control_socket(), pending.clone(), {
+            let tasks = tasks.0.clone();
             move |asked| {
                 let _ = tasks.send(Task::Asked(asked));
             }
+        })?;
+        watch_signals(tasks.0.clone())?;
+        Ok(Self {
+            since,
+            host,
+            shell,
+            backends,
+            output,
+            tasks,
+            pending,
+        })
+    }
+
+    fn become_vm(self, order: Order, started: &Started) -> Result<Born, Box<dyn Error>> {
+        let Self {
+            shell, backends, ..
+        } = self;
+        let events = owner::events(self.tasks.0.clone());
+        let (machine, birth, restored) = match order {
+            Order::Boot(birth) => {
+                let Birth { spec, identity, .. } = &*birth;
+                let machine = Machine::boot(shell, &self.host, spec, identity, &backends, events)?;
+                (machine, birth, None)
+            }
+            Order::Clone(birth) => {
+                let (state, fds) = started.state()?;
+                let received = Monotonic::now();
+                let identity = &birth.identity;
+                let (machine, restored) =
+                    Machine::restore(shell, state, &fds, identity, &backends, events)?;
+                (machine, birth, Some((received, restored)))
+            }
         };
-        let listening = control::serve(&claim.dir.control_socket(), pending.clone(), ask)
-            .and_then(|()| watch_starter(&started, tasks.clone()))
-            .and_then(|()| watch_signals(tasks.clone()));
-        if let Err(error) = listening {
+        Ok(Born {
+            machine,
+            birth: *birth,
+            since: self.since,
+            restored,
+            console: backends.log,
+            output: self.output,
+            tasks: self.tasks,
+            pending: self.pending,
+        })
+    }
+}
+
+impl Born {
+    fn live(self, started: Started, run_dir: RunDir, claim: Claim) {
+        // First of all: somebody waits for its first instruction.
+        self.machine.resume();
+        let (tasks, received) = self.tasks;
+        if let Err(error) = watch_starter(&started, tasks.clone()) {
             claim.abandon();
             started.report(&Progress::Failed(error.to_string()));
             return;
@@ -167,9 +189,9 @@ impl Prepared {
             console: self.console,
             output: self.output,
             tasks,
-            pending,
+            pending: self.pending,
             started,
-            born: self.born,
+            born: self.since,
             restored: self.restored,
         });
         owner.run(&received);
@@ -194,23 +216,32 @@ fn watch_starter(started: &Started, tasks: Sender<Task>) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends in order when told to, and reaps clones that ended before us.
+/// Ends in order when told to, and reaps children that ended before us.
 fn watch_signals(tasks: Sender<Task>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
+    on_signals(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD], move |signal| {
+        if signal == SIGCHLD {
+            reap();
+        } else {
+            let _ = tasks.send(Task::Terminate);
+        }
+    })
+}
+
+/// Reaps children whenever one ends.
+pub(super) fn reap_children() -> io::Result<()> {
+    on_signals(&[SIGCHLD], |_| reap())
+}
+
+fn reap() {
+    use rustix::process::{WaitOptions, wait};
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+}
+
+fn on_signals(signals: &[i32], mut then: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new(signals)?;
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if signal == SIGCHLD {
-                    while let Ok(Some(_)) =
-                        rustix::process::wait(rustix::process::WaitOptions::NOHANG)
-                    {
-                    }
-                } else {
-                    let _ = tasks.send(Task::Terminate);
-                }
-            }
-        })?;
+        .spawn(move || signals.forever().for_each(&mut then))?;
     Ok(())
 }
 

@@ -21,6 +21,7 @@ use super::control::{Asked, Pending};
 use super::fork;
 use super::handover::{Birth, Progress, Started, Steps};
 use super::identify::Identified;
+use super::pool::Pool;
 use super::record;
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
@@ -57,6 +58,8 @@ pub(super) enum Task {
     Released,
     /// Whoever started the VM is gone.
     Abandoned,
+    /// There is a pool.
+    Pool(Pool),
     /// The process was asked to end.
     Terminate,
 }
@@ -66,6 +69,9 @@ pub(super) struct Owner {
     pub(super) identity: Identity,
     pub(super) info: VmInfo,
     pub(super) run_dir: RunDir,
+    /// Where shells for its clones come from, once it is ready; nowhere if there is no
+    /// pool.
+    pub(super) pool: Option<Pool>,
     claim: Claim,
     console: Log,
     output: Log,
@@ -116,6 +122,7 @@ impl Owner {
             identity,
             info,
             run_dir: parts.run_dir,
+            pool: None,
             claim: parts.claim,
             console: parts.console,
             output: parts.output,
@@ -133,11 +140,10 @@ impl Owner {
         }
     }
 
-    /// Lets the machine run, and serves until its end.
+    /// Serves the machine, which runs, until its end.
     pub(super) fn run(mut self, tasks: &Receiver<Task>) {
-        self.keep();
-        self.machine.resume();
         self.begin_getting_ready();
+        self.keep();
         let ending = loop {
             let task = match self.deadline {
                 None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -174,6 +180,7 @@ impl Owner {
             Task::Abandoned => {
                 return ControlFlow::Break(Ending::failed("nobody waits for it any more"));
             }
+            Task::Pool(pool) => self.pool = Some(pool),
             Task::Terminate => return self.stop(TERMINATION_GRACE, None),
         }
         ControlFlow::Continue(())

@@ -5,6 +5,7 @@ use super::super::agent::AgentError;
 use super::super::follow::follow_main;
 use super::super::handover::Progress;
 use super::super::identify::{self, Identified};
+use super::super::pool::Pool;
 use super::ending::Ending;
 use super::{Owner, Task};
 use crate::sys::clock::Monotonic;
@@ -13,6 +14,7 @@ use hyperfork_api::control::Reply;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::spec::{Guest, LinuxGuest};
 use std::ops::ControlFlow;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Why a guest did not become ready.
@@ -102,6 +104,10 @@ impl Owner {
         for waiter in self.ready_waiters.drain(..) {
             let _ = waiter.send(Reply::Ok);
         }
+        // Most clones are never forked themselves; one that is gets its pool then.
+        if self.identity.generation == 0 {
+            self.connect_to_pool();
+        }
         if let (
             Some(Identified {
                 main_output,
@@ -114,6 +120,24 @@ impl Owner {
             self.in_background("follow", move || {
                 Task::MainEnded(follow_main(&vsock, main_output, &output))
             });
+        }
+    }
+
+    /// Has shells for clones of this VM kept in stock.
+    pub(in super::super) fn connect_to_pool(&self) {
+        let (run_dir, shape) = (self.run_dir.clone(), self.machine.shape().clone());
+        let tasks = self.tasks.clone();
+        let connecting = thread::Builder::new().name("pool".into()).spawn(move || {
+            match Pool::connect(&run_dir, &shape) {
+                Ok(None) => {}
+                Ok(Some(pool)) => {
+                    let _ = tasks.send(Task::Pool(pool));
+                }
+                Err(error) => eprintln!("there is no pool of shells: {error}"),
+            }
+        });
+        if let Err(error) = connecting {
+            eprintln!("cannot start a thread: {error}");
         }
     }
 

@@ -1,0 +1,126 @@
+//! From the hand-over to clones that are ready. All come to life, or none does.
+
+use super::super::handover::{Birth, Encoded, Progress, Starter, Steps};
+use super::shells::Shell;
+use super::{ForkError, Times};
+use crate::sys::clock::Monotonic;
+use hyperfork_api::{CloneReport, ForkReport, Phases, Strategy, VmName};
+use std::time::{Duration, Instant};
+
+/// Clones under way, each with what its process has been told to become.
+pub(super) struct Births {
+    parent: VmName,
+    shells: Vec<Shell>,
+}
+
+impl Births {
+    pub(super) fn new(parent: VmName, shells: Vec<Shell>) -> Self {
+        Self { parent, shells }
+    }
+
+    /// Gives each process its birth and the state.
+    pub(super) fn hand_over(
+        &self,
+        births: impl Iterator<Item = Birth>,
+        state: &Encoded,
+    ) -> Result<(), ForkError> {
+        for (shell, birth) in self.shells.iter().zip(births) {
+            let starter = &shell.starter;
+            starter
+                .clone_from(birth, state)
+                .map_err(|error| ForkError::Clone {
+                    name: starter.dir.name().clone(),
+                    // Its process has ended; its own words are better than ours.
+                    words: match starter.progress() {
+                        Progress::Failed(words) => words,
+                        _ => error.to_string(),
+                    },
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all are ready, and lets them go.
+    pub(super) fn wait(self, times: &Times, timeout: Duration) -> Result<ForkReport, ForkError> {
+        let deadline = Instant::now() + timeout;
+        let reports = self.shells.iter().map(|shell| {
+            let name = shell.starter.dir.name();
+            let (steps, ready) =
+                wait_ready(&shell.starter, deadline).map_err(|words| ForkError::Clone {
+                    name: name.clone(),
+                    words,
+                })?;
+            Ok(report(shell, times, steps, ready))
+        });
+        match reports.collect() {
+            Ok(clones) => {
+                for shell in &self.shells {
+                    // One that ended since it was ready is no failure of the fork.
+                    let _ = shell.starter.release();
+                }
+                Ok(ForkReport {
+                    parent: self.parent,
+                    pause_us: times.pause_us,
+                    strategy: Strategy::Image,
+                    clones,
+                })
+            }
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.shells
+            .into_iter()
+            .for_each(|shell| shell.starter.end());
+    }
+}
+
+fn wait_ready(starter: &Starter, deadline: Instant) -> Result<(Steps, Monotonic), String> {
+    let mut steps = None;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match starter.wait(left) {
+            Ok(true) => {}
+            Ok(false) if !left.is_zero() => continue,
+            Ok(false) => return Err("it did not become ready in time".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        }
+        match starter.progress() {
+            Progress::Shell => {}
+            Progress::Running(running) => steps = Some(running),
+            Progress::Ready { at, .. } => {
+                return steps
+                    .map(|steps| (steps, at))
+                    .ok_or_else(|| "it never ran".to_owned());
+            }
+            Progress::Failed(words) => return Err(words),
+            Progress::NoCommand(failure) => return Err(failure.to_string()),
+        }
+    }
+}
+
+fn report(shell: &Shell, times: &Times, steps: Steps, ready: Monotonic) -> CloneReport {
+    CloneReport {
+        name: shell.starter.dir.name().clone(),
+        ip: None,
+        ports: Vec::new(),
+        total_us: steps.first_exit.us_since(times.arrival),
+        ready_us: ready.us_since(times.arrival),
+        shell_source: shell.source,
+        phases_us: Phases {
+            pause: times.paused.us_since(times.arrival),
+            capture: times.captured.us_since(times.arrival),
+            image: times.image_us,
+            hand_over: steps.received.us_since(times.captured),
+            shell: steps.received.us_since(shell.wanted),
+            memory: steps.memory.us_since(steps.received),
+            state: steps.state.us_since(steps.memory),
+            first_run: steps.first_exit.us_since(steps.state),
+            ready: ready.us_since(steps.first_exit),
+        },
+    }
+}

@@ -1,0 +1,208 @@
+//! The fork path, from request to report (HyperFork paper, section 4.1).
+//!
+//! 1. [`fork`] asks the pool for [shells];
+//! 2. meanwhile the parent pauses, is [captured](crate::machine::Paused::capture)
+//!    and goes on;
+//! 3. each shell gets a name and the capture, of which it
+//!    [restores](crate::machine::Machine::restore) a clone;
+//! 4. a thread waits for the [births].
+//!
+//! All clones come to life or none does.
+
+mod births;
+mod shells;
+
+use super::handover::{Birth, Encoded};
+use super::owner::Owner;
+use super::record;
+use super::rundir::RunDirError;
+use crate::identity;
+use crate::machine::Capture;
+use crate::memory::ram::Aside;
+use crate::one_line;
+use crate::sys::clock::Monotonic;
+use births::Births;
+use hyperfork_api::control::{Fork, Reply};
+use hyperfork_api::name::InvalidName;
+use hyperfork_api::{Strategy, VmName, VmState};
+use shells::{Names, Shells};
+use std::io;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+/// Why a VM could not be forked. The parent is unharmed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForkError {
+    #[error("a fork makes 1 to {MAX_CLONES} clones, not {0}")]
+    Count(u32),
+    #[error("{0} is not ready yet: wait until it is running")]
+    NotReady(VmName),
+    #[error("{name} may be forked {limit} times in its life and has been {done} times")]
+    Spent { name: VmName, limit: u32, done: u32 },
+    #[error("the strategy process-fork is not there yet: use image")]
+    Strategy,
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    #[error("cannot start a process for a clone: {0}")]
+    Process(#[source] io::Error),
+    #[error("cannot capture {name}: {words}")]
+    Capture { name: VmName, words: String },
+    #[error("{name} did not come to life: {words}")]
+    Clone { name: VmName, words: String },
+}
+
+/// Most clones of one request.
+const MAX_CLONES: u32 = 1024;
+
+/// When things happened to the parent.
+struct Times {
+    arrival: Monotonic,
+    /// The parent stood still.
+    paused: Monotonic,
+    /// It was captured and went on.
+    captured: Monotonic,
+    /// How long it stood still.
+    pause_us: u64,
+    /// How long freezing its memory took.
+    image_us: u64,
+}
+
+/// Forks the owner's VM. The report goes to `reply` when all clones are ready.
+///
+/// # Errors
+/// [`ForkError`] when it did not come as far as handing over.
+pub(super) fn fork(
+    owner: &mut Owner,
+    request: &Fork,
+    arrival: Monotonic,
+    reply: Sender<Reply>,
+) -> Result<(), ForkError> {
+    check(owner, request)?;
+    let count = request.count as usize;
+    let mut names = Names::new(request.prefix.clone().unwrap_or(owner.info.name.clone()));
+    let pool = owner.pool.take();
+    let shells = Shells::order(owner, pool.as_ref(), &mut names, count)?;
+
+    let (capture, times) = match capture(owner, arrival) {
+        Ok(captured) => captured,
+        Err(error) => {
+            shells.end();
+            owner.pool = pool;
+            return Err(error);
+        }
+    };
+    let Capture {
+        state, fds, aside, ..
+    } = capture;
+
+    let (shells, pool_answers) = shells.receive(owner, &mut names, count)?;
+    owner.pool = pool.filter(|_| pool_answers);
+    let births = births_of(owner, &shells)?;
+    let clones = Births::new(owner.info.name.clone(), shells);
+    let handed_over = Encoded::new(&state, fds)
+        .map_err(ForkError::Process)
+        .and_then(|state| clones.hand_over(births.into_iter(), &state));
+    if let Err(error) = handed_over {
+        clones.end();
+        return Err(error);
+    }
+
+    // From here on nobody waits for this thread.
+    owner.count_forks(request.count);
+    if owner.pool.is_none() {
+        owner.connect_to_pool();
+    }
+    let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
+    let waiting = thread::Builder::new().name("births".into()).spawn(move || {
+        let retired = retire(aside);
+        let answer = clones
+            .wait(&times, timeout)
+            .map_or_else(|error| Reply::Error(error.to_string()), Reply::Forked);
+        let _ = reply.send(answer);
+        let _ = retired.map(thread::JoinHandle::join);
+    });
+    waiting.map(drop).map_err(ForkError::Process)
+}
+
+/// Stops the VM, captures it, and lets it go on as it was.
+fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), ForkError> {
+    let mut paused = owner.machine.pause();
+    let since = paused.since();
+    let stands_still = Monotonic::now();
+    let capture = paused.capture();
+    match owner.info.state {
+        VmState::Paused => paused.stay(),
+        _ => drop(paused),
+    }
+    let captured = Monotonic::now();
+    let capture = capture.map_err(|error| ForkError::Capture {
+        name: owner.info.name.clone(),
+        words: one_line(&error),
+    })?;
+    let times = Times {
+        arrival,
+        paused: stands_still,
+        captured,
+        pause_us: captured.us_since(since),
+        image_us: capture.image_us,
+    };
+    Ok((capture, times))
+}
+
+/// What each process is to become.
+fn births_of(owner: &Owner, shells: &[shells::Shell]) -> Result<Vec<Birth>, ForkError> {
+    let birth = |(shell, index): (&shells::Shell, u32)| {
+        let name = shell.starter.dir.name().clone();
+        let mut spec = owner.spec.clone();
+        spec.name = name.clone();
+        let identity =
+            identity::cloned(&owner.identity, name, index).map_err(ForkError::Process)?;
+        let mut info = record::born(&spec, &identity, Some(owner.info.name.clone()));
+        info.exit_status = owner.info.exit_status;
+        Ok(Birth {
+            spec,
+            identity,
+            info,
+        })
+    };
+    shells.iter().zip(1..).map(birth).collect()
+}
+
+fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {
+    let info = &owner.info;
+    if request.strategy != Strategy::Image {
+        return Err(ForkError::Strategy);
+    }
+    if !(1..=MAX_CLONES).contains(&request.count) {
+        return Err(ForkError::Count(request.count));
+    }
+    if info.state == VmState::Starting {
+        return Err(ForkError::NotReady(info.name.clone()));
+    }
+    match info.max_forks {
+        Some(limit) if info.forks.saturating_add(request.count) > limit => Err(ForkError::Spent {
+            name: info.name.clone(),
+            limit,
+            done: info.forks,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Unmapping what a first freeze moved aside takes milliseconds per GiB, so it is
+/// done beside everything else.
+fn retire(aside: Option<Aside>) -> Option<thread::JoinHandle<()>> {
+    let aside = aside?;
+    let work = || {
+        if let Err(error) = aside.retire() {
+            eprintln!("the memory image could not be sealed: {error}");
+        }
+    };
+    thread::Builder::new()
+        .name("retire".into())
+        .spawn(work)
+        .ok()
+}

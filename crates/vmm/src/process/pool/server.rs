@@ -1,0 +1,91 @@
+//! The pool's process.
+
+use super::super::handover::{receive, send};
+use super::super::rundir::RunDir;
+use super::super::vm_main::reap_children;
+use super::builder::Stock;
+use super::{Answer, Request, most, socket};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+/// Becomes the pool of the run directory at `path`.
+pub fn pool_main(path: PathBuf) -> ExitCode {
+    // Out of the starter's terminal and process group: its Ctrl-C is not ours.
+    let _ = rustix::process::setsid();
+    match serve(&RunDir::at(path)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the pool ends: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(run_dir: &RunDir) -> io::Result<()> {
+    let lock = File::create(run_dir.pool().join("lock"))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // There is one already.
+        return Ok(());
+    }
+    run_dir.sweep_shells();
+    let path = socket(run_dir);
+    // Of one that was killed.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    reap_children()?;
+    let stock = Arc::new(Stock::new(most()));
+    thread::Builder::new().name("listener".into()).spawn({
+        let stock = stock.clone();
+        move || listen(&listener, &stock)
+    })?;
+    stock.build(run_dir);
+    // Nobody is connected. Whoever comes now finds no socket and starts another pool,
+    // which waits for nothing: the lock goes with this process's directory.
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_dir_all(run_dir.pool());
+    drop(stock);
+    run_dir.sweep_shells();
+    Ok(())
+}
+
+fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
+    for socket in listener.incoming().flatten() {
+        let stock = stock.clone();
+        stock.connected();
+        let served = thread::Builder::new()
+            .name("client".into())
+            .spawn(move || converse(&socket, &stock));
+        if let Err(error) = served {
+            eprintln!("a client cannot be served: {error}");
+        }
+    }
+}
+
+fn converse(socket: &UnixStream, stock: &Stock) {
+    let mut kept = Vec::new();
+    // A client that says something else than a request is none.
+    while let Ok(Some((request, _))) = receive(socket) {
+        let answer = match request {
+            Request::Keep(shape) => {
+                stock.interest(&shape);
+                kept.push(shape);
+                continue;
+            }
+            Request::Take { shape, count } => stock.take(&shape, count),
+            Request::Warm { shape, count } => (Vec::new(), stock.warm(&shape, count)),
+        };
+        let (shells, left) = answer;
+        let (sockets, shells): (Vec<_>, _) =
+            shells.into_iter().map(|shell| shell.into_parts()).unzip();
+        if send(socket, &Answer { shells, left }, &sockets).is_err() {
+            break;
+        }
+    }
+    stock.disconnected(&kept);
+}
