@@ -53,8 +53,18 @@ fn a_fork_reports_every_clone_and_each_proves_who_it_is() {
         assert_eq!(name, format!("p-{}", at + 1));
         let phases = clone["phases_us"].as_object().unwrap();
         let names: Vec<_> = phases.keys().map(String::as_str).collect();
-        assert_eq!(names.len(), 5);
-        for phase in ["capture", "shell", "memory", "state", "first_run"] {
+        assert_eq!(names.len(), 9);
+        for phase in [
+            "pause",
+            "capture",
+            "image",
+            "hand_over",
+            "shell",
+            "memory",
+            "state",
+            "first_run",
+            "ready",
+        ] {
             assert!(names.contains(&phase), "{names:?}");
         }
         assert!(clone["total_us"].as_u64().unwrap() <= clone["ready_us"].as_u64().unwrap());

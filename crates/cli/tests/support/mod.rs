@@ -104,23 +104,33 @@ impl User {
         let left = |of_vms: bool| -> Vec<String> {
             let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
             let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-            names.filter(|name| !of_vms || !name.starts_with('.')).collect()
+            names
+                .filter(|name| !of_vms || !name.starts_with('.'))
+                .collect()
         };
         assert!(left(true).is_empty(), "left behind: {:?}", left(true));
         // The pool goes when nobody has been connected for a moment.
-        eventually("the end of all processes", || self.processes().is_empty());
-        assert!(left(false).is_empty(), "left behind: {:?}", left(false));
+        eventually("the end of everything", || {
+            self.processes_with(|_| true).is_empty() && left(false).is_empty()
+        });
     }
 
     /// The processes of this user's VMs, known by the files they have open.
     pub(crate) fn processes(&self) -> Vec<u32> {
+        let pool = [".pool", ".shells"].map(|name| self.run_dir().join(name));
+        self.processes_with(|path| !pool.iter().any(|dir| path.starts_with(dir)))
+    }
+
+    /// The processes that have a file open under the run directory for which `which`
+    /// holds.
+    fn processes_with(&self, which: impl Fn(&Path) -> bool) -> Vec<u32> {
         let ours = |pid: &u32| {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"))
                 .into_iter()
                 .flatten()
                 .flatten();
             let mut links = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
-            links.any(|link| link.starts_with(self.run_dir()))
+            links.any(|link| link.starts_with(self.run_dir()) && which(&link))
         };
         let entries = fs::read_dir("/proc").expect("/proc").flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -335,7 +335,10 @@ impl VmDir {
         }
         loop {
             match renameat_with(CWD, &self.path, CWD, &to.path, RenameFlags::NOREPLACE) {
-                Ok(()) => return Ok(to.clone()),
+                Ok(()) => {
+                    self.remove_shells();
+                    return Ok(to.clone());
+                }
                 Err(rustix::io::Errno::EXIST) if to.reap() => {}
                 Err(rustix::io::Errno::EXIST) => {
                     return Err(RunDirError::InUse {
@@ -344,6 +347,14 @@ impl VmDir {
                 }
                 Err(error) => return Err(failed("make", &to.path)(error.into())),
             }
+        }
+    }
+
+    /// The last shell to go takes the directory of all shells along.
+    fn remove_shells(&self) {
+        if let Some(parent) = self.path.parent().filter(|dir| dir.ends_with(SHELLS)) {
+            // Others may be in it.
+            let _ = fs::remove_dir(parent);
         }
     }
 
@@ -381,10 +392,7 @@ impl Claim {
     /// Gives the name up and removes the directory.
     pub(super) fn abandon(self) {
         let _ = fs::remove_dir_all(&self.dir.path);
-        // The last shell to go takes the directory of all shells along.
-        if let Some(parent) = self.dir.path.parent().filter(|dir| dir.ends_with(SHELLS)) {
-            let _ = fs::remove_dir(parent);
-        }
+        self.dir.remove_shells();
     }
 }
 
