@@ -27,7 +27,7 @@ pub struct Capture {
     /// How long freezing the memory took, microseconds.
     pub image_us: u64,
     /// What is left to do when nobody waits: [`Aside::retire`].
-    pub aside: Option<Aside>,
+    pub aside: Aside,
 }
 
 impl<'a> Paused<'a> {

@@ -6,8 +6,9 @@ use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
-use crate::memory::{Ram, layout};
-use crate::snapshot::Shape;
+use crate::memory::{Ram, RamImage, layout};
+use crate::snapshot::{Primer, Shape};
+use crate::sys::fds::FdTable;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -46,6 +47,16 @@ impl Shell {
     /// [`MachineError`].
     pub fn warm(host: &Host, shape: Shape) -> Result<Self, MachineError> {
         Self::build(host, shape, true)
+    }
+
+    /// Makes the shell ready for a clone of one certain line ([`Ram::prime`]).
+    ///
+    /// # Errors
+    /// [`MachineError::Host`].
+    pub fn prime(&mut self, primer: &Primer, fds: &FdTable) -> Result<(), MachineError> {
+        RamImage::restore(primer.image.clone(), fds)
+            .and_then(|image| self.ram.prime(&image, &primer.touched))
+            .map_err(MachineError::host("preparing memory for a clone"))
     }
 
     fn build(host: &Host, shape: Shape, warm: bool) -> Result<Self, MachineError> {

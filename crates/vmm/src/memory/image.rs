@@ -1,14 +1,14 @@
 //! A frozen image of guest RAM.
 
+use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
 use crate::sys::mapping::Mapping;
-use crate::sys::memfd;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// Guest RAM as it was at one point in time. Nobody writes it any more; any
@@ -32,6 +32,31 @@ pub(super) struct Changes {
     arena: Arc<File>,
 }
 
+/// What is in a mapping that was [primed](RamImage::prime).
+#[derive(Debug)]
+pub(super) struct Primed {
+    /// Device and inode of the base.
+    base: (u64, u64),
+    /// Pages that hold something else than the base.
+    changed: Vec<Range<usize>>,
+    /// Pages that are the mapping's own; all others are the base's.
+    populated: Vec<Range<usize>>,
+}
+
+impl Primed {
+    /// Whether `image` can go on top: it must overwrite every page that is not the
+    /// base's. So it does not matter for which machine the mapping was primed.
+    fn suits(&self, image: &RamImage) -> io::Result<bool> {
+        let same_base = identity(&image.base)? == self.base;
+        Ok(same_base && ranges::without(&self.changed, image.changed()).is_empty())
+    }
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let meta = file.metadata()?;
+    Ok((meta.dev(), meta.ino()))
+}
+
 /// [`RamImage`] as it travels: the descriptors are in an [`FdTable`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RamImageState {
@@ -40,59 +65,73 @@ pub struct RamImageState {
 }
 
 impl Changes {
-    /// Copies `ranges` out of a mapping that stands still.
-    pub(super) fn copy_from(mapping: &Mapping, ranges: Vec<Range<usize>>) -> io::Result<Self> {
-        let len: usize = ranges.iter().map(Range::len).sum();
-        let arena = memfd::create("hyperfork-changes", len as u64)?;
-        let mut offset = 0;
-        for range in &ranges {
-            let bytes = mapping.bytes(range.clone());
-            arena.write_all_at(bytes, offset)?;
-            offset += range.len() as u64;
-        }
-        memfd::seal(&arena)?;
-        Ok(Self {
-            ranges,
-            arena: Arc::new(arena),
-        })
+    /// Pages that were copied into `arena`.
+    pub(super) fn new(ranges: Vec<Range<usize>>, arena: Arc<File>) -> Self {
+        Self { ranges, arena }
     }
 
     /// Copies the pages into a private mapping of the same base.
-    fn apply(&self, mapping: &mut Mapping) -> io::Result<()> {
-        let mut offset = 0;
-        for range in &self.ranges {
-            if range.end > mapping.len() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the image's changes lie outside of it",
-                ));
-            }
+    fn apply(&self, mapping: &mut Mapping, populated: &[Range<usize>]) -> io::Result<()> {
+        for range in ranges::without(&self.ranges, populated) {
             mapping.populate_write(range.start, range.len())?;
-            mapping.fill(range.clone(), |bytes| {
-                self.arena.read_exact_at(bytes, offset)
-            })?;
-            offset += range.len() as u64;
         }
-        Ok(())
+        mapping.read_into(&self.ranges, &*self.arena)
     }
 }
 
 impl RamImage {
-    /// Puts the image into `mapping`, privately.
+    /// Puts the image into `mapping`, privately. What `primed` says is there already
+    /// need not be made again.
     ///
     /// # Errors
     /// As `mmap(2)`; `InvalidData` when the image does not fit the mapping.
-    pub fn place(&self, mapping: &mut Mapping) -> io::Result<()> {
+    pub(super) fn place(&self, mapping: &mut Mapping, primed: Option<&Primed>) -> io::Result<()> {
+        let changed = self.changed();
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.base.metadata()?.len() != mapping.len() as u64 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the image is not of this machine's memory size",
-            ));
+            return invalid("the image is not of this machine's memory size");
         }
-        mapping.place_private(&self.base)?;
+        if !ranges::are_ordered_within(changed, mapping.len()) {
+            return invalid("the image's changes lie outside of it");
+        }
+        let mut populated: &[Range<usize>] = &[];
+        match primed {
+            Some(primed) if primed.suits(self)? => populated = &primed.populated,
+            _ => mapping.place_private(&self.base)?,
+        }
         self.changes
             .iter()
-            .try_for_each(|changes| changes.apply(mapping))
+            .try_for_each(|changes| changes.apply(mapping, populated))
+    }
+
+    /// Puts the image into `mapping` in advance, for a clone of a later one of the same
+    /// line, and makes the pages in `touched` the mapping's own.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place).
+    pub(super) fn prime(
+        &self,
+        mapping: &mut Mapping,
+        touched: &[Range<usize>],
+    ) -> io::Result<Primed> {
+        self.place(mapping, None)?;
+        if !ranges::are_ordered_within(touched, mapping.len()) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // Writing nothing into a private page copies it.
+        for range in touched {
+            mapping.populate_write(range.start, range.len())?;
+        }
+        Ok(Primed {
+            base: identity(&self.base)?,
+            changed: self.changed().to_vec(),
+            populated: ranges::union(self.changed(), touched),
+        })
+    }
+
+    /// The pages that differ from the base, as ranges of bytes.
+    pub fn changed(&self) -> &[Range<usize>] {
+        self.changes.as_ref().map_or(&[], |changes| &changes.ranges)
     }
 
     /// For the way to another process.

@@ -6,9 +6,11 @@
 //! 3 ........ 4 GiB        (devices, APICs)                  after it: the frozen memfd, private,
 //! 4 GiB .... end     ->   offset 3 GiB ...                  under pages of our own
 //! ```
+mod arena;
 pub mod image;
 pub mod layout;
 pub mod ram;
+mod ranges;
 
 pub use image::RamImage;
 pub use ram::Ram;

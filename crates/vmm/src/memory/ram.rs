@@ -1,11 +1,14 @@
 //! The RAM of a living machine.
 
-use super::image::{Changes, RamImage};
+use super::arena::{Arena, Spare};
+use super::image::{Changes, Primed, RamImage};
 use super::layout::ram_regions;
+use super::ranges;
 use crate::sys::mapping::Mapping;
 use crate::sys::{memfd, pagemap};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
@@ -21,6 +24,8 @@ enum Backing {
     Own(File),
     /// A frozen base under private pages.
     Frozen(Arc<File>),
+    /// An image that a clone is likely to want, put there before there is one.
+    Primed(Primed),
 }
 
 /// A machine's RAM. Its host addresses are fixed for life, whatever backs them.
@@ -28,6 +33,8 @@ enum Backing {
 pub struct Ram {
     memory: Arc<GuestMemoryMmap>,
     backing: Backing,
+    /// For the pages that the next freeze copies.
+    spare: Spare,
     // After `memory`, which points into it.
     mapping: Mapping,
 }
@@ -42,13 +49,15 @@ pub struct Usage {
     pub private: u64,
 }
 
-/// The mapping that a first freeze moved aside. Dropping it costs milliseconds
-/// per GiB and then seals the image: do it where nobody waits.
-#[derive(Debug)]
-#[must_use = "drop it off the fork path"]
+/// What a freeze leaves to be done where nobody waits.
+#[derive(Debug, Default)]
+#[must_use = "retire it off the fork path"]
 pub struct Aside {
-    mapping: Mapping,
-    base: Arc<File>,
+    /// What a first freeze moved aside, and the base to seal when it is gone. Unmapping
+    /// it costs milliseconds per GiB.
+    moved: Option<(Mapping, Arc<File>)>,
+    /// Where a later one has copied to, and where to put another one as large.
+    arena: Option<(Arena, Spare, usize)>,
 }
 
 /// Why RAM could not be made.
@@ -85,6 +94,7 @@ impl Ram {
         Ok(Self {
             memory: Arc::new(memory),
             backing: Backing::Reserved,
+            spare: Spare::default(),
             mapping,
         })
     }
@@ -105,8 +115,23 @@ impl Ram {
     /// # Errors
     /// As [`RamImage::place`].
     pub fn back_with(&mut self, image: &RamImage) -> io::Result<()> {
-        image.place(&mut self.mapping)?;
+        let primed = match &self.backing {
+            Backing::Primed(primed) => Some(primed),
+            _ => None,
+        };
+        image.place(&mut self.mapping, primed)?;
         self.backing = Backing::Frozen(image.base.clone());
+        Ok(())
+    }
+
+    /// Puts an image there that the one of [`back_with`](Self::back_with) will probably
+    /// differ little from, and makes the pages `touched`, which clones write first, the
+    /// machine's own. Both then need not be done while a fork waits.
+    ///
+    /// # Errors
+    /// As [`back_with`](Self::back_with).
+    pub fn prime(&mut self, image: &RamImage, touched: &[Range<usize>]) -> io::Result<()> {
+        self.backing = Backing::Primed(image.prime(&mut self.mapping, touched)?);
         Ok(())
     }
 
@@ -121,22 +146,27 @@ impl Ram {
     ///
     /// # Panics
     /// On a shell, which holds nothing.
-    pub fn freeze(&mut self) -> io::Result<(RamImage, Option<Aside>)> {
+    pub fn freeze(&mut self) -> io::Result<(RamImage, Aside)> {
         match &self.backing {
-            Backing::Reserved => panic!("a shell has no memory to freeze"),
+            Backing::Reserved | Backing::Primed(_) => panic!("a shell has no memory to freeze"),
             Backing::Frozen(base) => {
                 let ranges = pagemap::private_ranges(&self.mapping)?;
-                let changes = match ranges.is_empty() {
-                    true => None,
-                    false => Some(Changes::copy_from(&self.mapping, ranges)?),
+                let mut image = RamImage {
+                    base: base.clone(),
+                    changes: None,
                 };
-                Ok((
-                    RamImage {
-                        base: base.clone(),
-                        changes,
-                    },
-                    None,
-                ))
+                let len = ranges.iter().map(Range::len).sum();
+                if len == 0 {
+                    return Ok((image, Aside::default()));
+                }
+                let mut arena = self.spare.take(len)?;
+                arena.copy_from(&self.mapping, &ranges);
+                image.changes = Some(Changes::new(ranges, arena.file().clone()));
+                let aside = Aside {
+                    moved: None,
+                    arena: Some((arena, self.spare.clone(), len)),
+                };
+                Ok((image, aside))
             }
             Backing::Own(file) => {
                 let base = Arc::new(file.try_clone()?);
@@ -144,16 +174,11 @@ impl Ram {
                 self.mapping.place_private(&base)?;
                 self.backing = Backing::Frozen(base.clone());
                 let aside = Aside {
-                    mapping,
-                    base: base.clone(),
+                    moved: Some((mapping, base.clone())),
+                    arena: None,
                 };
-                Ok((
-                    RamImage {
-                        base,
-                        changes: None,
-                    },
-                    Some(aside),
-                ))
+                let changes = None;
+                Ok((RamImage { base, changes }, aside))
             }
         }
     }
@@ -166,7 +191,7 @@ impl Ram {
         // Allocated, which for a sparse file is less than its length.
         let allocated = |file: &File| file.metadata().map(|meta| meta.blocks() * 512);
         Ok(match &self.backing {
-            Backing::Reserved => Usage::default(),
+            Backing::Reserved | Backing::Primed(_) => Usage::default(),
             Backing::Own(file) => Usage {
                 shared: 0,
                 private: allocated(file)?,
@@ -179,6 +204,21 @@ impl Ram {
                 }
             }
         })
+    }
+
+    /// The pages it has written since it was made from an image, as ranges of bytes, up
+    /// to `most` bytes in all. Nothing for a machine without one.
+    ///
+    /// # Errors
+    /// As [`pagemap::private_ranges`].
+    pub fn written(&self, most: usize) -> io::Result<Vec<Range<usize>>> {
+        match &self.backing {
+            Backing::Frozen(_) => Ok(ranges::first(
+                &pagemap::private_ranges(&self.mapping)?,
+                most,
+            )),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Bytes of guest memory.
@@ -198,13 +238,21 @@ impl Ram {
 }
 
 impl Aside {
-    /// Unmaps what was moved aside and seals the image.
+    /// Unmaps what was moved aside, seals the image, and makes ready for the next one.
     ///
     /// # Errors
-    /// When the image cannot be sealed: somebody still has it mapped writable.
+    /// When the image cannot be sealed: somebody still has it mapped writable. When the
+    /// host is out of memory.
     pub fn retire(self) -> io::Result<()> {
-        drop(self.mapping);
-        memfd::seal(&*self.base)
+        if let Some((mapping, base)) = self.moved {
+            drop(mapping);
+            memfd::seal(&*base)?;
+        }
+        if let Some((arena, spare, used)) = self.arena {
+            arena.finish()?;
+            spare.prepare(used)?;
+        }
+        Ok(())
     }
 }
 
@@ -250,7 +298,7 @@ mod tests {
         write(&parent, 0x1000, 1);
         let (image, aside) = parent.freeze().unwrap();
         write(&parent, 0x1000, 2);
-        aside.unwrap().retire().unwrap();
+        aside.retire().unwrap();
         let (one, two) = (clone_of(&image), clone_of(&image));
         write(&one, 0x1000, 3);
         assert_eq!(
@@ -273,7 +321,10 @@ mod tests {
         write(&parent, 0x5000, 5);
         write(&parent, 0x6008, 6);
         let (image, aside) = parent.freeze().unwrap();
-        assert!(aside.is_none());
+        // A spare arena makes no difference.
+        aside.retire().unwrap();
+        let (image_again, aside) = parent.freeze().unwrap();
+        drop((image_again, aside));
         write(&parent, 0x5000, 55);
         let mut child = clone_of(&image);
         write(&child, 0x9000, 9);
@@ -282,6 +333,46 @@ mod tests {
         let grandchild = clone_of(&image);
         let seen = [0x1000, 0x5000, 0x6008, 0x9000].map(|address| read(&grandchild, address));
         assert_eq!(seen, [1, 5, 6, 9]);
+    }
+
+    #[test]
+    fn what_a_mapping_was_primed_with_never_shows_in_a_clone_of_another_line() {
+        let mut parent = Ram::reserve(SIZE).unwrap();
+        parent.back_with_zeroes().unwrap();
+        write(&parent, 0x1000, 1);
+        let (first, _aside) = parent.freeze().unwrap();
+        let relative = clone_of(&first);
+        write(&parent, 0x1000, 11);
+        write(&parent, 0x2000, 12);
+        let (image, _aside) = parent.freeze().unwrap();
+        let primed = || {
+            let mut ram = Ram::reserve(SIZE).unwrap();
+            ram.prime(&image, &[0x2000..0x4000, 0x8000..0x9000])
+                .unwrap();
+            ram
+        };
+        // A later image of the same line.
+        write(&parent, 0x1000, 21);
+        write(&parent, 0x8000, 28);
+        let (later, _aside) = parent.freeze().unwrap();
+        let mut clone = primed();
+        clone.back_with(&later).unwrap();
+        let seen = |ram: &Ram| [0x1000, 0x2000, 0x3000, 0x8000].map(|at| read(ram, at));
+        assert_eq!(seen(&clone), [21, 12, 0, 28]);
+        // One that shares the base only.
+        write(&relative, 0x8000, 98);
+        let mut relative = relative;
+        let (other, _aside) = relative.freeze().unwrap();
+        let mut clone = primed();
+        clone.back_with(&other).unwrap();
+        assert_eq!(seen(&clone), [1, 0, 0, 98]);
+        // One that shares nothing.
+        let mut stranger = Ram::reserve(SIZE).unwrap();
+        stranger.back_with_zeroes().unwrap();
+        let (strange, _aside) = stranger.freeze().unwrap();
+        let mut clone = primed();
+        clone.back_with(&strange).unwrap();
+        assert_eq!(seen(&clone), [0, 0, 0, 0]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::rundir::{Claim, RunDir, RunDirError, VmDir};
-use crate::snapshot::{MachineState, Shape};
+use crate::snapshot::{MachineState, Primer, Shape};
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
 use crate::sys::scm;
@@ -11,12 +11,12 @@ use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, VmInfo, VmName, VmSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(super) struct ShellOrder {
 /// Second to the process: what to become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
+    /// Nothing yet, but probably a clone of this line; the descriptors come with it.
+    Prime(Primer),
     /// Boot.
     Boot(Box<Birth>),
     /// Go on where somebody else was captured; the [`MachineState`] and its
@@ -42,10 +44,11 @@ pub(super) enum Order {
 }
 
 impl Order {
-    /// What the VM is called.
-    pub(super) fn name(&self) -> &VmName {
+    /// What the VM is called, if it is to be one.
+    pub(super) fn name(&self) -> Option<&VmName> {
         match self {
-            Self::Boot(birth) | Self::Clone(birth) => &birth.identity.name,
+            Self::Boot(birth) | Self::Clone(birth) => Some(&birth.identity.name),
+            Self::Prime(_) => None,
         }
     }
 }
@@ -72,6 +75,13 @@ pub(super) enum Progress {
     Failed(String),
     /// The guest is ready, but its main program cannot be started.
     NoCommand(Failure),
+}
+
+/// From the process: it has been released.
+#[derive(Debug, Serialize, Deserialize)]
+struct Confirmation {
+    /// For a clone: the pages it has written, as ranges of bytes, up to a limit.
+    touched: Vec<Range<usize>>,
 }
 
 /// When each step on the way to the first instruction was done.
@@ -102,19 +112,16 @@ pub(super) struct Started {
 }
 
 /// A captured state, encoded once for any number of clones.
-#[derive(Debug, Clone)]
-pub(super) struct Encoded {
-    bytes: Arc<Vec<u8>>,
-    fds: Arc<FdTable>,
+#[derive(Debug)]
+pub(super) struct Encoded<'a> {
+    bytes: Vec<u8>,
+    fds: &'a FdTable,
 }
 
-impl Encoded {
-    pub(super) fn new(state: &MachineState, fds: FdTable) -> io::Result<Self> {
+impl<'a> Encoded<'a> {
+    pub(super) fn new(state: &MachineState, fds: &'a FdTable) -> io::Result<Self> {
         let bytes = postcard::to_stdvec(state).map_err(io::Error::other)?;
-        Ok(Self {
-            bytes: Arc::new(bytes),
-            fds: Arc::new(fds),
-        })
+        Ok(Self { bytes, fds })
     }
 }
 
@@ -190,19 +197,30 @@ impl Starter {
         send(&self.socket, &Order::Boot(Box::new(birth)), &[])
     }
 
+    /// Has the process make its shell ready for clones of one line.
+    pub(super) fn prime(&self, primer: Primer, fds: &FdTable) -> io::Result<()> {
+        send(&self.socket, &Order::Prime(primer), fds.as_slice())
+    }
+
     /// Has the process go on as a clone.
-    pub(super) fn clone_from(&self, birth: Birth, state: &Encoded) -> io::Result<()> {
+    pub(super) fn clone_from(&self, birth: Birth, state: &Encoded<'_>) -> io::Result<()> {
         send(&self.socket, &Order::Clone(Box::new(birth)), &[])?;
         scm::send(&self.socket, &state.bytes, state.fds.as_slice())
     }
 
-    /// Lets the VM live by itself from now on.
+    /// Lets the VM live by itself from now on; [`released`](Self::released) is its answer.
     pub(super) fn release(&self) -> io::Result<()> {
-        scm::send(&self.socket, &[], &[])?;
-        // Its word, that whatever is asked of it from now on comes after this; none,
-        // if it has ended by itself.
-        let _ = scm::receive(&self.socket);
-        Ok(())
+        scm::send(&self.socket, &[], &[])
+    }
+
+    /// Waits for its word that it has been released: whatever is asked of it from now on
+    /// comes after that. With it come the pages it has written so far.
+    pub(super) fn released(&self) -> Vec<Range<usize>> {
+        match receive(&self.socket) {
+            Ok(Some((Confirmation { touched }, _))) => touched,
+            // It has ended by itself.
+            _ => Vec::new(),
+        }
     }
 
     /// The next report. A process that ends without one has failed.
@@ -270,8 +288,8 @@ impl Started {
     }
 
     /// `None` when the starter wants no VM after all.
-    pub(super) fn order(&self) -> io::Result<Option<Order>> {
-        Ok(receive(&self.socket)?.map(|(order, _)| order))
+    pub(super) fn order(&self) -> io::Result<Option<(Order, FdTable)>> {
+        Ok(receive(&self.socket)?.map(|(order, fds)| (order, FdTable::new(fds))))
     }
 
     pub(super) fn state(&self) -> io::Result<(MachineState, FdTable)> {
@@ -290,9 +308,9 @@ impl Started {
     }
 
     /// Says that the release has been noted.
-    pub(super) fn confirm_release(&self) {
+    pub(super) fn confirm_release(&self, touched: Vec<Range<usize>>) {
         // A starter that does not wait for it is gone.
-        let _ = scm::send(&self.socket, &[], &[]);
+        let _ = send(&self.socket, &Confirmation { touched }, &[]);
     }
 
     pub(super) fn try_clone(&self) -> io::Result<Self> {

@@ -86,6 +86,7 @@ impl Launch {
                 Progress::Shell | Progress::Running(_) => {}
                 Progress::Ready { info, .. } => {
                     self.starter.release().map_err(LaunchError::Process)?;
+                    self.starter.released();
                     return Ok(*info);
                 }
                 Progress::NoCommand(failure) => {

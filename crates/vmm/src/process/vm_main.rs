@@ -47,13 +47,19 @@ fn live() -> Result<(), String> {
     let started = Started::new(UnixStream::from(socket));
     let (order, mut claim) = started.shell_order().map_err(|error| error.to_string())?;
     let run_dir = RunDir::at(order.run_dir.clone());
-    let lived = Waiting::new(&run_dir, &order).and_then(|waiting| {
+    let lived = Waiting::new(&run_dir, &order).and_then(|mut waiting| {
         started.report(&Progress::Shell);
-        let Some(order) = started.order()? else {
-            return Ok(None);
-        };
-        claim.dir = run_dir.vm(order.name());
-        waiting.become_vm(order, &started).map(Some)
+        while let Some((order, fds)) = started.order()? {
+            if let Some(name) = order.name() {
+                claim.dir = run_dir.vm(name);
+            }
+            match order {
+                Order::Prime(primer) => waiting.shell.prime(&primer, &fds)?,
+                Order::Boot(birth) => return waiting.boot(*birth).map(Some),
+                Order::Clone(birth) => return waiting.clone(*birth, &started).map(Some),
+            }
+        }
+        Ok(None)
     });
     match lived {
         Ok(Some(born)) => born.live(started, run_dir, claim),
@@ -138,32 +144,35 @@ impl Waiting {
         })
     }
 
-    fn become_vm(self, order: Order, started: &Started) -> Result<Born, Box<dyn Error>> {
-        let Self {
-            shell, backends, ..
-        } = self;
-        let events = owner::events(self.tasks.0.clone());
-        let (machine, birth, restored) = match order {
-            Order::Boot(birth) => {
-                let Birth { spec, identity, .. } = &*birth;
-                let machine = Machine::boot(shell, &self.host, spec, identity, &backends, events)?;
-                (machine, birth, None)
-            }
-            Order::Clone(birth) => {
-                let (state, fds) = started.state()?;
-                let received = Monotonic::now();
-                let identity = &birth.identity;
-                let (machine, restored) =
-                    Machine::restore(shell, state, &fds, identity, &backends, events)?;
-                (machine, birth, Some((received, restored)))
-            }
-        };
+    fn boot(self, birth: Birth) -> Result<Born, Box<dyn Error>> {
+        let (spec, identity) = (&birth.spec, &birth.identity);
+        let (backends, events) = (&self.backends, owner::events(self.tasks.0.clone()));
+        let machine = Machine::boot(self.shell, &self.host, spec, identity, backends, events)?;
         Ok(Born {
             machine,
-            birth: *birth,
+            birth,
             since: self.since,
-            restored,
-            console: backends.log,
+            restored: None,
+            console: self.backends.log,
+            output: self.output,
+            tasks: self.tasks,
+            pending: self.pending,
+        })
+    }
+
+    fn clone(self, birth: Birth, started: &Started) -> Result<Born, Box<dyn Error>> {
+        let (state, fds) = started.state()?;
+        let received = Monotonic::now();
+        let identity = &birth.identity;
+        let (backends, events) = (&self.backends, owner::events(self.tasks.0.clone()));
+        let (machine, restored) =
+            Machine::restore(self.shell, state, &fds, identity, backends, events)?;
+        Ok(Born {
+            machine,
+            birth,
+            since: self.since,
+            restored: Some((received, restored)),
+            console: self.backends.log,
             output: self.output,
             tasks: self.tasks,
             pending: self.pending,
@@ -204,14 +213,10 @@ fn watch_starter(started: &Started, tasks: Sender<Task>) -> io::Result<()> {
     thread::Builder::new()
         .name("starter".into())
         .spawn(move || {
-            let released = started.released();
-            let _ = tasks.send(match released {
-                true => Task::Released,
+            let _ = tasks.send(match started.released() {
+                true => Task::Released(started),
                 false => Task::Abandoned,
             });
-            if released {
-                started.confirm_release();
-            }
         })?;
     Ok(())
 }

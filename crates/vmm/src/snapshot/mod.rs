@@ -8,6 +8,7 @@ use crate::kvm::{VcpuState, VmState};
 use crate::memory::image::RamImageState;
 use hyperfork_api::Bytes;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// All of a machine but its identity.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +28,15 @@ pub struct MachineState {
     pub guest_fork: u32,
     /// Its memory.
     pub ram: RamImageState,
+}
+
+/// What makes shells ready for clones of one line before there are any.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Primer {
+    /// Memory as it was at the last fork.
+    pub image: RamImageState,
+    /// Pages, as ranges of bytes, that clones write first.
+    pub touched: Vec<Range<usize>>,
 }
 
 /// What has to be known to build a shell for a machine.

@@ -1,7 +1,7 @@
 //! A range of the process's address space that the monitor owns.
 
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -170,6 +170,50 @@ impl Mapping {
         source(unsafe {
             std::slice::from_raw_parts_mut(self.base.as_ptr().add(range.start), range.len())
         })
+    }
+
+    /// Reads `file` from its beginning into `ranges`, one behind the other, of a machine
+    /// that does not run yet.
+    ///
+    /// # Errors
+    /// As `preadv(2)`; when the file is too short.
+    ///
+    /// # Panics
+    /// When a range is not inside the mapping.
+    pub fn read_into(&mut self, ranges: &[Range<usize>], file: impl AsFd) -> io::Result<()> {
+        /// Most parts of one call (`IOV_MAX`).
+        const MOST: usize = 1024;
+        let mut offset = 0;
+        for ranges in ranges.chunks(MOST) {
+            let mut parts: Vec<_> = ranges
+                .iter()
+                .map(|range| {
+                    assert!(range.start <= range.end && range.end <= self.len);
+                    // SAFETY: inside the mapping, which is writable memory nobody else
+                    // uses yet; should ranges overlap, the bytes are only written, by
+                    // the kernel.
+                    IoSliceMut::new(unsafe {
+                        std::slice::from_raw_parts_mut(
+                            self.base.as_ptr().add(range.start),
+                            range.len(),
+                        )
+                    })
+                })
+                .collect();
+            let mut parts = &mut parts[..];
+            while !parts.is_empty() {
+                match rustix::io::preadv(&file, parts, offset) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => {
+                        offset += read as u64;
+                        IoSliceMut::advance_slices(&mut parts, read);
+                    }
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A part of the range as a library's guest memory region. It must not

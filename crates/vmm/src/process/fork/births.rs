@@ -5,6 +5,7 @@ use super::shells::Shell;
 use super::{ForkError, Times};
 use crate::sys::clock::Monotonic;
 use hyperfork_api::{CloneReport, ForkReport, Phases, Strategy, VmName};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Clones under way, each with what its process has been told to become.
@@ -22,7 +23,7 @@ impl Births {
     pub(super) fn hand_over(
         &self,
         births: impl Iterator<Item = Birth>,
-        state: &Encoded,
+        state: &Encoded<'_>,
     ) -> Result<(), ForkError> {
         for (shell, birth) in self.shells.iter().zip(births) {
             let starter = &shell.starter;
@@ -40,8 +41,8 @@ impl Births {
         Ok(())
     }
 
-    /// Waits until all are ready, and lets them go.
-    pub(super) fn wait(self, times: &Times, timeout: Duration) -> Result<ForkReport, ForkError> {
+    /// Waits until all are ready.
+    pub(super) fn wait(&self, times: &Times, timeout: Duration) -> Result<ForkReport, ForkError> {
         let deadline = Instant::now() + timeout;
         let reports = self.shells.iter().map(|shell| {
             let name = shell.starter.dir.name();
@@ -50,26 +51,26 @@ impl Births {
                     name: name.clone(),
                     words,
                 })?;
-            Ok(report(shell, times, steps, ready))
+            Ok::<_, ForkError>(report(shell, times, steps, ready))
         });
-        match reports.collect() {
-            Ok(clones) => {
-                for shell in &self.shells {
-                    // One that ended since it was ready is no failure of the fork.
-                    let _ = shell.starter.release();
-                }
-                Ok(ForkReport {
-                    parent: self.parent,
-                    pause_us: times.pause_us,
-                    strategy: Strategy::Image,
-                    clones,
-                })
-            }
-            Err(error) => {
-                self.end();
-                Err(error)
-            }
-        }
+        Ok(ForkReport {
+            parent: self.parent.clone(),
+            pause_us: times.pause_us,
+            strategy: Strategy::Image,
+            clones: reports.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Lets all of them go. Gives the pages that the first has written so far.
+    pub(super) fn release(self) -> Vec<Range<usize>> {
+        let starters = || self.shells.iter().map(|shell| &shell.starter);
+        // One that ended since it was ready is no failure of the fork.
+        starters().for_each(|starter| drop(starter.release()));
+        let touched: Vec<_> = starters().map(Starter::released).collect();
+        touched
+            .into_iter()
+            .find(|touched| !touched.is_empty())
+            .unwrap_or_default()
     }
 
     pub(super) fn end(self) {

@@ -13,13 +13,14 @@ mod births;
 mod shells;
 
 use super::handover::{Birth, Encoded};
-use super::owner::Owner;
+use super::owner::{Owner, Task};
 use super::record;
 use super::rundir::RunDirError;
 use crate::identity;
 use crate::machine::Capture;
 use crate::memory::ram::Aside;
 use crate::one_line;
+use crate::snapshot::Primer;
 use crate::sys::clock::Monotonic;
 use births::Births;
 use hyperfork_api::control::{Fork, Reply};
@@ -102,7 +103,7 @@ pub(super) fn fork(
     owner.pool = pool.filter(|_| pool_answers);
     let births = births_of(owner, &shells)?;
     let clones = Births::new(owner.info.name.clone(), shells);
-    let handed_over = Encoded::new(&state, fds)
+    let handed_over = Encoded::new(&state, &fds)
         .map_err(ForkError::Process)
         .and_then(|state| clones.hand_over(births.into_iter(), &state));
     if let Err(error) = handed_over {
@@ -116,13 +117,21 @@ pub(super) fn fork(
         owner.connect_to_pool();
     }
     let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
+    let tasks = owner.tasks.clone();
     let waiting = thread::Builder::new().name("births".into()).spawn(move || {
-        let retired = retire(aside);
-        let answer = clones
-            .wait(&times, timeout)
-            .map_or_else(|error| Reply::Error(error.to_string()), Reply::Forked);
+        let (answer, touched) = match clones.wait(&times, timeout) {
+            Ok(report) => (Reply::Forked(report), Some(clones.release())),
+            Err(error) => {
+                clones.end();
+                (Reply::Error(error.to_string()), None)
+            }
+        };
         let _ = reply.send(answer);
-        let _ = retired.map(thread::JoinHandle::join);
+        retire(aside);
+        if let Some(touched) = touched {
+            let image = state.ram;
+            let _ = tasks.send(Task::Prime(Primer { image, touched }, fds));
+        }
     });
     waiting.map(drop).map_err(ForkError::Process)
 }
@@ -192,17 +201,10 @@ fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {
     }
 }
 
-/// Unmapping what a first freeze moved aside takes milliseconds per GiB, so it is
-/// done beside everything else.
-fn retire(aside: Option<Aside>) -> Option<thread::JoinHandle<()>> {
-    let aside = aside?;
-    let work = || {
-        if let Err(error) = aside.retire() {
-            eprintln!("the memory image could not be sealed: {error}");
-        }
-    };
-    thread::Builder::new()
-        .name("retire".into())
-        .spawn(work)
-        .ok()
+/// What a freeze leaves to be done takes milliseconds per GiB, so it is done when the
+/// clones are there.
+fn retire(aside: Aside) {
+    if let Err(error) = aside.retire() {
+        eprintln!("the memory image could not be sealed: {error}");
+    }
 }

@@ -26,7 +26,9 @@ use super::record;
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
 use crate::machine::{Event, Machine, Restored};
+use crate::snapshot::Primer;
 use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
 use ending::Ending;
 use events::Unheard;
 pub(super) use events::events;
@@ -54,8 +56,10 @@ pub(super) enum Task {
     Identified(Result<Identified, NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
     MainEnded(Option<i32>),
-    /// Whoever started the VM let it go its own way.
-    Released,
+    /// Whoever started the VM let it go its own way, and waits for our word.
+    Released(Started),
+    /// Clones of the last fork have shown what the next ones will be like.
+    Prime(Primer, FdTable),
     /// Whoever started the VM is gone.
     Abandoned,
     /// There is a pool.
@@ -75,7 +79,7 @@ pub(super) struct Owner {
     claim: Claim,
     console: Log,
     output: Log,
-    tasks: Sender<Task>,
+    pub(super) tasks: Sender<Task>,
     pending: Pending,
     /// Until the VM is ready: who waits for that.
     started: Option<Started>,
@@ -176,7 +180,11 @@ impl Owner {
             Task::Identified(Ok(identified)) => self.ready(Some(identified)),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
-            Task::Released => return self.released(),
+            Task::Released(started) => {
+                started.confirm_release(self.touched());
+                return self.released();
+            }
+            Task::Prime(primer, fds) => self.prime_pool(primer, &fds),
             Task::Abandoned => {
                 return ControlFlow::Break(Ending::failed("nobody waits for it any more"));
             }

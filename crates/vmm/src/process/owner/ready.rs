@@ -8,14 +8,19 @@ use super::super::identify::{self, Identified};
 use super::super::pool::Pool;
 use super::ending::Ending;
 use super::{Owner, Task};
+use crate::snapshot::Primer;
 use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
 use hyperfork_api::VmState;
 use hyperfork_api::control::Reply;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::spec::{Guest, LinuxGuest};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// Most bytes that are copied for a clone in advance because its relatives wrote there.
+const MOST_TOUCHED: usize = 8 << 20;
 
 /// Why a guest did not become ready.
 #[derive(Debug)]
@@ -138,6 +143,24 @@ impl Owner {
         });
         if let Err(error) = connecting {
             eprintln!("cannot start a thread: {error}");
+        }
+    }
+
+    /// The pages that a clone has written until now, for its relatives to come.
+    pub(super) fn touched(&self) -> Vec<Range<usize>> {
+        match self.identity.index {
+            // One of each fork is enough.
+            1 => self.machine.ram().written(MOST_TOUCHED).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Has the shells in stock made ready for clones like those of the last fork.
+    pub(super) fn prime_pool(&mut self, primer: Primer, fds: &FdTable) {
+        let primed = self.pool.as_ref().map(|pool| pool.prime(primer, fds));
+        if let Some(Err(error)) = primed {
+            eprintln!("the pool is gone: {error}");
+            self.pool = None;
         }
     }
 

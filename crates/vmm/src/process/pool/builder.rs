@@ -3,7 +3,9 @@
 use super::super::handover::{Progress, Starter};
 use super::super::rundir::RunDir;
 use super::stock::{Policy, QUIET};
-use crate::snapshot::Shape;
+use crate::snapshot::{Primer, Shape};
+use crate::sys::fds::FdTable;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,10 +20,35 @@ pub(super) struct Stock {
     begun: Instant,
 }
 
+/// One connection, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Client(pub(super) u64);
+
+/// What shells of a shape are made ready for: the line of the client that forked last.
+#[derive(Debug)]
+struct Priming {
+    client: Client,
+    primer: Primer,
+    fds: FdTable,
+    /// Counts primings, so that a shell can tell which it has had.
+    number: u64,
+}
+
+/// A shell in stock.
+#[derive(Debug)]
+struct Shell {
+    starter: Starter,
+    /// The last priming it was given, and for whom.
+    primed: Option<(Client, u64)>,
+}
+
 #[derive(Debug)]
 struct Inner {
     policy: Policy,
-    shells: HashMap<Shape, Vec<Starter>>,
+    shells: HashMap<Shape, Vec<Shell>>,
+    primings: HashMap<Shape, Priming>,
+    /// Primings so far.
+    primed: u64,
     connections: usize,
     /// When something was taken last.
     taken: Duration,
@@ -45,6 +72,8 @@ impl Stock {
             inner: Mutex::new(Inner {
                 policy: Policy::new(most),
                 shells: HashMap::new(),
+                primings: HashMap::new(),
+                primed: 0,
                 connections: 0,
                 taken: Duration::ZERO,
                 idle: Duration::ZERO,
@@ -61,12 +90,31 @@ impl Stock {
     }
 
     /// And is no more; `kept` is what it was interested in.
-    pub(super) fn disconnected(&self, kept: &[Shape]) {
+    pub(super) fn disconnected(&self, kept: Option<&Shape>, client: Client) {
         let mut inner = self.inner();
         inner.connections -= 1;
-        kept.iter()
-            .for_each(|shape| inner.policy.disinterest(shape));
+        if let Some(shape) = kept {
+            inner.policy.disinterest(shape);
+            // What was made ready for it has its memory.
+            inner.primings.retain(|_, priming| priming.client != client);
+            let shells = inner.shells.entry(shape.clone()).or_default();
+            shells.retain(|shell| shell.primed.is_none_or(|(by, _)| by != client));
+        }
         inner.idle = self.begun.elapsed();
+        self.changed.notify_all();
+    }
+
+    /// Has shells of this shape made ready for a client's line, when there is time.
+    pub(super) fn prime(&self, shape: &Shape, client: Client, primer: Primer, fds: FdTable) {
+        let mut inner = self.inner();
+        inner.primed += 1;
+        let priming = Priming {
+            client,
+            primer,
+            fds,
+            number: inner.primed,
+        };
+        inner.primings.insert(shape.clone(), priming);
         self.changed.notify_all();
     }
 
@@ -75,15 +123,25 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// Up to `count` shells, at once.
-    pub(super) fn take(&self, shape: &Shape, count: usize) -> (Vec<Starter>, usize) {
+    /// Up to `count` shells, at once; those made ready for the client first.
+    pub(super) fn take(
+        &self,
+        shape: &Shape,
+        client: Client,
+        count: usize,
+    ) -> (Vec<Starter>, usize) {
         let now = self.begun.elapsed();
         let mut inner = self.inner();
         inner.policy.wanted(shape, count, now);
         inner.taken = now;
         let shells = inner.shells.entry(shape.clone()).or_default();
-        let rest = shells.split_off(shells.len().min(count));
-        let taken = std::mem::replace(shells, rest);
+        shells.sort_by_key(|shell| match shell.primed {
+            Some((by, number)) if by == client => (0, Reverse(number)),
+            Some(_) => (2, Reverse(0)),
+            None => (1, Reverse(0)),
+        });
+        let taken = shells.drain(..count.min(shells.len()));
+        let taken = taken.map(|shell| shell.starter).collect();
         let left = shells.len();
         self.changed.notify_all();
         (taken, left)
@@ -137,7 +195,14 @@ impl Stock {
                     }
                 }
                 None if inner.connections == 0 => self.wait(inner, IDLE),
-                None => self.wait(inner, LOOK),
+                None => {
+                    let quiet = (inner.taken + QUIET).saturating_sub(now);
+                    match quiet.is_zero() {
+                        false => self.wait(inner, quiet),
+                        true if inner.prime_one() => inner,
+                        true => self.wait(inner, LOOK),
+                    }
+                }
             };
         }
     }
@@ -145,7 +210,10 @@ impl Stock {
     fn put(&self, shape: Shape, built: Result<Starter, String>) -> MutexGuard<'_, Inner> {
         let mut inner = self.inner();
         match built {
-            Ok(starter) => inner.shells.entry(shape).or_default().push(starter),
+            Ok(starter) => inner.shells.entry(shape).or_default().push(Shell {
+                starter,
+                primed: None,
+            }),
             Err(words) => {
                 eprintln!("a shell cannot be built: {words}");
                 inner.trouble = Some(words);
@@ -186,8 +254,23 @@ impl Inner {
         fewest.map(|(shape, _)| shape)
     }
 
+    /// Has one shell made ready that is not; whether there was one.
+    fn prime_one(&mut self) -> bool {
+        for (shape, priming) in &self.primings {
+            let mark = Some((priming.client, priming.number));
+            let shells = self.shells.entry(shape.clone()).or_default();
+            if let Some(shell) = shells.iter_mut().find(|shell| shell.primed != mark) {
+                // One that cannot be has ended, which whoever takes it will notice.
+                let _ = shell.starter.prime(priming.primer.clone(), &priming.fds);
+                shell.primed = mark;
+                return true;
+            }
+        }
+        false
+    }
+
     /// Takes out what nobody needs. Dropping it ends the shells.
-    fn surplus(&mut self, now: Duration) -> Vec<Starter> {
+    fn surplus(&mut self, now: Duration) -> Vec<Shell> {
         let targets: HashMap<_, _> = self.policy.targets(now).into_iter().collect();
         let mut surplus = Vec::new();
         for (shape, shells) in &mut self.shells {

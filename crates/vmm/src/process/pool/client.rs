@@ -3,7 +3,8 @@
 use super::super::handover::{Starter, receive, send};
 use super::super::rundir::RunDir;
 use super::{Answer, MOST_AT_ONCE, POOL_ARGUMENT, Request, most, socket};
-use crate::snapshot::Shape;
+use crate::snapshot::{Primer, Shape};
+use crate::sys::fds::FdTable;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -83,6 +84,14 @@ impl Pool {
             pool: self,
             requests,
         })
+    }
+
+    /// Has the shells in stock made ready for clones of one line.
+    ///
+    /// # Errors
+    /// When the pool is gone.
+    pub(in super::super) fn prime(&self, primer: Primer, fds: &FdTable) -> io::Result<()> {
+        send(&self.socket, &Request::Prime(primer), fds.as_slice())
     }
 
     fn answer(&self) -> io::Result<Vec<Starter>> {

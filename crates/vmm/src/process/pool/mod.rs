@@ -22,7 +22,7 @@ pub use client::{Pool, start, warm};
 pub use server::pool_main;
 
 use super::rundir::{RunDir, VmDir};
-use crate::snapshot::Shape;
+use crate::snapshot::{Primer, Shape};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -48,6 +48,9 @@ enum Request {
     Keep(Shape),
     /// Give me as many as you have, up to this number; so many are wanted in all.
     Take { shape: Shape, count: usize },
+    /// Make those of my shape ready for clones of this line, as long as I am connected;
+    /// its descriptors come with it. Has no answer.
+    Prime(Primer),
     /// Have this many in stock, and answer then.
     Warm { shape: Shape, count: usize },
 }

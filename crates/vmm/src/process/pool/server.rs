@@ -3,8 +3,9 @@
 use super::super::handover::{receive, send};
 use super::super::rundir::RunDir;
 use super::super::vm_main::reap_children;
-use super::builder::Stock;
+use super::builder::{Client, Stock};
 use super::{Answer, Request, most, socket};
+use crate::sys::fds::FdTable;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -55,30 +56,35 @@ fn serve(run_dir: &RunDir) -> io::Result<()> {
 }
 
 fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
-    for socket in listener.incoming().flatten() {
+    for (socket, client) in listener.incoming().flatten().zip((0..).map(Client)) {
         let stock = stock.clone();
         stock.connected();
         let served = thread::Builder::new()
             .name("client".into())
-            .spawn(move || converse(&socket, &stock));
+            .spawn(move || converse(&socket, client, &stock));
         if let Err(error) = served {
             eprintln!("a client cannot be served: {error}");
         }
     }
 }
 
-fn converse(socket: &UnixStream, stock: &Stock) {
-    let mut kept = Vec::new();
+fn converse(socket: &UnixStream, client: Client, stock: &Stock) {
+    let mut kept = None;
     // A client that says something else than a request is none.
-    while let Ok(Some((request, _))) = receive(socket) {
-        let answer = match request {
-            Request::Keep(shape) => {
+    while let Ok(Some((request, fds))) = receive(socket) {
+        let answer = match (request, &kept) {
+            (Request::Keep(shape), None) => {
                 stock.interest(&shape);
-                kept.push(shape);
+                kept = Some(shape);
                 continue;
             }
-            Request::Take { shape, count } => stock.take(&shape, count),
-            Request::Warm { shape, count } => (Vec::new(), stock.warm(&shape, count)),
+            (Request::Prime(primer), Some(shape)) => {
+                stock.prime(shape, client, primer, FdTable::new(fds));
+                continue;
+            }
+            (Request::Keep(_) | Request::Prime(_), _) => break,
+            (Request::Take { shape, count }, _) => stock.take(&shape, client, count),
+            (Request::Warm { shape, count }, _) => (Vec::new(), stock.warm(&shape, count)),
         };
         let (shells, left) = answer;
         let (sockets, shells): (Vec<_>, _) =
@@ -87,5 +93,5 @@ fn converse(socket: &UnixStream, stock: &Stock) {
             break;
         }
     }
-    stock.disconnected(&kept);
+    stock.disconnected(kept.as_ref(), client);
 }
