@@ -14,8 +14,9 @@
 //! 256 KiB  page tables for RAM above 4 GiB
 //! ```
 //!
-//! The part that is arithmetic ([`Options`], [`Work`]) serves the monitor's tests
-//! too: it says which answers a clone must give.
+//! The part that is arithmetic ([`Options`], [`Work`], [`Passes`]) serves the
+//! monitor's tests and benchmarks too: it says which answers a clone must give, and
+//! reads what it has measured.
 #![cfg_attr(not(test), no_std)]
 
 mod cpu;
@@ -24,6 +25,7 @@ mod machine;
 mod modes;
 mod options;
 mod pages;
+mod passes;
 mod port;
 #[path = "../../api/src/signal.rs"]
 #[allow(dead_code, unreachable_pub)] // It is written for the monitor's end.
@@ -32,6 +34,7 @@ mod work;
 
 pub use interrupts::DOORBELL_IRQ;
 pub use options::{Mode, Options};
+pub use passes::Passes;
 pub use work::{BAD, Work, report};
 
 use core::fmt;

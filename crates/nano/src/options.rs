@@ -26,11 +26,19 @@ pub enum Mode {
     Fork,
     /// `flood`: writes whatever there is to the signal port, without end.
     Flood,
+    /// `quick`: halts, and checks nothing. A clone says at once that it is ready and
+    /// then writes its marks; for measurements.
+    Quick,
+    /// `cow`: the copy-on-write benchmark of the HyperFork paper, section 5.1: times
+    /// [`Passes`](crate::Passes) over its pages before the fork, and again in each
+    /// clone.
+    Cow,
 }
 
 /// What the command line may say, as words `name=value` between spaces. In the
 /// modes from `regs` to `pending`, parent and clones signal a
-/// [report](crate::report) each time the doorbell rings.
+/// [report](crate::report) each time the doorbell rings; with `quick` and `cow`
+/// clones do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// `mode`.
@@ -93,6 +101,8 @@ impl Options {
                     "pending" => Mode::Pending,
                     "fork" => Mode::Fork,
                     "flood" => Mode::Flood,
+                    "quick" => Mode::Quick,
+                    "cow" => Mode::Cow,
                     _ => return None,
                 }
             }

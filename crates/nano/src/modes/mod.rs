@@ -1,10 +1,12 @@
 //! What the guest does, by its command line.
 
+mod cow;
 mod flood;
 mod fork;
 mod idle;
 mod isolate;
 mod pending;
+mod quick;
 mod regs;
 mod timer;
 
@@ -36,7 +38,10 @@ pub(crate) fn run(cpu: usize, options: &Options, machine: &Machine) -> ! {
         }
         let work = options.work();
         machine.provide(&work);
-        pages::touch(&work);
+        // Its first writes are what `cow` measures.
+        if options.mode != Mode::Cow {
+            pages::touch(&work);
+        }
         cpu::start_others(job.cpus, machine.boot_params);
     } else {
         cpu::progress(cpu);
@@ -50,6 +55,8 @@ pub(crate) fn run(cpu: usize, options: &Options, machine: &Machine) -> ! {
         Mode::Pending => pending::run(&job),
         Mode::Fork => fork::run(&job),
         Mode::Flood => flood::run(&job),
+        Mode::Quick => quick::run(&job),
+        Mode::Cow => cow::run(&job),
     }
 }
 

@@ -35,6 +35,10 @@ impl Owner {
         if self.info.state != VmState::Paused {
             return Reply::Error(format!("{} is not paused", self.info.name));
         }
+        // As after a fork: something has happened to the guest, time has passed without it.
+        if let Err(error) = self.machine.ring_doorbell() {
+            return Reply::Error(one_line(&error));
+        }
         self.machine.resume();
         self.info.state = VmState::Running;
         self.keep();
