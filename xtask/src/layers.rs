@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each may import. `xtask` may import none and is not listed.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("hyperfork-api", &[]),
     ("hyperfork-nano", &["hyperfork-api"]),
     ("hyperfork-agent", &["hyperfork-api"]),
@@ -14,9 +14,14 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("hyperfork-vmm", &["hyperfork-api"]),
     // Of the nano guest only what it computes, to check its answers.
     (
+        "hyperfork-bench",
+        &["hyperfork-api", "hyperfork-nano", "hyperfork-vmm"],
+    ),
+    (
         "hyperfork-cli",
         &[
             "hyperfork-api",
+            "hyperfork-bench",
             "hyperfork-image",
             "hyperfork-nano",
             "hyperfork-vmm",

@@ -1,5 +1,6 @@
 //! What may be written on the command line. Docker's habits.
 
+mod bench;
 mod cp;
 mod exec;
 mod fork;
@@ -9,6 +10,7 @@ mod run;
 mod values;
 mod vms;
 
+pub(crate) use bench::{Bench, BenchVerb, Output as BenchOutput};
 pub(crate) use cp::{Cp, Place};
 pub(crate) use exec::Exec;
 pub(crate) use fork::{Demo, DemoGuest, Fork};
@@ -55,6 +57,7 @@ pub(crate) enum Verb {
     Cp(Cp),
     Fork(Fork),
     Tree(Tree),
+    Bench(Bench),
     Demo(Demo),
 }
 
@@ -89,7 +92,7 @@ mod tests {
             verbs,
             [
                 "doctor", "image", "run", "ps", "inspect", "logs", "pause", "resume", "stop", "rm",
-                "exec", "cp", "fork", "tree", "demo"
+                "exec", "cp", "fork", "tree", "bench", "demo"
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! What each verb does. Each gives an exit status or an error.
 
+mod bench;
 mod cp;
 mod exec;
 mod fork;
@@ -41,6 +42,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<u8> {
         Verb::Cp(args) => cp::run(args),
         Verb::Fork(args) => fork::run(args),
         Verb::Tree(args) => tree::run(&args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Demo(args) => demo::run(&args),
     }
 }

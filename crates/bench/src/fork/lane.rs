@@ -1,0 +1,129 @@
+//! One cell's VMs: from the first sample until the last they stay.
+
+use super::{ForkPlan, ForkRow, Method, Sample};
+use crate::error::BenchError;
+use crate::guest::Guest;
+use crate::host::State;
+use crate::raw::Template;
+use crate::stock::Stock;
+use crate::vms::Vms;
+use hyperfork_api::{ForkReport, Strategy, VmName};
+use std::fs;
+
+/// Where a cell's samples come from.
+pub(super) enum Lane {
+    /// A parent that is forked again and again.
+    Forks {
+        parent: VmName,
+        strategy: Strategy,
+        stock: Stock,
+    },
+    /// A VM booted for each.
+    Boots(State, Stock),
+    /// A machine captured once, in this very process.
+    Raw(Box<Template>),
+}
+
+impl Lane {
+    /// Makes everything ready for the first sample, with one that is not recorded.
+    pub(super) fn open(
+        row: &mut ForkRow,
+        plan: &ForkPlan,
+        guest: &Guest,
+        state: State,
+        vms: &mut Vms<'_>,
+    ) -> Result<Self, BenchError> {
+        let stock = |vms: &Vms<'_>| Stock::fill(guest, plan.vcpus, row.memory_mib, 1, vms);
+        let strategy = match row.strategy {
+            Method::Image => Strategy::Image,
+            Method::ProcessFork => Strategy::ProcessFork,
+            Method::Boot => {
+                let lane = Self::Boots(state, stock(vms)?);
+                if state == State::Warm {
+                    lane.sample(row, guest, vms)?;
+                }
+                return Ok(lane);
+            }
+            Method::Raw => {
+                let template = Template::boot(guest, plan.vcpus, row.memory_mib, &row.options())?;
+                template.fork()?;
+                return Ok(Self::Raw(Box::new(template)));
+            }
+        };
+        let booted = vms.boot(guest, plan.vcpus, row.memory_mib, &row.options())?;
+        let parent = booted.info.name;
+        let stock = stock(vms)?;
+        // A parent that cannot be forked is of no use to anybody.
+        let first = fork(&parent, strategy, vms).inspect_err(|_| vms.remove(&parent))?;
+        row.first_us.get_or_insert(first.total_us);
+        if let Guest::Linux { .. } = guest {
+            let info = vms.info(&parent)?;
+            row.touched_mib = Some((info.shared_kib + info.private_kib) >> 10);
+        }
+        let lane = Self::Forks {
+            parent,
+            strategy,
+            stock,
+        };
+        lane.settle(vms);
+        Ok(lane)
+    }
+
+    /// Measures once. What it makes is gone again afterwards.
+    pub(super) fn sample(
+        &self,
+        row: &ForkRow,
+        guest: &Guest,
+        vms: &mut Vms<'_>,
+    ) -> Result<Sample, BenchError> {
+        match self {
+            Self::Forks {
+                parent, strategy, ..
+            } => {
+                if row.dirty_pages > 0 {
+                    vms.write_marks(parent)?;
+                }
+                let sample = fork(parent, *strategy, vms);
+                self.settle(vms);
+                sample
+            }
+            Self::Boots(state, _) => {
+                if *state == State::Cold {
+                    drop_page_cache()?;
+                }
+                let options = format!("mode=quick touch_mib={}", row.touched_mib.unwrap_or(0));
+                let booted = vms.boot(guest, row.vcpus, row.memory_mib, &options)?;
+                vms.remove(&booted.info.name);
+                self.settle(vms);
+                Ok(Sample::ready_after(booted.took.as_micros() as f64))
+            }
+            Self::Raw(template) => template.fork(),
+        }
+    }
+
+    /// Waits until nothing is done any more for the last sample.
+    fn settle(&self, vms: &Vms<'_>) {
+        match self {
+            Self::Forks { stock, .. } | Self::Boots(_, stock) => stock.refill(vms),
+            Self::Raw(_) => {}
+        }
+    }
+}
+
+fn fork(parent: &VmName, strategy: Strategy, vms: &Vms<'_>) -> Result<Sample, BenchError> {
+    let report: ForkReport = vms.fork(parent, strategy, 1)?;
+    let sample = Sample::of(&report);
+    vms.remove_clones(&report);
+    sample.ok_or(BenchError::Silent {
+        vm: parent.to_string(),
+        what: "how its fork went",
+    })
+}
+
+/// Has the host forget all files that it has read (proc_sys_vm(5)). Needs root.
+fn drop_page_cache() -> Result<(), BenchError> {
+    const SWITCH: &str = "/proc/sys/vm/drop_caches";
+    const PAGE_CACHE: &str = "1";
+    rustix::fs::sync();
+    fs::write(SWITCH, PAGE_CACHE).map_err(BenchError::io("drop the page cache through", SWITCH))
+}

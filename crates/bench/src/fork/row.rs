@@ -1,0 +1,264 @@
+//! A row of fork times.
+
+use super::{ForkPlan, Method};
+use crate::guest::{self, NANO};
+use crate::journal::Row;
+use crate::stats::{Summary, percentile, tenths};
+use hyperfork_api::{ForkReport, ShellSource};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One fork or boot, microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// From the request to the first guest instruction known to be executed; for a
+    /// boot, to ready.
+    pub total_us: f64,
+    /// From the request to the guest's first word.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ready_us: Option<f64>,
+    /// How long the parent stood still.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pause_us: Option<f64>,
+    /// Whether the clone's VM had been built in advance.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shell_source: Option<ShellSource>,
+    /// Durations of the phases, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub phases_us: BTreeMap<String, f64>,
+}
+
+impl Sample {
+    /// Of a boot.
+    pub fn ready_after(us: f64) -> Self {
+        Self {
+            total_us: us,
+            ready_us: Some(us),
+            pause_us: None,
+            shell_source: None,
+            phases_us: BTreeMap::new(),
+        }
+    }
+
+    /// Of a fork into one clone.
+    pub(crate) fn of(report: &ForkReport) -> Option<Self> {
+        let clone = report.clones.first()?;
+        let phases = serde_json::to_value(clone.phases_us).ok()?;
+        Some(Self {
+            total_us: clone.total_us as f64,
+            ready_us: Some(clone.ready_us as f64),
+            pause_us: Some(report.pause_us as f64),
+            shell_source: Some(clone.shell_source),
+            phases_us: serde_json::from_value(phases).ok()?,
+        })
+    }
+}
+
+/// One strategy at one memory size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForkRow {
+    /// How VMs came to life.
+    pub strategy: Method,
+    /// Name of the guest's image.
+    pub guest: String,
+    /// Guest memory.
+    pub memory_mib: u64,
+    /// How much of it the guest had filled before; `null` for Linux until it was
+    /// booted.
+    pub touched_mib: Option<u64>,
+    /// How many pages the parent was to write between forks.
+    pub dirty_pages: u64,
+    /// How many it wrote: a few more, as they are spread evenly.
+    pub written_pages: u64,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Number of samples.
+    pub n: usize,
+    /// How many of them had a VM that was built in advance.
+    pub from_pool: usize,
+    /// The first fork of a parent, which has all its memory to freeze; not among the
+    /// samples.
+    pub first_us: Option<f64>,
+    /// Of [`Sample::total_us`].
+    #[serde(flatten)]
+    pub total: Summary,
+    /// Of [`Sample::ready_us`].
+    pub ready_p50_us: Option<f64>,
+    /// The same, 99th percentile.
+    pub ready_p99_us: Option<f64>,
+    /// Of [`Sample::pause_us`].
+    pub pause_p50_us: Option<f64>,
+    /// The same, 99th percentile.
+    pub pause_p99_us: Option<f64>,
+    /// Medians of [`Sample::phases_us`].
+    pub phases_p50_us: BTreeMap<String, f64>,
+    /// Why it could not be measured.
+    pub failed: Option<String>,
+    /// All that was measured.
+    pub samples: Vec<Sample>,
+}
+
+impl ForkRow {
+    pub(super) fn empty(
+        plan: &ForkPlan,
+        strategy: Method,
+        memory_mib: u64,
+        dirty_pages: u64,
+    ) -> Self {
+        // A cold boot brings a machine up, it does not fill its memory.
+        let touched = match strategy {
+            Method::Boot => Some(0),
+            _ => plan.touched_mib,
+        };
+        let work = guest::work(memory_mib, touched, dirty_pages).ok();
+        let work = work.filter(|_| plan.guest == NANO);
+        Self {
+            strategy,
+            guest: plan.guest.clone(),
+            memory_mib,
+            touched_mib: work.map(|work| work.pages >> 8),
+            dirty_pages,
+            written_pages: work.map_or(0, |work| guest::marked(&work)),
+            vcpus: plan.vcpus,
+            n: 0,
+            from_pool: 0,
+            first_us: None,
+            total: Summary::default(),
+            ready_p50_us: None,
+            ready_p99_us: None,
+            pause_p50_us: None,
+            pause_p99_us: None,
+            phases_p50_us: BTreeMap::new(),
+            failed: None,
+            samples: Vec::new(),
+        }
+    }
+
+    /// What the embedded guest is told.
+    pub(super) fn options(&self) -> String {
+        let Self {
+            touched_mib,
+            dirty_pages,
+            ..
+        } = self;
+        format!(
+            "mode=quick touch_mib={} dirty_pages={dirty_pages}",
+            touched_mib.unwrap_or(0)
+        )
+    }
+
+    /// How much memory its parent takes at most, MiB, with what everybody needs.
+    pub(super) fn cost_mib(&self) -> u64 {
+        const PROCESS_MIB: u64 = 16;
+        PROCESS_MIB + self.touched_mib.unwrap_or(self.memory_mib)
+    }
+
+    /// How many of `n` samples are there, or never will be.
+    pub(super) fn finished(&self, n: usize) -> usize {
+        match self.failed {
+            Some(_) => n,
+            None => self.samples.len().min(n),
+        }
+    }
+}
+
+impl Row for ForkRow {
+    const KEYS: &'static [&'static str] = &[
+        "strategy",
+        "guest",
+        "memory_mib",
+        "touched_mib",
+        "dirty_pages",
+        "vcpus",
+    ];
+    const VALUES: &'static [&'static str] = &[
+        "from_pool",
+        "first_us",
+        "ready_p50_us",
+        "ready_p99_us",
+        "pause_p50_us",
+        "pause_p99_us",
+        "phases_p50_us",
+        "failed",
+    ];
+
+    fn title(&self) -> String {
+        let pages = match self.dirty_pages {
+            0 => String::new(),
+            pages => format!(", {pages} pages written"),
+        };
+        format!("{}, {} MiB{pages}", self.strategy, self.memory_mib)
+    }
+
+    fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    fn summarise(&mut self) {
+        let samples = &self.samples;
+        self.n = samples.len();
+        let pooled = |sample: &&Sample| sample.shell_source == Some(ShellSource::Pool);
+        self.from_pool = samples.iter().filter(pooled).count();
+        self.total = Summary::of(samples.iter().map(|sample| sample.total_us));
+        let ready = Summary::of(samples.iter().filter_map(|sample| sample.ready_us));
+        (self.ready_p50_us, self.ready_p99_us) = (ready.p50_us, ready.p99_us);
+        let pause = Summary::of(samples.iter().filter_map(|sample| sample.pause_us));
+        (self.pause_p50_us, self.pause_p99_us) = (pause.p50_us, pause.p99_us);
+        let mut phases: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (name, us) in samples.iter().flat_map(|sample| &sample.phases_us) {
+            phases.entry(name.clone()).or_default().push(*us);
+        }
+        self.phases_p50_us = phases
+            .into_iter()
+            .filter_map(|(name, mut values)| {
+                values.sort_by(f64::total_cmp);
+                Some((name, tenths(percentile(&values, 50.0)?)))
+            })
+            .collect();
+    }
+
+    fn retry(&mut self) {
+        self.failed = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Plan;
+
+    #[test]
+    fn a_row_is_written_with_the_documented_keys_and_read_back() {
+        let plan = ForkPlan {
+            guest: NANO.to_owned(),
+            vcpus: 1,
+            memory_mib: vec![64],
+            touched_mib: None,
+            dirty_pages: vec![0, 100],
+            strategies: vec![Method::ProcessFork, Method::Boot],
+            n: 2,
+        };
+        let mut rows = plan.rows();
+        assert_eq!(rows.len(), 3);
+        assert_eq!((rows[1].dirty_pages, rows[1].touched_mib), (100, Some(62)));
+        assert_eq!((rows[2].dirty_pages, rows[2].touched_mib), (0, Some(0)));
+        let row = &mut rows[0];
+        for (total, capture) in [(10.0, 1.0), (20.0, 2.0)] {
+            row.samples.push(Sample {
+                pause_us: Some(5.0),
+                phases_us: [("capture".to_owned(), capture)].into(),
+                ..Sample::ready_after(total)
+            });
+        }
+        row.summarise();
+        let value = serde_json::to_value(&*row).unwrap();
+        assert_eq!(value["strategy"], "process-fork");
+        assert_eq!(value["p50_us"], 15.0);
+        assert_eq!(value["pause_p50_us"], 5.0);
+        assert_eq!(value["phases_p50_us"]["capture"], 1.5);
+        for key in ForkRow::KEYS.iter().chain(ForkRow::VALUES) {
+            assert!(value.get(key).is_some(), "{key}");
+        }
+        assert_eq!(serde_json::from_value::<ForkRow>(value).unwrap(), *row);
+    }
+}

@@ -1,0 +1,52 @@
+//! The shells that wait in the user's pool while something is measured.
+
+use crate::error::BenchError;
+use crate::guest::Guest;
+use crate::vms::Vms;
+use hyperfork_api::VmName;
+use hyperfork_vmm::machine::slots;
+use hyperfork_vmm::process::pool::{self, Pool};
+use hyperfork_vmm::snapshot::Shape;
+
+/// Shells for the clones of one kind of guest. While it is full the pool builds none,
+/// which would disturb what is measured; also a VM that is only booted has some built.
+///
+/// Where there is no pool, what clones need is built while they wait, and every fork's
+/// report says so.
+pub(crate) struct Stock {
+    shape: Shape,
+    /// How many the pool keeps.
+    kept: usize,
+    /// As long as it is connected.
+    _pool: Option<Pool>,
+}
+
+impl Stock {
+    /// Has the pool filled up, for forks into `clones` at a time, and waits for it.
+    pub(crate) fn fill(
+        guest: &Guest,
+        cpus: u8,
+        memory_mib: u64,
+        clones: u32,
+        vms: &Vms<'_>,
+    ) -> Result<Self, BenchError> {
+        let spec = guest.spec(VmName::new("any")?, cpus, memory_mib, "");
+        let shape = slots::shape(&spec);
+        // It keeps twice of what was wanted.
+        let kept = 2 * clones as usize;
+        Ok(Self {
+            _pool: filled(&shape, kept, vms),
+            shape,
+            kept,
+        })
+    }
+
+    /// Waits until those that were taken have been replaced.
+    pub(crate) fn refill(&self, vms: &Vms<'_>) {
+        drop(filled(&self.shape, self.kept, vms));
+    }
+}
+
+fn filled(shape: &Shape, kept: usize, vms: &Vms<'_>) -> Option<Pool> {
+    pool::warm(vms.run_dir(), shape, kept).ok().flatten()
+}

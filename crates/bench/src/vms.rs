@@ -1,0 +1,215 @@
+//! The VMs of an experiment: named so that nobody else's are meant, and gone with
+//! it.
+
+use crate::error::BenchError;
+use crate::guest::Guest;
+use hyperfork_api::control::{self, Reply, Request};
+use hyperfork_api::{ForkReport, Strategy, VmInfo, VmName};
+use hyperfork_vmm::process::{Client, ClientError, LaunchError, RunDir, VmDir, launch};
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Who looks on while an experiment runs.
+pub trait Watch {
+    /// Whether it should go on; asked between samples, and while a guest boots.
+    fn wanted(&self) -> bool;
+
+    /// So many samples of so many are there; the next is of this.
+    fn advance(&self, done: usize, of: usize, next: &str);
+}
+
+/// How long anything may take that a guest or a process does. Generous: hosts may
+/// be busy, and guests big.
+const PATIENCE: Duration = Duration::from_secs(120);
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// The VMs of one run. Dropping it ends and removes all of them.
+pub struct Vms<'a> {
+    run_dir: RunDir,
+    watch: &'a dyn Watch,
+    /// Of all names.
+    prefix: String,
+    booted: u32,
+}
+
+/// A VM that was booted.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    pub(crate) info: VmInfo,
+    /// From the request to ready.
+    pub(crate) took: Duration,
+}
+
+impl<'a> Vms<'a> {
+    /// None yet.
+    ///
+    /// # Errors
+    /// [`BenchError::RunDir`].
+    pub fn new(watch: &'a dyn Watch) -> Result<Self, BenchError> {
+        Ok(Self {
+            run_dir: RunDir::for_user()?,
+            watch,
+            prefix: format!("bench-{}-", std::process::id()),
+            booted: 0,
+        })
+    }
+
+    /// Where they are found.
+    pub(crate) fn run_dir(&self) -> &RunDir {
+        &self.run_dir
+    }
+
+    /// Who looks on.
+    pub(crate) fn watch(&self) -> &'a dyn Watch {
+        self.watch
+    }
+
+    /// # Errors
+    /// [`BenchError::Interrupted`], once nobody wants this to go on.
+    pub(crate) fn check(&self) -> Result<(), BenchError> {
+        match self.watch.wanted() {
+            true => Ok(()),
+            false => Err(BenchError::Interrupted),
+        }
+    }
+
+    /// Boots a VM and waits until it is ready.
+    pub(crate) fn boot(
+        &mut self,
+        guest: &Guest,
+        cpus: u8,
+        memory_mib: u64,
+        options: &str,
+    ) -> Result<Booted, BenchError> {
+        self.booted += 1;
+        let name = VmName::new(format!("{}{}", self.prefix, self.booted))?;
+        let spec = guest.spec(name, cpus, memory_mib, options);
+        let begun = Instant::now();
+        let info = launch(&self.run_dir, &spec)
+            .and_then(|launched| launched.wait_ready_while(|| self.watch.wanted()))
+            .map_err(|error| match error {
+                LaunchError::Interrupted => BenchError::Interrupted,
+                error => error.into(),
+            })?;
+        let took = begun.elapsed();
+        Ok(Booted { info, took })
+    }
+
+    /// Forks a VM into clones, which are named after it.
+    pub(crate) fn fork(
+        &self,
+        parent: &VmName,
+        strategy: Strategy,
+        count: u32,
+    ) -> Result<ForkReport, BenchError> {
+        let request = Request::Fork(control::Fork {
+            count,
+            prefix: None,
+            strategy,
+        });
+        match self.ask(parent, &request)? {
+            Reply::Forked(report) => Ok(report),
+            _ => Err(ClientError::Damaged {
+                name: parent.clone(),
+            }
+            .into()),
+        }
+    }
+
+    /// Has a nano guest of the mode `quick` write its marks again: it does so when it is
+    /// resumed. Returns when it has.
+    pub(crate) fn write_marks(&self, vm: &VmName) -> Result<(), BenchError> {
+        let rounds = || self.console(vm).matches(" written\n").count();
+        let before = rounds();
+        self.ask(vm, &Request::Pause)?;
+        self.ask(vm, &Request::Resume)?;
+        self.eventually(vm, "that it has written its pages", || rounds() > before)
+    }
+
+    /// Waits until each of these nano clones has signalled that it is done.
+    pub(crate) fn await_done(&self, report: &ForkReport) -> Result<(), BenchError> {
+        for clone in &report.clones {
+            let vm = self.run_dir.vm(&clone.name);
+            self.eventually(&clone.name, "that it is done", || {
+                vm.info().is_ok_and(|info| info.exit_status.is_some())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn eventually(
+        &self,
+        vm: &VmName,
+        what: &'static str,
+        mut holds: impl FnMut() -> bool,
+    ) -> Result<(), BenchError> {
+        let begun = Instant::now();
+        while !holds() {
+            self.check()?;
+            if begun.elapsed() > PATIENCE {
+                return Err(BenchError::Silent {
+                    vm: vm.to_string(),
+                    what,
+                });
+            }
+            thread::sleep(MOMENT);
+        }
+        Ok(())
+    }
+
+    /// What a VM tells about itself.
+    pub(crate) fn info(&self, vm: &VmName) -> Result<VmInfo, BenchError> {
+        Ok(self.run_dir.vm(vm).info()?)
+    }
+
+    /// What a VM has printed.
+    pub(crate) fn console(&self, vm: &VmName) -> String {
+        let bytes = fs::read(self.run_dir.vm(vm).console_log()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn ask(&self, vm: &VmName, request: &Request) -> Result<Reply, ClientError> {
+        Client::connect(&self.run_dir.vm(vm))?.request(request)
+    }
+
+    /// Ends a fork's clones and removes what is left of them.
+    pub(crate) fn remove_clones(&self, report: &ForkReport) {
+        let dirs: Vec<VmDir> = report
+            .clones
+            .iter()
+            .map(|clone| self.run_dir.vm(&clone.name))
+            .collect();
+        remove(&dirs);
+    }
+
+    /// Ends a VM and removes what is left of it.
+    pub(crate) fn remove(&self, vm: &VmName) {
+        remove(&[self.run_dir.vm(vm)]);
+    }
+}
+
+impl Drop for Vms<'_> {
+    fn drop(&mut self) {
+        let ours = |dir: &VmDir| dir.name().as_str().starts_with(&self.prefix);
+        let all = self.run_dir.list().unwrap_or_default();
+        remove(&all.into_iter().filter(ours).collect::<Vec<_>>());
+    }
+}
+
+/// Ends VMs and waits until nothing of them is left, processes included: what still
+/// goes on would disturb the next sample.
+fn remove(dirs: &[VmDir]) {
+    for dir in dirs {
+        // One that does not answer is ending already.
+        let _ = Client::connect(dir).and_then(|mut vm| vm.request(&Request::Stop { grace_ms: 0 }));
+    }
+    for dir in dirs {
+        let begun = Instant::now();
+        while dir.is_alive() && begun.elapsed() < PATIENCE {
+            thread::sleep(MOMENT);
+        }
+        // It may have removed itself.
+        let _ = dir.remove();
+    }
+}
