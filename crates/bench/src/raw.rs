@@ -67,11 +67,10 @@ impl Template {
         await_ready(&events)?;
         let capture = machine.pause().capture()?;
         drop(machine);
-        if let Some(aside) = capture.aside {
-            aside
-                .retire()
-                .map_err(BenchError::io("seal", "the memory image"))?;
-        }
+        capture
+            .aside
+            .retire()
+            .map_err(BenchError::io("seal", "the memory image"))?;
         Ok(Self {
             host,
             shape,
