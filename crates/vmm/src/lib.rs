@@ -14,7 +14,7 @@
 //! | [`machine`] | all of it, assembled and running |
 //! | [`process`] | a process per VM, and how it is reached |
 //!
-//! The fork path begins in `process/fork.rs` and goes downhill from there.
+//! The fork path begins in `process/fork/mod.rs` and goes downhill from there.
 
 pub mod boot;
 pub mod bus;

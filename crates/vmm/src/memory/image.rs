@@ -43,6 +43,16 @@ pub(super) struct Primed {
     populated: Vec<Range<usize>>,
 }
 
+impl RamImageState {
+    /// The image, or when its changes are more than `most` bytes, its base alone.
+    pub fn bounded(mut self, most: usize) -> Self {
+        self.changes = self
+            .changes
+            .filter(|(_, ranges)| ranges.iter().map(Range::len).sum::<usize>() <= most);
+        self
+    }
+}
+
 impl Primed {
     /// Whether `image` can go on top: it must overwrite every page that is not the
     /// base's. So it does not matter for which machine the mapping was primed.

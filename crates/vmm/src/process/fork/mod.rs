@@ -58,6 +58,9 @@ pub(super) enum ForkError {
 /// Most clones of one request.
 const MAX_CLONES: u32 = 1024;
 
+/// Most bytes of changes that every waiting shell holds; more are copied by each clone.
+const MOST_PRIMED: usize = 32 << 20;
+
 /// When things happened to the parent.
 struct Times {
     arrival: Monotonic,
@@ -129,7 +132,7 @@ pub(super) fn fork(
         let _ = reply.send(answer);
         retire(aside);
         if let Some(touched) = touched {
-            let image = state.ram;
+            let image = state.ram.bounded(MOST_PRIMED);
             let _ = tasks.send(Task::Prime(Primer { image, touched }, fds));
         }
     });
