@@ -31,7 +31,7 @@ port() {
         [ "$name" != "$1" ] || echo "dev/${port##*/}"
     done
 }
-exec > "$(port output)" 2>&1 3> "$(port status)" < /dev/null
+exec > "$(port output)" 2>&1 3> "$(port status)" 4> "$(port threads)" < /dev/null
 echo up >&3
 $busybox chroot . /bin/sh /job
 $busybox poweroff -f

@@ -14,6 +14,8 @@
 //!                      /job: the commands ──────────────────────── hyperfork run …
 //!   standard output <─ port "output": what the commands print
 //!   status file <───── port "status": `exit N` after each command
+//!   threads file <──── port "threads": what they all do when time
+//!                         is nearly up
 //!   console.log <───── serial: the kernel
 //! ```
 //!
@@ -21,10 +23,12 @@
 //! of the host (`env!("CARGO_BIN_EXE_…")`, the image cache) works unchanged.
 
 mod initramfs;
+mod lines;
 mod machine;
 mod modules;
 mod packages;
 mod prepared;
+mod qemu;
 mod root;
 mod suite;
 

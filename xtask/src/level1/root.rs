@@ -10,9 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 /// The disk's size; a sparse file. What is left free takes guests' disk overlays.
 const SIZE: &str = "8G";
+
+/// Tells what all threads are doing, and how long before the end of a job's time it is
+/// asked to: so much may it take on a busy host.
+const THREADS: &str = include_str!("threads.sh");
+const THREADS_TAKE: Duration = Duration::from_secs(60);
 
 /// Makes the disk in `scratch`.
 pub(super) fn build(scratch: &Path, busybox: &Path, job: &Job) -> Result<PathBuf> {
@@ -28,6 +34,7 @@ pub(super) fn build(scratch: &Path, busybox: &Path, job: &Job) -> Result<PathBuf
         fs::create_dir_all(tree.inside(&command.directory)?)?;
     }
     fs::write(tree.0.join("job"), script(job))?;
+    fs::write(tree.0.join("threads"), THREADS)?;
 
     let disk = scratch.join("root.ext4");
     let mke2fs = super::packages::find("mke2fs").context("there is no mke2fs")?;
@@ -141,7 +148,8 @@ fn is_elf(path: &Path) -> Result<bool> {
     Ok(magic == b"\x7fELF")
 }
 
-/// The job as a shell script; file descriptor 3 takes the statuses.
+/// The job as a shell script; file descriptor 3 takes the statuses, 4 what the threads
+/// do.
 fn script(job: &Job) -> Vec<u8> {
     let mut script = b"export HOME=".to_vec();
     let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
@@ -154,6 +162,8 @@ fn script(job: &Job) -> Vec<u8> {
         script.extend(quoted(value));
         script.push(b'\n');
     }
+    let patience = job.limit.saturating_sub(THREADS_TAKE).as_secs();
+    script.extend(format!("(sleep {patience}; exec /bin/sh /threads >&4) 3>&- &\n").bytes());
     for Command { argv, directory } in &job.commands {
         script.extend(b"(cd ");
         script.extend(quoted(directory.as_os_str()));
@@ -162,7 +172,7 @@ fn script(job: &Job) -> Vec<u8> {
             script.push(b' ');
             script.extend(quoted(word));
         }
-        script.extend(b") 3>&-\necho exit $? >&3\n");
+        script.extend(b") 3>&- 4>&-\necho exit $? >&3\n");
     }
     script
 }

@@ -18,14 +18,28 @@ pub(crate) struct Target<'a> {
 }
 
 /// The tests of which all or much depends on what KVM does.
-///
-/// The end-to-end tests of the program are not among them for now: one of them hung
-/// in there once (docs/testing.md).
-pub(crate) const TARGETS: [Target<'_>; 1] = [Target {
-    package: "hyperfork-vmm",
-    test: "fork_of_nano",
-    arguments: &[],
-}];
+pub(crate) const TARGETS: [Target<'_>; 4] = [
+    Target {
+        package: "hyperfork-vmm",
+        test: "fork_of_nano",
+        arguments: &[],
+    },
+    Target {
+        package: "hyperfork-cli",
+        test: "nano",
+        arguments: &[],
+    },
+    Target {
+        package: "hyperfork-cli",
+        test: "linux",
+        arguments: &[],
+    },
+    Target {
+        package: "hyperfork-cli",
+        test: "unmodified_kernel",
+        arguments: &["--ignored"],
+    },
+];
 
 /// Guest images the tests use; they must have been built.
 const IMAGES: [&str; 1] = ["base"];
