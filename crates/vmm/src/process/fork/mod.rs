@@ -20,13 +20,14 @@ use crate::identity;
 use crate::machine::Capture;
 use crate::memory::ram::Aside;
 use crate::one_line;
-use crate::snapshot::Primer;
+use crate::snapshot::{MachineState, Primer};
 use crate::sys::clock::Monotonic;
+use crate::sys::fds::FdTable;
 use births::Births;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::name::InvalidName;
 use hyperfork_api::{Strategy, VmName, VmState};
-use shells::{Names, Shells};
+use shells::{Names, Shell, Shells};
 use std::io;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -102,17 +103,18 @@ pub(super) fn fork(
         state, fds, aside, ..
     } = capture;
 
-    let (shells, pool_answers) = shells.receive(owner, &mut names, count)?;
-    owner.pool = pool.filter(|_| pool_answers);
-    let births = births_of(owner, &shells)?;
-    let clones = Births::new(owner.info.name.clone(), shells);
-    let handed_over = Encoded::new(&state, &fds)
-        .map_err(ForkError::Process)
-        .and_then(|state| clones.hand_over(births.into_iter(), &state));
-    if let Err(error) = handed_over {
-        clones.end();
-        return Err(error);
-    }
+    let received = shells.receive(owner, &mut names, count);
+    let begun = received.and_then(|(shells, pool_answers)| {
+        owner.pool = pool.filter(|_| pool_answers);
+        begin(owner, shells, &state, &fds)
+    });
+    let clones = match begun {
+        Ok(clones) => clones,
+        Err(error) => {
+            retire(aside);
+            return Err(error);
+        }
+    };
 
     // From here on nobody waits for this thread.
     owner.count_forks(request.count);
@@ -164,9 +166,31 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), Fo
     Ok((capture, times))
 }
 
+/// Gives each shell its birth and the state.
+fn begin(
+    owner: &Owner,
+    shells: Vec<Shell>,
+    state: &MachineState,
+    fds: &FdTable,
+) -> Result<Births, ForkError> {
+    let births = births_of(owner, &shells);
+    let clones = Births::new(owner.info.name.clone(), shells);
+    let handed_over = births.and_then(|births| {
+        let state = Encoded::new(state, fds).map_err(ForkError::Process)?;
+        clones.hand_over(births.into_iter(), &state)
+    });
+    match handed_over {
+        Ok(()) => Ok(clones),
+        Err(error) => {
+            clones.end();
+            Err(error)
+        }
+    }
+}
+
 /// What each process is to become.
-fn births_of(owner: &Owner, shells: &[shells::Shell]) -> Result<Vec<Birth>, ForkError> {
-    let birth = |(shell, index): (&shells::Shell, u32)| {
+fn births_of(owner: &Owner, shells: &[Shell]) -> Result<Vec<Birth>, ForkError> {
+    let birth = |(shell, index): (&Shell, u32)| {
         let name = shell.starter.dir.name().clone();
         let mut spec = owner.spec.clone();
         spec.name = name.clone();
