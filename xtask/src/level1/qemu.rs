@@ -105,10 +105,10 @@ impl Drop for Qemu {
 /// Before QEMU 8.1 a processor that translated code while another one changed it could
 /// keep the translation of what was there before (fixed by "accel/tcg: Always lock
 /// pages before translation"). Linux changes its code whenever a static key changes,
-/// which KVM's do with the first VM and with the last. The machine then hung in the
-/// breakpoints by which Linux does it, or went on with a branch that was not there any
-/// more: without KVM's preemption notifiers, for one, which is the end of guests and of
-/// the machine's own stacks. A busy host made it likely.
+/// which KVM's do with the first VM and with the last. With 7.2 the machine was found
+/// in an endless breakpoint, which is how Linux changes code, in the scheduler. Another
+/// time it had a guest run astray and its own stack overwritten, as when a changed
+/// branch goes unnoticed. A busy host makes both likely.
 fn processors(version: &str) -> &'static str {
     match release(version) {
         Some(release) if release >= (8, 1) => "2",
