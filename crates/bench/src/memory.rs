@@ -32,7 +32,7 @@ pub(crate) struct Pss {
 }
 
 /// How names of mappings of guest memory begin.
-const GUEST_MEMORY: &str = "/memfd:hyperfork";
+const GUEST_MEMORY: &str = "/memfd:hyperfork-ram";
 
 impl Pss {
     /// Of a process.
