@@ -75,8 +75,8 @@ pub(crate) struct Guests {
 /// executed; a boot's to ready.
 ///
 /// Beside the strategies of `hyperfork fork` there are boot, a cold boot of a guest
-/// that has filled no memory; and raw, what KVM alone takes: mapping the image into a
-/// VM that was built before, setting its state, and running it until it first exits.
+/// that has filled no memory; and raw, what KVM alone takes: setting the state of a VM
+/// that was built before and has the image mapped, and running it until it first exits.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: hyperfork bench fork --memory-mib 64,512 --strategy image,boot -n 50 --json fork.json --plot plots"
