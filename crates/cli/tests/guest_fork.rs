@@ -287,6 +287,7 @@ fn a_python_program_forks_its_machine_with_all_it_has_in_memory() {
 import hyperfork
 before = hyperfork.identity()
 data = list(range(1000))
+print('started', flush=True)
 k = hyperfork.fork(2)
 me = hyperfork.identity()
 print(k, me['name'], before['name'], sum(data), flush=True)
@@ -313,7 +314,10 @@ time.sleep(1000)
         "2",
     ];
     user.ok(&[&run[..], &["--", "python3", "-c", program]].concat());
-    assert_eq!(result(&user, "p", 7), "running");
+    // Step by step, for each takes a while.
+    for step in ["started\n", "499500\n"] {
+        eventually(step, || user.ok(&["logs", "p"]).contains(step));
+    }
     for (vm, status) in [("p-1", 1), ("p-2", 2)] {
         result(&user, vm, status);
         eventually("its end", || inspect(&user, vm)["state"] == "stopped");
@@ -321,6 +325,7 @@ time.sleep(1000)
         let said = user.ok(&["logs", vm]);
         assert_eq!(said, format!("{status} {vm} p 499500\n"));
     }
+    assert_eq!(result(&user, "p", 7), "running");
     let said = user.ok(&["logs", "p"]);
     for line in ["0 p p 499500", "OSError"] {
         assert!(said.lines().any(|said| said == line), "{said}");
