@@ -33,7 +33,7 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         &["run", "--image", "nano", "--append", "touch_mib=4 frob=1"],
         &["run", "-v", "/no/such:/data"],
         &["fork", "p", "-n", "0"],
-        &["fork", "p", "--strategy", "process-fork"],
+        &["fork", "p", "--strategy", "copy"],
         &["exec", "p"],
         &["cp", "a", "b"],
         &["cp", "p:/a", "q:/b"],

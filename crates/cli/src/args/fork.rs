@@ -36,7 +36,15 @@ pub(crate) struct Fork {
 }
 
 fn strategy() -> impl TypedValueParser<Value = Strategy> {
-    PossibleValuesParser::new(["image"]).map(|_| Strategy::Image)
+    use clap::builder::PossibleValue;
+    let values = [
+        PossibleValue::new("image").help("Freeze memory into an image that new processes map"),
+        PossibleValue::new("process-fork").help("fork(2) the VM's process, as the HyperFork paper"),
+    ];
+    PossibleValuesParser::new(values).map(|value| match &*value {
+        "process-fork" => Strategy::ProcessFork,
+        _ => Strategy::Image,
+    })
 }
 
 /// Boot a guest, fork it while it works, and have each clone answer

@@ -1,6 +1,7 @@
 //! A vCPU and its state.
 
 use super::{Host, KvmError, Vm, call, tsc};
+use crate::sys::mapping;
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -91,10 +92,11 @@ impl Vcpu {
     /// # Errors
     /// [`KvmError::Call`].
     pub fn new(host: &Host, vm: &Vm, index: u8, count: u8) -> Result<Self, KvmError> {
-        let fd = vm
+        let mut fd = vm
             .fd
             .create_vcpu(index.into())
             .map_err(call("KVM_CREATE_VCPU"))?;
+        keep_from_children(host, &mut fd)?;
         fd.set_cpuid2(&host.cpuid_for(index, count))
             .map_err(call("KVM_SET_CPUID2"))?;
         let tsc_offset = tsc::has_offset(&fd);
@@ -290,6 +292,20 @@ impl Vcpu {
         }
         Ok(restorable)
     }
+}
+
+/// Children of this process cannot use the vCPU, but its mapping alone would keep it,
+/// and the VM with it, alive.
+fn keep_from_children(host: &Host, fd: &mut VcpuFd) -> Result<(), KvmError> {
+    let size = host
+        .kvm
+        .get_vcpu_mmap_size()
+        .map_err(call("KVM_GET_VCPU_MMAP_SIZE"))?;
+    let run = std::ptr::from_mut(fd.get_kvm_run()).cast();
+    mapping::keep_from_children(run, size).map_err(|source| KvmError::Call {
+        call: "madvise",
+        source,
+    })
 }
 
 fn msr_entries(indices: impl Iterator<Item = u32>) -> Msrs {

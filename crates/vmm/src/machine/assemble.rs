@@ -192,11 +192,32 @@ impl Machine {
                 state: state.shape,
             });
         }
-        RamImage::restore(state.ram, fds)
+        RamImage::restore(state.ram.clone(), fds)
             .and_then(|image| shell.ram.back_with(&image))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
+        let machine = Self::go_on(shell, &state, fds, identity, backends, events)?;
+        Ok((
+            machine,
+            Restored {
+                memory: memory_done,
+                state: Monotonic::now(),
+            },
+        ))
+    }
 
+    /// As [`restore`](Self::restore), in a shell that has the memory already.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn go_on(
+        mut shell: Shell,
+        state: &MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
         let device_states = state.devices.iter().map(|transport| &transport.device);
         let slots = slots::restored(device_states, fds, identity.cid, backends)?;
@@ -220,13 +241,7 @@ impl Machine {
         // Queued before the first instruction, so that the guest cannot miss that it
         // is a clone.
         machine.vm.interrupt(layout::DOORBELL_IRQ)?;
-        Ok((
-            machine,
-            Restored {
-                memory: memory_done,
-                state: Monotonic::now(),
-            },
-        ))
+        Ok(machine)
     }
 
     /// Lets a paused machine run.

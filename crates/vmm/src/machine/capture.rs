@@ -1,11 +1,13 @@
 //! Reading all of a machine while it stands still.
 
 use super::{Machine, MachineError};
-use crate::memory::RamImage;
+use crate::memory::image::RamImageState;
 use crate::memory::ram::Aside;
+use crate::memory::{Ram, RamImage};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
+use std::io;
 use std::sync::PoisonError;
 
 /// Proof that a machine stands still: only through it can one capture. Dropping
@@ -44,6 +46,37 @@ impl<'a> Paused<'a> {
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
     pub fn capture(&mut self) -> Result<Capture, MachineError> {
+        self.read(Ram::freeze)
+    }
+
+    /// Captures all but the memory that only this machine has, for children made by
+    /// `fork(2)`, which [inherit](Self::inherit_memory) it.
+    ///
+    /// # Errors
+    /// [`MachineError`]. The machine is as it was.
+    pub fn capture_for_children(&mut self) -> Result<Capture, MachineError> {
+        self.read(Ram::freeze_base)
+    }
+
+    /// In a child made by `fork(2)`: takes over the memory of the captured machine. The
+    /// rest of it is of no use there and must be neither used nor dropped.
+    ///
+    /// # Errors
+    /// [`MachineError::Host`] when `fds` are not those of the capture.
+    pub fn inherit_memory(
+        &mut self,
+        ram: &RamImageState,
+        fds: &FdTable,
+    ) -> Result<Ram, MachineError> {
+        RamImage::restore(ram.clone(), fds)
+            .map(|base| self.machine.ram.inherit(base))
+            .map_err(MachineError::host("taking memory over"))
+    }
+
+    fn read(
+        &mut self,
+        freeze: impl FnOnce(&mut Ram) -> io::Result<(RamImage, Aside)>,
+    ) -> Result<Capture, MachineError> {
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
         let vm = machine.vm.save()?;
@@ -69,10 +102,8 @@ impl<'a> Paused<'a> {
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
-        let (ram, aside) = machine
-            .ram
-            .freeze()
-            .map_err(MachineError::host("freezing memory"))?;
+        let (ram, aside) =
+            freeze(&mut machine.ram).map_err(MachineError::host("freezing memory"))?;
         let image_us = Monotonic::now().us_since(freezing);
         let ram_state = ram
             .save(&mut fds)

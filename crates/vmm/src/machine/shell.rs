@@ -36,7 +36,8 @@ impl Shell {
     /// # Errors
     /// [`MachineError`].
     pub fn new(host: &Host, shape: Shape) -> Result<Self, MachineError> {
-        Self::build(host, shape, false)
+        let ram = Ram::reserve(shape.memory.0)?;
+        Self::build(host, shape, ram, false)
     }
 
     /// Builds a shell whose vCPUs have run once already. It has time for that because
@@ -46,7 +47,21 @@ impl Shell {
     /// # Errors
     /// [`MachineError`].
     pub fn warm(host: &Host, shape: Shape) -> Result<Self, MachineError> {
-        Self::build(host, shape, true)
+        let mut ram = Ram::reserve(shape.memory.0)?;
+        ram.back_with_zeroes()
+            .map_err(MachineError::host("mapping a page to warm up"))?;
+        ram.memory()
+            .write_slice(&WARM_UP_CODE, GuestAddress(0))
+            .expect("every machine has memory at 0");
+        Self::build(host, shape, ram, true)
+    }
+
+    /// Builds a shell around memory that is there already: in a child made by `fork(2)`.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn around(host: &Host, shape: Shape, ram: Ram) -> Result<Self, MachineError> {
+        Self::build(host, shape, ram, false)
     }
 
     /// Makes the shell ready for a clone of one certain line ([`Ram::prime`]).
@@ -59,13 +74,12 @@ impl Shell {
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 
-    fn build(host: &Host, shape: Shape, warm: bool) -> Result<Self, MachineError> {
+    fn build(host: &Host, shape: Shape, ram: Ram, warm: bool) -> Result<Self, MachineError> {
         if shape.rings.len() > layout::VIRTIO_MAX {
             return Err(MachineError::TooManyDevices {
                 count: shape.rings.len(),
             });
         }
-        let mut ram = Ram::reserve(shape.memory.0)?;
         let vm = Vm::new(host)?;
         // SAFETY: a shell, and the machine made of it, drop `ram` after `vm`.
         unsafe { vm.set_memory(&ram)? };
@@ -73,13 +87,6 @@ impl Shell {
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
             .collect::<Result<_, _>>()?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
-        if warm {
-            ram.back_with_zeroes()
-                .map_err(MachineError::host("mapping a page to warm up"))?;
-            ram.memory()
-                .write_slice(&WARM_UP_CODE, GuestAddress(0))
-                .expect("every machine has memory at 0");
-        }
         let vcpus =
             Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
         let worker = match lines.is_empty() {

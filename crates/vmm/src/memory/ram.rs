@@ -147,39 +147,56 @@ impl Ram {
     /// # Panics
     /// On a shell, which holds nothing.
     pub fn freeze(&mut self) -> io::Result<(RamImage, Aside)> {
-        match &self.backing {
+        let (mut image, mut aside) = self.freeze_base()?;
+        if aside.moved.is_some() {
+            return Ok((image, aside));
+        }
+        let ranges = pagemap::private_ranges(&self.mapping)?;
+        let len = ranges.iter().map(Range::len).sum();
+        if len > 0 {
+            let mut arena = self.spare.take(len)?;
+            arena.copy_from(&self.mapping, &ranges);
+            image.changes = Some(Changes::new(ranges, arena.file().clone()));
+            aside.arena = Some((arena, self.spare.clone(), len));
+        }
+        Ok((image, aside))
+    }
+
+    /// As [`freeze`](Self::freeze), but what was written since the first one is not in
+    /// the image: a child made by `fork(2)` [inherits](Self::inherit) it.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    ///
+    /// # Panics
+    /// On a shell, which holds nothing.
+    pub fn freeze_base(&mut self) -> io::Result<(RamImage, Aside)> {
+        let mut aside = Aside::default();
+        let base = match &self.backing {
             Backing::Reserved | Backing::Primed(_) => panic!("a shell has no memory to freeze"),
-            Backing::Frozen(base) => {
-                let ranges = pagemap::private_ranges(&self.mapping)?;
-                let mut image = RamImage {
-                    base: base.clone(),
-                    changes: None,
-                };
-                let len = ranges.iter().map(Range::len).sum();
-                if len == 0 {
-                    return Ok((image, Aside::default()));
-                }
-                let mut arena = self.spare.take(len)?;
-                arena.copy_from(&self.mapping, &ranges);
-                image.changes = Some(Changes::new(ranges, arena.file().clone()));
-                let aside = Aside {
-                    moved: None,
-                    arena: Some((arena, self.spare.clone(), len)),
-                };
-                Ok((image, aside))
-            }
+            Backing::Frozen(base) => base.clone(),
             Backing::Own(file) => {
                 let base = Arc::new(file.try_clone()?);
                 let mapping = self.mapping.move_aside()?;
                 self.mapping.place_private(&base)?;
                 self.backing = Backing::Frozen(base.clone());
-                let aside = Aside {
-                    moved: Some((mapping, base.clone())),
-                    arena: None,
-                };
-                let changes = None;
-                Ok((RamImage { base, changes }, aside))
+                aside.moved = Some((mapping, base.clone()));
+                base
             }
+        };
+        let changes = None;
+        Ok((RamImage { base, changes }, aside))
+    }
+
+    /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at
+    /// the same addresses with all that was written since the parent's
+    /// [`freeze_base`](Self::freeze_base), of which `base` is.
+    pub fn inherit(&mut self, base: RamImage) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            backing: Backing::Frozen(base.base),
+            spare: Spare::default(),
+            mapping: self.mapping.take(),
         }
     }
 

@@ -35,6 +35,7 @@ mod owner;
 pub mod pool;
 mod record;
 mod rundir;
+mod signals;
 mod vm_main;
 
 pub use client::{Client, ClientError};

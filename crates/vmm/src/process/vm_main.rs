@@ -3,14 +3,13 @@
 use super::control::{self, Pending};
 use super::handover::{Birth, Order, Progress, ShellOrder, Started};
 use super::owner::{self, Owner, Parts, Task};
-use super::rundir::{Claim, RunDir};
+use super::rundir::{Claim, RunDir, VmDir};
+use super::signals;
 use crate::devices::log::Log;
 use crate::kvm::Host;
-use crate::machine::{Backends, Machine, MachineError, Restored, Shell};
+use crate::machine::{Backends, Events, Machine, MachineError, Restored, Shell};
 use crate::one_line;
 use crate::sys::clock::Monotonic;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -40,14 +39,16 @@ pub fn vm_main() -> ExitCode {
 }
 
 fn live() -> Result<(), String> {
+    signals::hold().map_err(|error| error.to_string())?;
     let socket = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| error.to_string())?;
     let started = Started::new(UnixStream::from(socket));
-    let (order, mut claim) = started.shell_order().map_err(|error| error.to_string())?;
+    let (order, claim) = started.shell_order().map_err(|error| error.to_string())?;
     let run_dir = RunDir::at(order.run_dir.clone());
-    let lived = Waiting::new(&run_dir, &order).and_then(|mut waiting| {
+    live_as(started, &run_dir, claim, |started, claim| {
+        let mut waiting = Waiting::build(&run_dir, &order)?;
         started.report(&Progress::Shell);
         while let Some((order, fds)) = started.order()? {
             if let Some(name) = order.name() {
@@ -56,13 +57,25 @@ fn live() -> Result<(), String> {
             match order {
                 Order::Prime(primer) => waiting.shell.prime(&primer, &fds)?,
                 Order::Boot(birth) => return waiting.boot(*birth).map(Some),
-                Order::Clone(birth) => return waiting.clone(*birth, &started).map(Some),
+                Order::Clone(birth) => return waiting.clone(*birth, started).map(Some),
             }
         }
         Ok(None)
-    });
-    match lived {
-        Ok(Some(born)) => born.live(started, run_dir, claim),
+    })
+}
+
+/// Lives to its end as what is `born`.
+///
+/// # Errors
+/// Why it was not born, in one line that the starter has been told, too.
+pub(super) fn live_as(
+    started: Started,
+    run_dir: &RunDir,
+    mut claim: Claim,
+    born: impl FnOnce(&Started, &mut Claim) -> Result<Option<Born>, Box<dyn Error>>,
+) -> Result<(), String> {
+    match born(&started, &mut claim) {
+        Ok(Some(born)) => born.live(started, run_dir.clone(), claim),
         // Nobody wants it after all.
         Ok(None) => claim.abandon(),
         Err(error) => {
@@ -86,7 +99,7 @@ fn allow_many_descriptors() {
 
 /// A shell with everything around it that does not depend on what it will be: it may
 /// wait long, and has little to do when it is wanted.
-struct Waiting {
+pub(super) struct Waiting {
     since: Monotonic,
     host: Host,
     shell: Shell,
@@ -96,8 +109,11 @@ struct Waiting {
     pending: Pending,
 }
 
+/// A machine, and of a clone: when it had what it was made of, and how it went on.
+type Made = Result<(Machine, Option<(Monotonic, Restored)>), MachineError>;
+
 /// A machine that only has to be let run.
-struct Born {
+pub(super) struct Born {
     machine: Machine,
     birth: Birth,
     since: Monotonic,
@@ -109,7 +125,7 @@ struct Born {
 }
 
 impl Waiting {
-    fn new(run_dir: &RunDir, order: &ShellOrder) -> Result<Self, Box<dyn Error>> {
+    fn build(run_dir: &RunDir, order: &ShellOrder) -> Result<Self, Box<dyn Error>> {
         let since = Monotonic::now();
         let host = Host::open().map_err(MachineError::from)?;
         let shape = order.shape.clone();
@@ -117,7 +133,17 @@ impl Waiting {
             true => Shell::warm(&host, shape)?,
             false => Shell::new(&host, shape)?,
         };
-        let dir = &order.dir;
+        Self::new(run_dir, &order.dir, since, host, shell)
+    }
+
+    /// Surrounds a shell with what it has in `dir`.
+    pub(super) fn new(
+        run_dir: &RunDir,
+        dir: &VmDir,
+        since: Monotonic,
+        host: Host,
+        shell: Shell,
+    ) -> Result<Self, Box<dyn Error>> {
         let backends = Backends {
             log: Log::new(dir.create(&dir.console_log())?)?,
             console: UnixListener::bind(dir.console_socket())?,
@@ -132,7 +158,7 @@ impl Waiting {
                 let _ = tasks.send(Task::Asked(asked));
             }
         })?;
-        watch_signals(tasks.0.clone())?;
+        signals::watch(tasks.0.clone())?;
         Ok(Self {
             since,
             host,
@@ -145,33 +171,37 @@ impl Waiting {
     }
 
     fn boot(self, birth: Birth) -> Result<Born, Box<dyn Error>> {
-        let (spec, identity) = (&birth.spec, &birth.identity);
-        let (backends, events) = (&self.backends, owner::events(self.tasks.0.clone()));
-        let machine = Machine::boot(self.shell, &self.host, spec, identity, backends, events)?;
-        Ok(Born {
-            machine,
-            birth,
-            since: self.since,
-            restored: None,
-            console: self.backends.log,
-            output: self.output,
-            tasks: self.tasks,
-            pending: self.pending,
+        self.bear(birth, |host, shell, birth, backends, events| {
+            let (spec, identity) = (&birth.spec, &birth.identity);
+            let machine = Machine::boot(shell, host, spec, identity, backends, events)?;
+            Ok((machine, None))
         })
     }
 
     fn clone(self, birth: Birth, started: &Started) -> Result<Born, Box<dyn Error>> {
         let (state, fds) = started.state()?;
         let received = Monotonic::now();
-        let identity = &birth.identity;
+        self.bear(birth, |_, shell, birth, backends, events| {
+            let identity = &birth.identity;
+            let (machine, restored) =
+                Machine::restore(shell, state, &fds, identity, backends, events)?;
+            Ok((machine, Some((received, restored))))
+        })
+    }
+
+    /// Becomes the VM of `birth`, whose machine `make` makes of the shell.
+    pub(super) fn bear(
+        self,
+        birth: Birth,
+        make: impl FnOnce(&Host, Shell, &Birth, &Backends, Events) -> Made,
+    ) -> Result<Born, Box<dyn Error>> {
         let (backends, events) = (&self.backends, owner::events(self.tasks.0.clone()));
-        let (machine, restored) =
-            Machine::restore(self.shell, state, &fds, identity, backends, events)?;
+        let (machine, restored) = make(&self.host, self.shell, &birth, backends, events)?;
         Ok(Born {
             machine,
             birth,
             since: self.since,
-            restored: Some((received, restored)),
+            restored,
             console: self.backends.log,
             output: self.output,
             tasks: self.tasks,
@@ -218,35 +248,6 @@ fn watch_starter(started: &Started, tasks: Sender<Task>) -> io::Result<()> {
                 false => Task::Abandoned,
             });
         })?;
-    Ok(())
-}
-
-/// Ends in order when told to, and reaps children that ended before us.
-fn watch_signals(tasks: Sender<Task>) -> io::Result<()> {
-    on_signals(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD], move |signal| {
-        if signal == SIGCHLD {
-            reap();
-        } else {
-            let _ = tasks.send(Task::Terminate);
-        }
-    })
-}
-
-/// Reaps children whenever one ends.
-pub(super) fn reap_children() -> io::Result<()> {
-    on_signals(&[SIGCHLD], |_| reap())
-}
-
-fn reap() {
-    use rustix::process::{WaitOptions, wait};
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-}
-
-fn on_signals(signals: &[i32], mut then: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new(signals)?;
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || signals.forever().for_each(&mut then))?;
     Ok(())
 }
 

@@ -60,12 +60,14 @@ impl Mapping {
         })
     }
 
-    /// Puts the first bytes of `file` here, shared: writes go to the file.
+    /// Puts the first bytes of `file` here, shared: writes go to the file. Children made
+    /// by `fork(2)` do not get it: they could write what is sealed for all others.
     ///
     /// # Errors
-    /// As `mmap(2)`.
+    /// As `mmap(2)` and `madvise(2)`.
     pub fn place_shared(&mut self, file: impl AsFd) -> io::Result<()> {
-        self.place(file, MapFlags::SHARED)
+        self.place(file, MapFlags::SHARED)?;
+        keep_from_children(self.base.as_ptr(), self.len)
     }
 
     /// Puts the first bytes of `file` here, private: writes stay in this process.
@@ -112,6 +114,14 @@ impl Mapping {
             )?;
         }
         Ok(aside)
+    }
+
+    /// Takes what is mapped here over, private pages included, and leaves nothing. The
+    /// addresses stay as they are.
+    pub fn take(&mut self) -> Self {
+        let Self { base, len } = *self;
+        self.len = 0;
+        Self { base, len }
     }
 
     /// Faults in writable pages for `len` bytes at `offset`, at a fraction of
@@ -251,7 +261,23 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
         // SAFETY: the range is ours and its last user is gone with us.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Has children made by `fork(2)` not get the pages at `base`.
+///
+/// # Errors
+/// As `madvise(2)`, `MADV_DONTFORK`.
+pub fn keep_from_children(base: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: changes nothing in this process. A child that uses the addresses
+    // nevertheless gets a signal, not somebody else's memory.
+    match unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTFORK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -3,8 +3,10 @@
 
 pub mod clock;
 pub mod fds;
+pub mod fork;
 pub mod kick;
 pub mod mapping;
 pub mod memfd;
 pub mod pagemap;
 pub mod scm;
+pub mod signals;

@@ -4,19 +4,24 @@ use super::super::handover::{Birth, Encoded, Progress, Starter, Steps};
 use super::shells::Shell;
 use super::{ForkError, Times};
 use crate::sys::clock::Monotonic;
-use hyperfork_api::{CloneReport, ForkReport, Phases, Strategy, VmName};
+use hyperfork_api::{CloneReport, ForkReport, Phases, ShellSource, Strategy, VmName};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Clones under way, each with what its process has been told to become.
 pub(super) struct Births {
     parent: VmName,
+    strategy: Strategy,
     shells: Vec<Shell>,
 }
 
 impl Births {
-    pub(super) fn new(parent: VmName, shells: Vec<Shell>) -> Self {
-        Self { parent, shells }
+    pub(super) fn new(parent: VmName, strategy: Strategy, shells: Vec<Shell>) -> Self {
+        Self {
+            parent,
+            strategy,
+            shells,
+        }
     }
 
     /// Gives each process its birth and the state.
@@ -56,7 +61,7 @@ impl Births {
         Ok(ForkReport {
             parent: self.parent.clone(),
             pause_us: times.pause_us,
-            strategy: Strategy::Image,
+            strategy: self.strategy,
             clones: reports.collect::<Result<_, _>>()?,
         })
     }
@@ -105,6 +110,17 @@ fn wait_ready(starter: &Starter, deadline: Instant) -> Result<(Steps, Monotonic)
 }
 
 fn report(shell: &Shell, times: &Times, steps: Steps, ready: Monotonic) -> CloneReport {
+    let hand_over = steps.received.us_since(times.captured);
+    let got_shell = steps.received.us_since(shell.wanted);
+    let got_memory = steps.memory.us_since(steps.received);
+    let (hand_over, shell_us, memory) = match shell.source {
+        ShellSource::Pool | ShellSource::Built => (hand_over, got_shell, got_memory),
+        // `fork(2)` is what was waited for, it gives the memory, and the shell comes after.
+        ShellSource::Process => {
+            let others = shell.wanted.us_since(times.captured);
+            (others, got_memory, got_shell)
+        }
+    };
     CloneReport {
         name: shell.starter.dir.name().clone(),
         ip: None,
@@ -116,9 +132,9 @@ fn report(shell: &Shell, times: &Times, steps: Steps, ready: Monotonic) -> Clone
             pause: times.paused.us_since(times.arrival),
             capture: times.captured.us_since(times.arrival),
             image: times.image_us,
-            hand_over: steps.received.us_since(times.captured),
-            shell: steps.received.us_since(shell.wanted),
-            memory: steps.memory.us_since(steps.received),
+            hand_over,
+            shell: shell_us,
+            memory,
             state: steps.state.us_since(steps.memory),
             first_run: steps.first_exit.us_since(steps.state),
             ready: ready.us_since(steps.first_exit),

@@ -10,6 +10,7 @@
 //! All clones come to life or none does.
 
 mod births;
+mod process_fork;
 mod shells;
 
 use super::handover::{Birth, Encoded};
@@ -17,7 +18,7 @@ use super::owner::{Owner, Task};
 use super::record;
 use super::rundir::RunDirError;
 use crate::identity;
-use crate::machine::Capture;
+use crate::machine::{Capture, MachineError};
 use crate::memory::ram::Aside;
 use crate::one_line;
 use crate::snapshot::{MachineState, Primer};
@@ -29,6 +30,7 @@ use hyperfork_api::name::InvalidName;
 use hyperfork_api::{Strategy, VmName, VmState};
 use shells::{Names, Shell, Shells};
 use std::io;
+use std::ops::Range;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
@@ -42,8 +44,6 @@ pub(super) enum ForkError {
     NotReady(VmName),
     #[error("{name} may be forked {limit} times in its life and has been {done} times")]
     Spent { name: VmName, limit: u32, done: u32 },
-    #[error("the strategy process-fork is not there yet: use image")]
-    Strategy,
     #[error(transparent)]
     Name(#[from] InvalidName),
     #[error(transparent)]
@@ -86,6 +86,9 @@ pub(super) fn fork(
     reply: Sender<Reply>,
 ) -> Result<(), ForkError> {
     check(owner, request)?;
+    if request.strategy == Strategy::ProcessFork {
+        return process_fork::fork(owner, request, arrival, reply);
+    }
     let count = request.count as usize;
     let mut names = Names::new(request.prefix.clone().unwrap_or(owner.info.name.clone()));
     let pool = owner.pool.take();
@@ -121,8 +124,26 @@ pub(super) fn fork(
     if owner.pool.is_none() {
         owner.connect_to_pool();
     }
-    let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
     let tasks = owner.tasks.clone();
+    when_born(owner, clones, times, reply, move |touched| {
+        retire(aside);
+        if let Some(touched) = touched {
+            let image = state.ram.bounded(MOST_PRIMED);
+            let _ = tasks.send(Task::Prime(Primer { image, touched }, fds));
+        }
+    })
+}
+
+/// Has a thread wait for all clones and reply, and do what is `left` then; it is told the
+/// pages that clones touch first, if there are clones.
+fn when_born(
+    owner: &Owner,
+    clones: Births,
+    times: Times,
+    reply: Sender<Reply>,
+    left: impl FnOnce(Option<Vec<Range<usize>>>) + Send + 'static,
+) -> Result<(), ForkError> {
+    let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
     let waiting = thread::Builder::new().name("births".into()).spawn(move || {
         let (answer, touched) = match clones.wait(&times, timeout) {
             Ok(report) => (Reply::Forked(report), Some(clones.release())),
@@ -132,11 +153,7 @@ pub(super) fn fork(
             }
         };
         let _ = reply.send(answer);
-        retire(aside);
-        if let Some(touched) = touched {
-            let image = state.ram.bounded(MOST_PRIMED);
-            let _ = tasks.send(Task::Prime(Primer { image, touched }, fds));
-        }
+        left(touched);
     });
     waiting.map(drop).map_err(ForkError::Process)
 }
@@ -152,10 +169,7 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), Fo
         _ => drop(paused),
     }
     let captured = Monotonic::now();
-    let capture = capture.map_err(|error| ForkError::Capture {
-        name: owner.info.name.clone(),
-        words: one_line(&error),
-    })?;
+    let capture = capture.map_err(|error| capture_failed(&owner.info.name, &error))?;
     let times = Times {
         arrival,
         paused: stands_still,
@@ -166,6 +180,13 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), Fo
     Ok((capture, times))
 }
 
+fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {
+    ForkError::Capture {
+        name: parent.clone(),
+        words: one_line(error),
+    }
+}
+
 /// Gives each shell its birth and the state.
 fn begin(
     owner: &Owner,
@@ -174,7 +195,7 @@ fn begin(
     fds: &FdTable,
 ) -> Result<Births, ForkError> {
     let births = births_of(owner, &shells);
-    let clones = Births::new(owner.info.name.clone(), shells);
+    let clones = Births::new(owner.info.name.clone(), Strategy::Image, shells);
     let handed_over = births.and_then(|births| {
         let state = Encoded::new(state, fds).map_err(ForkError::Process)?;
         clones.hand_over(births.into_iter(), &state)
@@ -190,28 +211,30 @@ fn begin(
 
 /// What each process is to become.
 fn births_of(owner: &Owner, shells: &[Shell]) -> Result<Vec<Birth>, ForkError> {
-    let birth = |(shell, index): (&Shell, u32)| {
-        let name = shell.starter.dir.name().clone();
-        let mut spec = owner.spec.clone();
-        spec.name = name.clone();
-        let identity =
-            identity::cloned(&owner.identity, name, index).map_err(ForkError::Process)?;
-        let mut info = record::born(&spec, &identity, Some(owner.info.name.clone()));
-        info.exit_status = owner.info.exit_status;
-        Ok(Birth {
-            spec,
-            identity,
-            info,
-        })
-    };
-    shells.iter().zip(1..).map(birth).collect()
+    let names = shells.iter().map(|shell| shell.starter.dir.name());
+    names
+        .zip(1..)
+        .map(|(name, index)| birth_of(owner, name, index))
+        .collect()
+}
+
+/// What clone number `index` of the owner's VM is to become.
+fn birth_of(owner: &Owner, name: &VmName, index: u32) -> Result<Birth, ForkError> {
+    let mut spec = owner.spec.clone();
+    spec.name = name.clone();
+    let identity =
+        identity::cloned(&owner.identity, name.clone(), index).map_err(ForkError::Process)?;
+    let mut info = record::born(&spec, &identity, Some(owner.info.name.clone()));
+    info.exit_status = owner.info.exit_status;
+    Ok(Birth {
+        spec,
+        identity,
+        info,
+    })
 }
 
 fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {
     let info = &owner.info;
-    if request.strategy != Strategy::Image {
-        return Err(ForkError::Strategy);
-    }
     if !(1..=MAX_CLONES).contains(&request.count) {
         return Err(ForkError::Count(request.count));
     }

@@ -37,7 +37,7 @@ impl Names {
     }
 
     /// Has `claim` try one after the other until one is free.
-    fn claim<T>(
+    pub(super) fn claim<T>(
         &mut self,
         owner: &Owner,
         mut claim: impl FnMut(&VmName) -> Result<T, RunDirError>,

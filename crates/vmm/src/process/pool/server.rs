@@ -2,7 +2,7 @@
 
 use super::super::handover::{receive, send};
 use super::super::rundir::RunDir;
-use super::super::vm_main::reap_children;
+use super::super::signals::reap_children;
 use super::builder::{Client, Stock};
 use super::{Answer, Request, most, socket};
 use crate::sys::fds::FdTable;
