@@ -235,17 +235,25 @@ impl Starter {
 
     /// Whether a report has come, waiting at most this long.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        Ok(Self::wait_for_any(&[self], timeout)?.contains(&true))
+    }
+
+    /// From which of them a report has come, waiting at most this long for the first.
+    pub(super) fn wait_for_any(starters: &[&Self], timeout: Duration) -> io::Result<Vec<bool>> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let sockets = starters.iter().map(|starter| &starter.socket);
+        let mut fds: Vec<_> = sockets
+            .map(|socket| PollFd::new(socket, PollFlags::IN))
+            .collect();
         match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
     }
 
     /// Ends the VM, ready or not, and waits until it is gone with all it had.

@@ -46,23 +46,33 @@ impl Births {
         Ok(())
     }
 
-    /// Waits until all are ready.
+    /// Waits until all are ready, or until the first of them will never be.
     pub(super) fn wait(&self, times: &Times, timeout: Duration) -> Result<ForkReport, ForkError> {
         let deadline = Instant::now() + timeout;
-        let reports = self.shells.iter().map(|shell| {
-            let name = shell.starter.dir.name();
-            let (steps, ready) =
-                wait_ready(&shell.starter, deadline).map_err(|words| ForkError::Clone {
-                    name: name.clone(),
-                    words,
-                })?;
-            Ok::<_, ForkError>(report(shell, times, steps, ready))
-        });
+        let mut clones: Vec<_> = self.shells.iter().map(Expected::new).collect();
+        loop {
+            let mut waiting: Vec<_> = clones
+                .iter_mut()
+                .filter(|clone| !clone.is_ready())
+                .collect();
+            let Some(first) = waiting.first() else { break };
+            let starters: Vec<_> = waiting.iter().map(|clone| &clone.shell.starter).collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(first.failed("it did not become ready in time".to_owned()));
+            }
+            let reported = Starter::wait_for_any(&starters, left)
+                .map_err(|error| first.failed(error.to_string()))?;
+            for (clone, _) in waiting.iter_mut().zip(reported).filter(|(_, has)| *has) {
+                clone.take_report()?;
+            }
+        }
+        let reports = clones.iter().filter_map(|clone| clone.report(times));
         Ok(ForkReport {
             parent: self.parent.clone(),
             pause_us: times.pause_us,
             strategy: self.strategy,
-            clones: reports.collect::<Result<_, _>>()?,
+            clones: reports.collect(),
         })
     }
 
@@ -85,27 +95,50 @@ impl Births {
     }
 }
 
-fn wait_ready(starter: &Starter, deadline: Instant) -> Result<(Steps, Monotonic), String> {
-    let mut steps = None;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match starter.wait(left) {
-            Ok(true) => {}
-            Ok(false) if !left.is_zero() => continue,
-            Ok(false) => return Err("it did not become ready in time".to_owned()),
-            Err(error) => return Err(error.to_string()),
+/// A clone whose process has been told everything, and what it has reported since.
+struct Expected<'a> {
+    shell: &'a Shell,
+    steps: Option<Steps>,
+    /// With its steps until then.
+    ready: Option<(Steps, Monotonic)>,
+}
+
+impl<'a> Expected<'a> {
+    fn new(shell: &'a Shell) -> Self {
+        Self {
+            shell,
+            steps: None,
+            ready: None,
         }
-        match starter.progress() {
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    fn take_report(&mut self) -> Result<(), ForkError> {
+        match self.shell.starter.progress() {
             Progress::Shell => {}
-            Progress::Running(running) => steps = Some(running),
+            Progress::Running(steps) => self.steps = Some(steps),
             Progress::Ready { at, .. } => {
-                return steps
-                    .map(|steps| (steps, at))
-                    .ok_or_else(|| "it never ran".to_owned());
+                let never_ran = || self.failed("it never ran".to_owned());
+                self.ready = Some((self.steps.ok_or_else(never_ran)?, at));
             }
-            Progress::Failed(words) => return Err(words),
-            Progress::NoCommand(failure) => return Err(failure.to_string()),
+            Progress::Failed(words) => return Err(self.failed(words)),
+            Progress::NoCommand(failure) => return Err(self.failed(failure.to_string())),
         }
+        Ok(())
+    }
+
+    fn failed(&self, words: String) -> ForkError {
+        let name = self.shell.starter.dir.name().clone();
+        ForkError::Clone { name, words }
+    }
+
+    /// Once it is ready.
+    fn report(&self, times: &Times) -> Option<CloneReport> {
+        self.ready
+            .map(|(steps, ready)| report(self.shell, times, steps, ready))
     }
 }
 
