@@ -1,6 +1,8 @@
-/* hold-agent FILE: stops PID 1 as long as there is the file.
+/* hold-agent FILE: stops PID 1, makes the file, and lets PID 1 go on once it is gone:
+ * nobody can ask for that any more.
  * crash-agent: has PID 1 die of a fault, of which the kernel panics. */
 #include "witness.h"
+#include <fcntl.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
@@ -14,7 +16,10 @@ static void attach(void)
 int hold_agent_main(char **arguments)
 {
     attach();
-    progress("agent", 1);
+    int file = creat(arguments[0], 0644);
+    if (file < 0)
+        bad("agent", "%s: %s", arguments[0], strerror(errno));
+    close(file);
     while (!access(arguments[0], F_OK))
         usleep(50 * 1000);
     return ptrace(PTRACE_DETACH, 1, NULL, NULL) ? 1 : 0;

@@ -32,9 +32,8 @@ static void check(int which, int by_system_call)
 static void *on_cpu(void *argument)
 {
     int cpu = (uintptr_t)argument;
+    const char *part = cpu ? "clock-1" : "clock-0";
     pin(cpu);
-    char part[] = "clock-0";
-    part[6] += cpu;
     for (uint64_t round = 1;; round++) {
         for (int i = 0; i < 100 * 1000; i++)
             check(i & 1, 0);
@@ -45,10 +44,7 @@ static void *on_cpu(void *argument)
     return NULL;
 }
 
-int clock_main(char **arguments)
+void clock_part(void)
 {
-    (void)arguments;
-    start(on_cpu, (void *)1);
-    on_cpu(NULL);
-    return 1;
+    start_on_both_cpus(on_cpu);
 }

@@ -112,11 +112,10 @@ static void compare(const struct registers *in, const struct registers *out, uin
 static void *on_cpu(void *argument)
 {
     uint64_t cpu = (uintptr_t)argument;
+    const char *part = cpu ? "registers-1" : "registers-0";
     pin(cpu);
     static struct registers ins[2], outs[2];
     struct registers *in = &ins[cpu], *out = &outs[cpu];
-    char part[] = "registers-0";
-    part[10] += cpu;
     for (uint64_t round = 1;; round++) {
         fill(in, cpu, round);
         hold(in, out);
@@ -126,10 +125,7 @@ static void *on_cpu(void *argument)
     return NULL;
 }
 
-int registers_main(char **arguments)
+void registers_part(void)
 {
-    (void)arguments;
-    start(on_cpu, (void *)1);
-    on_cpu(NULL);
-    return 1;
+    start_on_both_cpus(on_cpu);
 }

@@ -1,7 +1,6 @@
 /* A program inside the guest that watches, from before a fork to after it, whether
- * everything stays as it should be. Its parts run for ever, count their rounds in
- * /tmp/witness/<part>, and end with `BAD: ...` in that file at the first thing that
- * is wrong. */
+ * everything stays as it should be. Each part runs for ever and counts its rounds,
+ * until the first thing that is wrong. */
 #ifndef WITNESS_H
 #define WITNESS_H
 
@@ -14,10 +13,10 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Tells how many rounds a part has done. */
+/* Notes how many rounds a part has done; `watch` prints it. `part` is not copied. */
 void progress(const char *part, uint64_t rounds);
 
-/* Tells what is wrong, and ends the program. */
+/* Prints a line `BAD <part>: ...` that tells what is wrong, and ends the program. */
 _Noreturn void bad(const char *part, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -27,17 +26,27 @@ void pin(int cpu);
 /* Starts a thread. */
 void start(void *(*work)(void *), void *argument);
 
+/* Starts one on each of the two CPUs, which it is given as a number. */
+void start_on_both_cpus(void *(*work)(void *));
+
 /* A number that looks random and depends on all of `a`, `b`, `c`. */
 uint64_t mix(uint64_t a, uint64_t b, uint64_t c);
 
-/* Of the machine's name, which a clone gets anew. */
+/* Of a machine's name. */
+uint64_t hash_of(const char *name);
+
+/* Of this machine's name, which a clone gets anew. */
 uint64_t name_hash(void);
 
-int memory_main(char **arguments);
-int registers_main(char **arguments);
-int clock_main(char **arguments);
+/* Parts that `watch` starts; they start their threads and return. */
+void memory_part(void);
+void registers_part(void);
+void interrupts_part(void);
+void clock_part(void);
+void files_part(void);
+
+/* What can be called by itself. */
 int timers_main(char **arguments);
-int write_main(char **arguments);
 int verify_main(char **arguments);
 int random_main(char **arguments);
 int notice_main(char **arguments);

@@ -1,0 +1,43 @@
+//! Programs on all CPUs that never notice that they are forked.
+
+use crate::guest::Guest;
+use crate::support::User;
+use crate::witness::{INTERRUPTS, MEMORY_AND_REGISTERS, Parts};
+use std::path::Path;
+
+/// How often a guest is forked: less where KVM emulates its kernel (PVM), for there
+/// every clone takes seconds to go round.
+fn forks() -> usize {
+    match Path::new("/sys/module/kvm_pvm").exists() {
+        true => 25,
+        false => 100,
+    }
+}
+
+/// Forks again and again while `parts` watch; each clone is checked and removed.
+fn fork_watched(parts: &Parts) {
+    let user = User::new();
+    let parent = Guest::boot_watched(&user, "p", parts);
+    for _ in 0..forks() {
+        let clone = parent.fork(1).remove(0);
+        assert_eq!(clone.name, "p-1");
+        clone.must_go_on();
+        clone.must_be_at_peace();
+        clone.remove();
+    }
+    parent.must_go_on();
+    parent.must_be_at_peace();
+    assert_eq!(parent.info()["forks"], forks());
+    parent.remove();
+    user.must_be_clean();
+}
+
+#[test]
+fn programs_on_all_cpus_find_their_memory_and_registers_after_every_of_many_forks() {
+    fork_watched(&MEMORY_AND_REGISTERS);
+}
+
+#[test]
+fn idle_cpus_lose_no_interrupt_of_a_timer_or_of_each_other_in_any_of_many_forks() {
+    fork_watched(&INTERRUPTS);
+}

@@ -1,0 +1,14 @@
+//! What a fork of a Linux guest must be, shown on the image `base` by programs that
+//! watch from the inside (`witness/`), and by what is seen from outside.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod failures;
+mod guest;
+mod identity;
+mod kills;
+mod load;
+mod time;
+mod witness;

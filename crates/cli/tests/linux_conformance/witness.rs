@@ -1,0 +1,56 @@
+//! The program that watches from inside (`witness/`).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Parts of the witness.
+pub(crate) struct Parts {
+    pub(crate) names: &'static str,
+    /// Under which names their threads report.
+    pub(crate) threads: &'static [&'static str],
+}
+
+pub(crate) const MEMORY: Parts = Parts {
+    names: "memory",
+    threads: &["memory"],
+};
+
+pub(crate) const MEMORY_AND_REGISTERS: Parts = Parts {
+    names: "memory registers",
+    threads: &["memory", "registers-0", "registers-1"],
+};
+
+pub(crate) const INTERRUPTS: Parts = Parts {
+    names: "interrupts",
+    threads: &["interrupts-0", "interrupts-1"],
+};
+
+pub(crate) const CLOCK: Parts = Parts {
+    names: "clock",
+    threads: &["clock-0", "clock-1"],
+};
+
+/// Names the program where it cannot be compiled.
+const COMPILED: &str = "HYPERFORK_TEST_WITNESS";
+
+/// The program, compiled once.
+pub(crate) fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| std::env::var_os(COMPILED).map_or_else(compile, PathBuf::from))
+}
+
+/// Compiles it into the directory that cargo has for what tests need, anew by every
+/// run: that takes a second.
+fn compile() -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/linux_conformance/witness");
+    let sources = sources.read_dir().unwrap().map(|file| file.unwrap().path());
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("witness");
+    let compiled = Command::new("cc")
+        .args(["-static", "-O2", "-s", "-Wall", "-Wextra", "-pthread", "-o"])
+        .arg(&program)
+        .args(sources.filter(|path| path.extension().is_some_and(|suffix| suffix == "c")))
+        .status();
+    assert!(compiled.expect("cc").success());
+    program
+}
