@@ -107,7 +107,7 @@ pub(crate) struct Artifact {
     id: Id,
     path: PathBuf,
     // Shared; the collector leaves the artifact alone.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Artifact {
@@ -225,7 +225,7 @@ impl Cache {
         self.locked(order.id, lock).ok_or_else(vanished)
     }
 
-    fn locked(&self, id: &Id, lock: File) -> Option<Artifact> {
+    fn locked(&self, id: &Id, lock: Lock) -> Option<Artifact> {
         let path = self.path(id);
         path.exists().then(|| Artifact {
             id: id.clone(),
@@ -338,13 +338,13 @@ impl Cache {
         sync(parent)
     }
 
-    pub(crate) fn lock_file(&self, id: &Id) -> Result<File, CacheError> {
+    pub(crate) fn lock_file(&self, id: &Id) -> Result<Lock, CacheError> {
         open_lock(&self.root.join("locks").join(id.file_name()))
     }
 
     /// Takes a lock; `false` where it was not to be waited for and is taken.
-    pub(crate) fn lock(&self, file: &File, how: FlockOperation) -> Result<bool, CacheError> {
-        match retry_on_intr(|| rustix::fs::flock(file, how)) {
+    pub(crate) fn lock(&self, lock: &Lock, how: FlockOperation) -> Result<bool, CacheError> {
+        match retry_on_intr(|| rustix::fs::flock(&lock.0, how)) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(CacheError::file("lock in", &self.root)(error.into())),
@@ -354,6 +354,18 @@ impl Cache {
     fn free_space(&self) -> u64 {
         // Where the file system does not tell, the build will find out.
         rustix::fs::statvfs(&self.root).map_or(u64::MAX, |fs| fs.f_bavail * fs.f_frsize)
+    }
+}
+
+/// A lock file, unlocked with this value. Closing it would not do: a program
+/// that another thread is just starting has a copy of the descriptor until it
+/// is executed, and the lock would live as long.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -381,12 +393,13 @@ fn create(path: &Path) -> Result<(), CacheError> {
     fs::create_dir_all(path).map_err(CacheError::file("create", path))
 }
 
-fn open_lock(path: &Path) -> Result<File, CacheError> {
+fn open_lock(path: &Path) -> Result<Lock, CacheError> {
     File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(path)
+        .map(Lock)
         .map_err(CacheError::file("open", path))
 }
 

@@ -6,6 +6,8 @@ use common::{Fake, Steps, artifacts, chain, image, is_empty, simple, store};
 use hyperfork_image::{BuildError, ImageError};
 use std::fs;
 use std::io;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn the_second_build_of_an_image_runs_no_step() {
@@ -107,6 +109,29 @@ fn a_changed_recipe_replaces_the_disk_at_once_and_keeps_what_takes_minutes_until
     assert!(old.kernel.exists());
     store.remove("one").unwrap();
     assert!(is_empty(root.path()));
+}
+
+#[test]
+fn an_image_is_removed_whole_while_other_threads_start_programs() {
+    let root = tempfile::tempdir().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        let store = store(root.path(), vec![simple("one", "a")]);
+        let left = (0..50).find(|_| {
+            store.build("one", &mut ()).unwrap();
+            store.remove("one").unwrap();
+            !is_empty(root.path())
+        });
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(left, None);
+    });
 }
 
 #[test]

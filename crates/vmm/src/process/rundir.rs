@@ -302,7 +302,12 @@ impl VmDir {
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
             Mode::empty(),
         );
-        lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+        lock.is_ok_and(|lock| {
+            let alive = flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
+            // A program that is just being started may have a copy of the descriptor.
+            let _ = flock(&lock, FlockOperation::Unlock);
+            alive
+        })
     }
 
     /// Takes the lock, if nobody has it and the directory is still there.
