@@ -138,6 +138,11 @@ pub(super) fn restored<'a>(
             DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
                 Console::restore(state, log, listener)
             })?),
+            // No machine has one yet.
+            DeviceState::Net(_) => {
+                let source = io::ErrorKind::Unsupported.into();
+                return Err(SlotError::device("network card")(source));
+            }
             DeviceState::P9(state) => {
                 Box::new(P9::restore(state, fds).map_err(SlotError::device("shared directory"))?)
             }

@@ -10,3 +10,4 @@ pub mod memfd;
 pub mod pagemap;
 pub mod scm;
 pub mod signals;
+pub mod tap;

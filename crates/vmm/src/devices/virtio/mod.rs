@@ -11,6 +11,7 @@ pub mod block;
 pub mod console;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod hostile;
+pub mod net;
 pub mod p9;
 pub mod ring;
 pub mod rng;
@@ -115,6 +116,8 @@ pub enum DeviceState {
     Block(block::BlockState),
     /// A console.
     Console(console::ConsoleState),
+    /// A network card.
+    Net(net::NetState),
     /// A shared directory.
     P9(p9::P9State),
     /// An entropy source.

@@ -5,8 +5,9 @@
 //! re-arms those after each call, for every ring that has moved.
 
 use super::{Context, DeviceError, Notify};
+use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// A descriptor chain in guest memory.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
@@ -55,6 +56,51 @@ pub fn serve(
         used,
         config: false,
     })
+}
+
+/// Returns several chains as used, by head and bytes written, so that the driver sees all
+/// of them or none (a network card's merged buffers, 5.1.6.4). Gives whether to
+/// interrupt it. Not to be mixed with `add_used` on the same ring, which counts for
+/// itself what the driver has not been told of.
+///
+/// # Errors
+/// Those of the ring.
+pub fn publish(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap,
+    used: &[(u16, u32)],
+) -> Result<bool, DeviceError> {
+    use virtio_queue::Error;
+    let at = |ring: u64, offset: u64| ring.checked_add(offset).map(GuestAddress);
+    let size = queue.size();
+    let old = queue.next_used();
+    let mut next = old;
+    for &(head, len) in used {
+        if head >= size {
+            return Err(Error::InvalidDescriptorIndex.into());
+        }
+        let offset = 4 + 8 * u64::from(next % size);
+        let address = at(queue.used_ring(), offset).ok_or(Error::AddressOverflow)?;
+        let element = u64::from(head) | u64::from(len) << 32;
+        let written = memory.write_obj(element.to_le(), address);
+        written.map_err(Error::GuestMemory)?;
+        next = next.wrapping_add(1);
+    }
+    let index = at(queue.used_ring(), 2).ok_or(Error::AddressOverflow)?;
+    let stored = memory.store(next.to_le(), index, Ordering::Release);
+    stored.map_err(Error::GuestMemory)?;
+    queue.set_next_used(next);
+    if !queue.event_idx_enabled() {
+        return Ok(true);
+    }
+    // The index is written before the driver's wish is read (2.7.7.2).
+    fence(Ordering::SeqCst);
+    let event = at(queue.avail_ring(), 4 + 2 * u64::from(size)).ok_or(Error::AddressOverflow)?;
+    let event: u16 = memory
+        .load(event, Ordering::Relaxed)
+        .map_err(Error::GuestMemory)?;
+    let event = u16::from_le(event);
+    Ok(next.wrapping_sub(event).wrapping_sub(1) < next.wrapping_sub(old))
 }
 
 /// Reads `data.len()` bytes at `offset` of a configuration space; bytes beyond

@@ -1,0 +1,231 @@
+//! The network device (virtio 1.2, section 5.1): frames between the driver and a TAP.
+//!
+//! Checksums and the cutting of TCP streams into frames are left to whoever can do them
+//! best: the header before each frame says what is still to be done, and goes through as
+//! it is. One pair of rings has one queue of the TAP; more pairs would be more of both.
+//!
+//! **Forks.** The rings are guest memory, and at rest the device holds at most one frame
+//! that the driver had no room for: it stays with the parent, whom it was sent to. A
+//! clone has a TAP of its own, and its address is in configuration space.
+
+mod rate;
+mod receive;
+mod transmit;
+mod wake;
+
+pub use rate::Bucket;
+
+use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::sys::fds::FdTable;
+use crate::sys::tap::{Offload, Tap};
+use hyperfork_api::Mac;
+use receive::Receiver;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+use transmit::Transmitter;
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
+};
+use wake::Wake;
+
+/// The ring whose buffers the driver gives us to fill with frames (5.1.2).
+const RECEIVE: usize = 0;
+/// The ring with the driver's frames.
+const TRANSMIT: usize = 1;
+
+/// The largest size of each ring.
+pub(crate) const QUEUE_SIZES: [u16; 2] = [256, 256];
+
+/// Longest frame with its header: 64 KiB of TCP, and what is before it.
+const FRAME_MAX: usize = 65_562;
+
+/// Frames that are moved in one go, so that others get their turn.
+const BUDGET: usize = 64;
+
+/// What the driver may leave to us, and what it may take.
+const FEATURES: [u32; 11] = [
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_STATUS,
+];
+
+/// A network card.
+#[derive(Debug)]
+pub struct Net {
+    tap: Tap,
+    mac: Mac,
+    /// As negotiated; 0 until then.
+    features: u64,
+    bytes_per_s: Option<u64>,
+    receiver: Receiver,
+    transmitter: Transmitter,
+    wake: Wake,
+}
+
+/// The state of a network card. The address of a clone is not in it: it has another.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct NetState {
+    features: u64,
+    bytes_per_s: Option<u64>,
+}
+
+impl Net {
+    /// A card with this address and, each way, this limit.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn new(tap: Tap, mac: Mac, bytes_per_s: Option<u64>) -> io::Result<Self> {
+        let now = now();
+        let limit = || bytes_per_s.map(|rate| Bucket::new(rate, FRAME_MAX as u64, now));
+        Ok(Self {
+            wake: Wake::new(tap.as_fd())?,
+            tap,
+            mac,
+            features: 0,
+            bytes_per_s,
+            receiver: Receiver::new(limit()),
+            transmitter: Transmitter::new(limit()),
+        })
+    }
+
+    /// A card as it was when the state was saved, with a TAP and address of its own.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and the TAP's.
+    pub fn restore(state: &NetState, tap: Tap, mac: Mac) -> io::Result<Self> {
+        let mut net = Self::new(tap, mac, state.bytes_per_s)?;
+        net.features = state.features;
+        net.tap.set_offload(net.offload())?;
+        Ok(net)
+    }
+
+    fn has(&self, feature: u32) -> bool {
+        self.features & 1 << feature != 0
+    }
+
+    /// What the driver takes from us.
+    fn offload(&self) -> Offload {
+        Offload {
+            checksum: self.has(VIRTIO_NET_F_GUEST_CSUM),
+            tso4: self.has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: self.has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: self.has(VIRTIO_NET_F_GUEST_ECN),
+        }
+    }
+
+    /// Moves frames both ways as far as rings, TAP and limits allow, and has itself woken
+    /// when there is more to do.
+    fn work(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
+        let Context { queues, memory } = context;
+        let now = now();
+        let merge = self.has(VIRTIO_NET_F_MRG_RXBUF);
+        let sent = self
+            .transmitter
+            .run(&self.tap, &mut queues[TRANSMIT], memory, now)?;
+        let received = self
+            .receiver
+            .run(&self.tap, &mut queues[RECEIVE], memory, merge, now)?;
+        let waits = [sent.again, received.again];
+        if let Some(wait) = waits.into_iter().flatten().min() {
+            self.wake.after(wait)?;
+        }
+        Ok(Notify {
+            used: sent.used | received.used,
+            config: false,
+        })
+    }
+}
+
+/// What came of moving frames one way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Moved {
+    /// The driver wants to know.
+    used: bool,
+    /// There is more to do, this much later; otherwise when somebody says so.
+    again: Option<Duration>,
+}
+
+impl VirtioDevice for Net {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        FEATURES.iter().fold(0, |all, feature| all | 1 << feature)
+    }
+
+    /// `struct virtio_net_config` (5.1.4): address and status.
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let mut config = [0; 8];
+        config[..6].copy_from_slice(&self.mac.0);
+        config[6..].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        ring::read_config(&config, offset, data);
+    }
+
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    fn activate(&mut self, features: u64) {
+        self.features = features;
+        self.offload_or_tell();
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+        self.receiver.reset();
+        self.offload_or_tell();
+    }
+
+    fn process_queue(&mut self, _: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
+        self.work(context)
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.events())
+    }
+
+    fn process_host_events(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
+        self.receiver.ready |= self.wake.take()?;
+        self.work(context)
+    }
+
+    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
+        Ok(DeviceState::Net(NetState {
+            features: self.features,
+            bytes_per_s: self.bytes_per_s,
+        }))
+    }
+}
+
+impl Net {
+    fn offload_or_tell(&mut self) {
+        if let Err(error) = self.tap.set_offload(self.offload()) {
+            eprintln!("the network card cannot leave work to its driver: {error}");
+        }
+    }
+}
+
+/// The time, for limits.
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests;

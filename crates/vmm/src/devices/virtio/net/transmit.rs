@@ -1,0 +1,83 @@
+//! From the driver to the TAP.
+
+use super::{BUDGET, Bucket, DeviceError, FRAME_MAX, Moved, ring};
+use crate::sys::tap::{HEADER_LEN, Tap};
+use std::io::Read;
+use std::time::Duration;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+/// Takes frames out of the ring.
+#[derive(Debug)]
+pub(super) struct Transmitter {
+    limit: Option<Bucket>,
+    frame: Vec<u8>,
+}
+
+/// How long to wait for room in the TAP.
+const FULL: Duration = Duration::from_millis(1);
+
+impl Transmitter {
+    pub(super) fn new(limit: Option<Bucket>) -> Self {
+        Self {
+            limit,
+            frame: Vec::new(),
+        }
+    }
+
+    /// Sends what there is. A frame that the host will not have is lost, as on any wire.
+    pub(super) fn run(
+        &mut self,
+        tap: &Tap,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+        now: Duration,
+    ) -> Result<Moved, DeviceError> {
+        let mut any = false;
+        let mut again = None;
+        // What is left over after this, the transport comes back for.
+        for _ in 0..BUDGET {
+            let before = queue.next_avail();
+            let Some(chain) = ring::pop(queue, memory)? else {
+                break;
+            };
+            let wait = self.limit.as_mut().map_or(Duration::ZERO, |l| l.wait(now));
+            if !wait.is_zero() {
+                queue.set_next_avail(before);
+                again = Some(wait);
+                break;
+            }
+            let head = chain.head_index();
+            self.take(chain, memory)?;
+            if let Ok(None) = tap.write(&self.frame) {
+                queue.set_next_avail(before);
+                again = Some(FULL);
+                break;
+            }
+            if let Some(limit) = &mut self.limit {
+                limit.pay(self.frame.len() - HEADER_LEN);
+            }
+            queue.add_used(memory, head, 0)?;
+            any = true;
+        }
+        let used = any && queue.needs_notification(memory)?;
+        Ok(Moved { used, again })
+    }
+
+    /// Copies a frame out of guest memory: the kernel wants it in one piece, and what it
+    /// checks must not change any more.
+    fn take(
+        &mut self,
+        chain: ring::Chain<'_>,
+        memory: &GuestMemoryMmap,
+    ) -> Result<(), DeviceError> {
+        let mut reader = chain.reader(memory)?;
+        let len = reader.available_bytes();
+        if !(HEADER_LEN..=FRAME_MAX).contains(&len) {
+            return Err(DeviceError::Request("a frame of impossible length"));
+        }
+        self.frame.resize(len, 0);
+        reader.read_exact(&mut self.frame)?;
+        Ok(())
+    }
+}
