@@ -19,7 +19,23 @@ nano_on_\name:
 .endm
 
 .section .text.nano_interrupts, "ax"
-counted doorbell
+
+// But the doorbell also asks, before anything else, which clone this is: whoever forked
+// the guest learns by that, at its very first instructions, that it runs.
+.global nano_on_doorbell
+nano_on_doorbell:
+    push rax
+    push rdx
+    mov edx, SIGNAL_PORT
+    in eax, dx
+    mov [rip + nano_index], eax
+    inc qword ptr [rip + nano_doorbells]
+    mov eax, EOI
+    mov dword ptr [rax], 0
+    pop rdx
+    pop rax
+    iretq
+
 counted timer
 counted ipi
 counted fence
@@ -110,7 +126,8 @@ nano_fatal:
 .balign 16
 nano_fault_stack:
     .skip FAULT_STACK
-.global nano_doorbells, nano_timers, nano_ipis, nano_fences
+.global nano_index, nano_doorbells, nano_timers, nano_ipis, nano_fences
+nano_index:     .skip 8
 nano_doorbells: .skip 8
 nano_timers:    .skip 8
 nano_ipis:      .skip 8

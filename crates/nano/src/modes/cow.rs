@@ -5,8 +5,8 @@
 //! clone it makes it copy every page. The second pass, of either, has no faults.
 
 use super::{Job, done};
-use crate::interrupts::{DOORBELLS, wait};
-use crate::port::{self, print};
+use crate::interrupts::{self, DOORBELLS, wait};
+use crate::port::print;
 use crate::work::{Work, descend, mix, report};
 use crate::{Passes, pages};
 use core::arch::x86_64::{_mm_lfence, _rdtsc};
@@ -28,7 +28,7 @@ pub(super) fn run(job: &Job<'_>) -> ! {
     loop {
         DOORBELLS.wait_beyond(rung);
         rung = DOORBELLS.get();
-        let index = port::index();
+        let index = interrupts::index();
         seed = descend(seed, index);
         measure(&work, seed);
         done(index, report(index));

@@ -2,9 +2,9 @@
 //! memory is what it was at the fork.
 
 use super::{Job, done};
-use crate::interrupts::{DOORBELLS, wait};
+use crate::interrupts::{self, DOORBELLS, wait};
 use crate::work::descend;
-use crate::{cpu, pages, port};
+use crate::{cpu, pages};
 use core::hint::spin_loop;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,8 +31,7 @@ pub(super) fn run(job: &Job<'_>, how: Wait) -> ! {
             }
         }
         rung = DOORBELLS.get();
-        // Before anything else: the monitor takes the time until here.
-        let index = port::index();
+        let index = interrupts::index();
         if how == Wait::Busy {
             cpu::await_others(job.cpus, 2);
         }

@@ -3,9 +3,9 @@
 //! around; no two machines ever write the same word after their fork.
 
 use super::{Job, done};
-use crate::interrupts::DOORBELLS;
+use crate::interrupts::{self, DOORBELLS};
 use crate::work::{descend, mix, report};
-use crate::{cpu, pages, port};
+use crate::{cpu, pages};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The line of clones, which CPU 0 tells the others.
@@ -31,7 +31,7 @@ pub(super) fn run(job: &Job<'_>) -> ! {
             continue;
         }
         rung = DOORBELLS.get();
-        let index = port::index();
+        let index = interrupts::index();
         let lineage = LINEAGE.load(Ordering::Relaxed);
         // The parent goes on in a line of its own, too.
         LINEAGE.store(descend(lineage, index), Ordering::Release);

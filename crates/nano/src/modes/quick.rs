@@ -2,9 +2,9 @@
 //! guest of any size costs a measurement nothing but what is measured.
 
 use super::{Job, done};
-use crate::interrupts::{DOORBELLS, wait};
+use crate::interrupts::{self, DOORBELLS, wait};
 use crate::pages;
-use crate::port::{self, print, signal};
+use crate::port::{print, signal};
 use crate::signal::Message;
 use crate::work::{mix, report};
 
@@ -21,8 +21,7 @@ pub(super) fn run(job: &Job<'_>) -> ! {
     loop {
         DOORBELLS.wait_beyond(rung);
         rung = DOORBELLS.get();
-        // Before anything else: the monitor takes the time until here.
-        let index = port::index();
+        let index = interrupts::index();
         if index > 0 {
             signal(Message::Ready(0));
         }

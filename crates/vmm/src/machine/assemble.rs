@@ -23,6 +23,7 @@ use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec};
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
 
 /// A machine. It starts paused; dropping it ends it.
@@ -250,6 +251,12 @@ impl Machine {
             worker.resume();
         }
         self.vcpus.run();
+    }
+
+    /// Waits until the guest, which runs, has come out for the first time, but not
+    /// longer than `most`: it may well have nothing to say.
+    pub fn await_first_exit(&self, most: Duration) {
+        self.vcpus.await_first_exit(most);
     }
 
     /// Stops the vCPUs, then the devices, which so have nothing new to do.

@@ -69,7 +69,7 @@ impl<'a> Paused<'a> {
         fds: &FdTable,
     ) -> Result<Ram, MachineError> {
         RamImage::restore(ram.clone(), fds)
-            .map(|base| self.machine.ram.inherit(base))
+            .and_then(|base| self.machine.ram.inherit(base))
             .map_err(MachineError::host("taking memory over"))
     }
 

@@ -7,8 +7,10 @@ use crate::sys::clock::Monotonic;
 use crate::sys::kick::{Kickable, kick};
 use kvm_ioctls::VcpuExit;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// One thread per vCPU, all running or all at rest.
 pub(super) struct Vcpus {
@@ -21,7 +23,10 @@ struct Shared {
     gate: Mutex<Gate>,
     changed: Condvar,
     connections: OnceLock<Connections>,
-    first_exit: OnceLock<()>,
+    /// Said to whoever [waits](Vcpus::await_first_exit) for it.
+    first_exit: (Mutex<bool>, Condvar),
+    /// The same, for those who ask at every exit.
+    has_exited: AtomicBool,
 }
 
 /// What exits of the guest lead to.
@@ -55,7 +60,8 @@ impl Vcpus {
             }),
             changed: Condvar::new(),
             connections: OnceLock::new(),
-            first_exit: OnceLock::new(),
+            first_exit: (Mutex::new(false), Condvar::new()),
+            has_exited: AtomicBool::new(false),
         });
         let mut vcpus = Self {
             shared,
@@ -94,6 +100,13 @@ impl Vcpus {
         let mut gate = self.shared.gate();
         gate.wanted = Wanted::Run;
         self.shared.changed.notify_all();
+    }
+
+    /// Waits until the guest has come out once, but not longer than `most`.
+    pub(super) fn await_first_exit(&self, most: Duration) {
+        let (exited, said) = &self.shared.first_exit;
+        let exited = exited.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = said.wait_timeout_while(exited, most, |exited| !*exited);
     }
 
     /// The vCPUs. Locking one waits for it to come to rest.
@@ -205,6 +218,17 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// Only one vCPU's exit is the first.
+    fn has_now_exited(&self, events: &Events) {
+        let at = Monotonic::now();
+        if !self.has_exited.swap(true, Ordering::Relaxed) {
+            let (exited, said) = &self.first_exit;
+            *exited.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            said.notify_all();
+            events(Event::FirstExit(at));
+        }
+    }
+
     /// Enters the guest once and serves what it comes out with.
     fn step(&self, connections: &Connections, vcpu: &mut Vcpu, index: usize) -> Next {
         let Connections {
@@ -224,8 +248,8 @@ impl Shared {
                 return fault(format!("vCPU {index}: KVM_RUN: {error}"));
             }
         };
-        if self.first_exit.set(()).is_ok() {
-            events(Event::FirstExit(Monotonic::now()));
+        if !self.has_exited.load(Ordering::Relaxed) {
+            self.has_now_exited(events);
         }
         match exit {
             VcpuExit::IoIn(port, data) => ports.read(port.into(), data),

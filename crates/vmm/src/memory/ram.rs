@@ -5,7 +5,8 @@ use super::image::{Changes, Primed, RamImage};
 use super::layout::ram_regions;
 use super::ranges;
 use crate::sys::mapping::Mapping;
-use crate::sys::{memfd, pagemap};
+use crate::sys::memfd;
+use crate::sys::pagemap::Pagemap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -35,6 +36,8 @@ pub struct Ram {
     backing: Backing,
     /// For the pages that the next freeze copies.
     spare: Spare,
+    /// Tells which they are.
+    pagemap: Pagemap,
     // After `memory`, which points into it.
     mapping: Mapping,
 }
@@ -95,6 +98,7 @@ impl Ram {
             memory: Arc::new(memory),
             backing: Backing::Reserved,
             spare: Spare::default(),
+            pagemap: Pagemap::open().map_err(|source| RamError::Map { size, source })?,
             mapping,
         })
     }
@@ -151,7 +155,7 @@ impl Ram {
         if aside.moved.is_some() {
             return Ok((image, aside));
         }
-        let ranges = pagemap::private_ranges(&self.mapping)?;
+        let ranges = self.pagemap.private_ranges(&self.mapping)?;
         let len = ranges.iter().map(Range::len).sum();
         if len > 0 {
             let mut arena = self.spare.take(len)?;
@@ -191,19 +195,23 @@ impl Ram {
     /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at
     /// the same addresses with all that was written since the parent's
     /// [`freeze_base`](Self::freeze_base), of which `base` is.
-    pub fn inherit(&mut self, base: RamImage) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// As [`Pagemap::open`].
+    pub fn inherit(&mut self, base: RamImage) -> io::Result<Self> {
+        Ok(Self {
             memory: self.memory.clone(),
             backing: Backing::Frozen(base.base),
             spare: Spare::default(),
+            pagemap: Pagemap::open()?,
             mapping: self.mapping.take(),
-        }
+        })
     }
 
     /// Bytes of it that exist: shared with relatives, and the machine's own.
     ///
     /// # Errors
-    /// As [`pagemap::private_ranges`].
+    /// As [`Pagemap::private_ranges`].
     pub fn usage(&self) -> io::Result<Usage> {
         // Allocated, which for a sparse file is less than its length.
         let allocated = |file: &File| file.metadata().map(|meta| meta.blocks() * 512);
@@ -214,7 +222,7 @@ impl Ram {
                 private: allocated(file)?,
             },
             Backing::Frozen(base) => {
-                let own = pagemap::private_ranges(&self.mapping)?;
+                let own = self.pagemap.private_ranges(&self.mapping)?;
                 Usage {
                     shared: allocated(base)?,
                     private: own.iter().map(|range| range.len() as u64).sum(),
@@ -227,11 +235,11 @@ impl Ram {
     /// to `most` bytes in all. Nothing for a machine without one.
     ///
     /// # Errors
-    /// As [`pagemap::private_ranges`].
+    /// As [`Pagemap::private_ranges`].
     pub fn written(&self, most: usize) -> io::Result<Vec<Range<usize>>> {
         match &self.backing {
             Backing::Frozen(_) => Ok(ranges::first(
-                &pagemap::private_ranges(&self.mapping)?,
+                &self.pagemap.private_ranges(&self.mapping)?,
                 most,
             )),
             _ => Ok(Vec::new()),

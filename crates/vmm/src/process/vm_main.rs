@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 /// The first argument that makes a program of ours a VM's process: its `main`
 /// calls [`vm_main`] then. The second is the VM's name, for people who look at
@@ -87,6 +88,10 @@ pub(super) fn live_as(
     }
     Ok(())
 }
+
+/// How long a clone is left alone to come out for the first time. Idle guests may take
+/// longer: a tick of their clock.
+const FIRST_EXIT: Duration = Duration::from_millis(1);
 
 /// A guest may have a thousand connections, each a descriptor here.
 fn allow_many_descriptors() {
@@ -212,8 +217,12 @@ impl Waiting {
 
 impl Born {
     fn live(self, started: Started, run_dir: RunDir, claim: Claim) {
-        // First of all: somebody waits for its first instruction.
+        // First of all: somebody waits for its first instruction, and what is to be done
+        // here takes the processor it could run on.
         self.machine.resume();
+        if self.restored.is_some() {
+            self.machine.await_first_exit(FIRST_EXIT);
+        }
         let (tasks, received) = self.tasks;
         if let Err(error) = watch_starter(&started, tasks.clone()) {
             claim.abandon();

@@ -47,16 +47,30 @@ const PAGE: usize = 4096;
 /// Regions, or entries, fetched per call.
 const BATCH: usize = 512;
 
-/// The parts of `mapping`, a private mapping of a file, that differ from the file
-/// because this process wrote there: offsets in bytes, ascending, not touching.
-///
-/// # Errors
-/// When `/proc/self/pagemap` cannot be read.
-pub fn private_ranges(mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
-    let pagemap = File::open("/proc/self/pagemap")?;
-    match scan(&pagemap, mapping) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read_all(&pagemap, mapping),
-        result => result,
+/// The page tables of the process that opens it: a child made by `fork(2)` needs one of
+/// its own.
+#[derive(Debug)]
+pub struct Pagemap(File);
+
+impl Pagemap {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// When `/proc/self/pagemap` cannot be opened.
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/self/pagemap").map(Self)
+    }
+
+    /// The parts of `mapping`, a private mapping of a file, that differ from the file
+    /// because this process wrote there: offsets in bytes, ascending, not touching.
+    ///
+    /// # Errors
+    /// When the page tables cannot be read.
+    pub fn private_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+        match scan(&self.0, mapping) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read_all(&self.0, mapping),
+            result => result,
+        }
     }
 }
 
@@ -138,7 +152,8 @@ mod tests {
         let file = memfd::create("test", 64 * PAGE as u64).unwrap();
         let mut mapping = Mapping::reserve(64 * PAGE).unwrap();
         mapping.place_private(&file).unwrap();
-        assert_eq!(private_ranges(&mapping).unwrap(), []);
+        let pagemap = Pagemap::open().unwrap();
+        assert_eq!(pagemap.private_ranges(&mapping).unwrap(), []);
         for page in [0, 1, 7, 63] {
             // SAFETY: inside the mapping, which only this test uses.
             unsafe { mapping.base().add(page * PAGE).write_volatile(1) };
@@ -147,8 +162,7 @@ mod tests {
         // SAFETY: as above.
         let _ = unsafe { mapping.base().add(20 * PAGE).read_volatile() };
         let expected = [0..2, 7..8, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE);
-        assert_eq!(private_ranges(&mapping).unwrap(), expected);
-        let pagemap = File::open("/proc/self/pagemap").unwrap();
-        assert_eq!(read_all(&pagemap, &mapping).unwrap(), expected);
+        assert_eq!(pagemap.private_ranges(&mapping).unwrap(), expected);
+        assert_eq!(read_all(&pagemap.0, &mapping).unwrap(), expected);
     }
 }

@@ -119,18 +119,16 @@ pub(super) fn fork(
         }
     };
 
-    // From here on nobody waits for this thread.
-    owner.count_forks(request.count);
-    if owner.pool.is_none() {
-        owner.connect_to_pool();
-    }
+    // From here on the clones need the processors more than this thread does.
+    owner.info.forks += request.count;
     let tasks = owner.tasks.clone();
     when_born(owner, clones, times, reply, move |touched| {
         retire(aside);
-        if let Some(touched) = touched {
+        let primer = touched.map(|touched| {
             let image = state.ram.bounded(MOST_PRIMED);
-            let _ = tasks.send(Task::Prime(Primer { image, touched }, fds));
-        }
+            (Primer { image, touched }, fds)
+        });
+        let _ = tasks.send(Task::Forked(primer));
     })
 }
 

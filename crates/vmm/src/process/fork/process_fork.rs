@@ -10,7 +10,7 @@
 //!    with devices, eventfds, threads and locks of its own.
 
 use super::super::handover::{Birth, Started, Starter};
-use super::super::owner::Owner;
+use super::super::owner::{Owner, Task};
 use super::super::rundir::{Claim, RunDir};
 use super::super::vm_main::{Born, Waiting, live_as};
 use super::births::Births;
@@ -83,8 +83,12 @@ pub(super) fn fork(
         Strategy::ProcessFork,
         shells.collect(),
     );
-    owner.count_forks(request.count);
-    when_born(owner, clones, times, reply, |_| retire(aside))
+    owner.info.forks += request.count;
+    let tasks = owner.tasks.clone();
+    when_born(owner, clones, times, reply, move |_| {
+        retire(aside);
+        let _ = tasks.send(Task::Forked(None));
+    })
 }
 
 /// Claims names and makes all that can be made before there is a process. When

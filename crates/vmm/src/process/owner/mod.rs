@@ -58,8 +58,9 @@ pub(super) enum Task {
     MainEnded(Option<i32>),
     /// Whoever started the VM let it go its own way, and waits for our word.
     Released(Started),
-    /// Clones of the last fork have shown what the next ones will be like.
-    Prime(Primer, FdTable),
+    /// A fork is complete, or has failed; what its clones have shown of what the next
+    /// ones will be like.
+    Forked(Option<(Primer, FdTable)>),
     /// Whoever started the VM is gone.
     Abandoned,
     /// There is a pool.
@@ -184,7 +185,7 @@ impl Owner {
                 started.confirm_release(self.touched());
                 return self.released();
             }
-            Task::Prime(primer, fds) => self.prime_pool(primer, &fds),
+            Task::Forked(primer) => self.forked(primer),
             Task::Abandoned => {
                 return ControlFlow::Break(Ending::failed("nobody waits for it any more"));
             }
@@ -276,10 +277,14 @@ impl Owner {
         self.info.clone()
     }
 
-    /// Notes that clones were asked for.
-    pub(super) fn count_forks(&mut self, count: u32) {
-        self.info.forks += count;
+    /// What is left to do when a fork is over and nobody waits.
+    fn forked(&mut self, primer: Option<(Primer, FdTable)>) {
         self.keep();
+        let Some((primer, fds)) = primer else { return };
+        match self.pool {
+            Some(_) => self.prime_pool(primer, &fds),
+            None => self.connect_to_pool(),
+        }
     }
 
     fn keep(&self) {
