@@ -34,8 +34,8 @@ impl MainProgram {
 
     /// Keeps what an output has to give now.
     pub(crate) fn keep_output(&mut self, index: usize, scratch: &mut [u8]) {
-        if let (_, Outcome::Bytes(len)) = self.program.read(index, scratch) {
-            self.output.push(&scratch[..len]);
+        if let (source, Outcome::Bytes(len)) = self.program.read(index, scratch) {
+            self.output.push(source, &scratch[..len]);
         }
     }
 
@@ -43,8 +43,8 @@ impl MainProgram {
     pub(crate) fn settle(&mut self, scratch: &mut [u8]) {
         if self.program.status().is_some() && !self.complete {
             let output = &mut self.output;
-            self.complete = self.program.read_last_words(scratch, |_, bytes| {
-                output.push(bytes);
+            self.complete = self.program.read_last_words(scratch, |source, bytes| {
+                output.push(source, bytes);
                 true
             });
         }

@@ -241,9 +241,12 @@ impl Program {
         }
     }
 
-    /// Drops its input, what waits included: there is no host any more.
+    /// Ends its input, without what waits: there is no host any more.
     pub(crate) fn abandon_input(&mut self) {
-        self.stdin = None;
+        if let Some(stdin) = &mut self.stdin {
+            stdin.waiting.clear();
+        }
+        self.end_input();
     }
 
     /// Whether so much input waits that no more should be taken.

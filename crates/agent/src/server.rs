@@ -118,11 +118,8 @@ impl Guest {
         }
         self.machine.identify(identity, realtime_ns, shares)?;
         self.cid = Some(cid);
-        let main = self.main.as_ref();
         Ok(Answer::Reply(Reply::Identified {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            main_output: main.map_or(0, |main| main.output().end()),
-            main_running: main.is_some_and(|main| main.program.status().is_none()),
         }))
     }
 

@@ -333,7 +333,8 @@ fn obey(program: &mut Program, message: &Stream) {
         | Stream::Exited(_)
         | Stream::Data(_)
         | Stream::DataEnd
-        | Stream::Failed(_) => Ok(()),
+        | Stream::Failed(_)
+        | Stream::Skipped(_) => Ok(()),
     };
     if let Err(error) = result {
         log::error(format_args!(
@@ -371,9 +372,12 @@ fn follow(guest: &Guest, offset: &mut u64, connection: &mut Connection) -> Resul
         return Ok(false);
     };
     while connection.has_room() && *offset < main.output().end() {
-        let (bytes, next) = main.output().read(*offset, CHUNK);
-        connection.push(&Stream::Stdout(bytes))?;
-        *offset = next;
+        let part = main.output().read(*offset, CHUNK);
+        if part.skipped > 0 {
+            connection.push(&Stream::Skipped(part.skipped))?;
+        }
+        connection.push(&output(part.source, &part.bytes))?;
+        *offset += part.skipped + part.bytes.len() as u64;
     }
     match main.final_status() {
         Some(status) if *offset >= main.output().end() => {

@@ -19,7 +19,8 @@ fn a_programs_streams_are_kept_apart_and_its_status_is_told() {
         End {
             status: 7,
             stdout: b"out\n".to_vec(),
-            stderr: b"err\n".to_vec()
+            stderr: b"err\n".to_vec(),
+            ..End::default()
         }
     );
     assert!(talk.is_closed());

@@ -61,9 +61,10 @@ pub enum Request {
     /// no standard input.
     StartMain(Command),
     /// Stream the main program's output from this offset on (`None`: from now),
-    /// then its exit status.
+    /// then its exit status. What is not kept any more is [`Stream::Skipped`].
     FollowMain {
-        /// Bytes of output (stdout and stderr together) already seen.
+        /// Bytes of output (stdout and stderr together) already seen. A clone's output
+        /// goes on counting where its parent's was.
         from: Option<u64>,
     },
     /// Send a signal to the main program.
@@ -119,10 +120,6 @@ pub enum Reply {
     Identified {
         /// The agent's version, `CARGO_PKG_VERSION`.
         version: String,
-        /// Bytes of main-program output so far, to follow from.
-        main_output: u64,
-        /// Whether a main program was started and has not ended.
-        main_running: bool,
     },
     /// [`Stream`] messages follow.
     Streaming,
@@ -181,4 +178,7 @@ pub enum Stream {
     DataEnd,
     /// From the guest, last: it failed half-way.
     Failed(Failure),
+    /// From the guest, to who follows the main program: it wrote this many bytes more,
+    /// too many to be kept until now.
+    Skipped(u64),
 }

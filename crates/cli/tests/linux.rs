@@ -217,10 +217,10 @@ fn a_run_in_the_foreground_is_its_command() {
         args.extend(command);
         user.run(&args)
     };
-    let ended = run(&["sh", "-c", "echo $A; exit 3"]);
+    let ended = run(&["sh", "-c", "echo $A; echo err >&2; exit 3"]);
     assert_eq!(
         (ended.status, ended.stdout.as_str(), ended.stderr.as_str()),
-        (3, "1\n", "")
+        (3, "1\n", "err\n")
     );
     user.must_be_clean();
     assert!(run(&["nosuch"]).must_have_failed(127).contains("nosuch"));

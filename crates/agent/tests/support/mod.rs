@@ -132,6 +132,8 @@ pub(crate) struct End {
     pub(crate) status: i32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    /// Bytes that were not kept.
+    pub(crate) skipped: u64,
 }
 
 impl Talk {
@@ -175,6 +177,7 @@ impl Talk {
             match self.hear() {
                 Stream::Stdout(bytes) => end.stdout.extend(bytes),
                 Stream::Stderr(bytes) => end.stderr.extend(bytes),
+                Stream::Skipped(len) => end.skipped += len,
                 Stream::Exited(status) => {
                     end.status = status;
                     return end;

@@ -102,7 +102,9 @@ fn lines(dir: &VmDir) -> anyhow::Result<Receiver<String>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut text = String::new();
-        while let Ok(Some(Stream::Stdout(bytes))) = frame::read(&mut connection) {
+        while let Ok(Some(Stream::Stdout(bytes) | Stream::Stderr(bytes))) =
+            frame::read(&mut connection)
+        {
             text.push_str(&String::from_utf8_lossy(&bytes));
             while let Some((line, rest)) = text.split_once('\n') {
                 if sender.send(line.to_owned()).is_err() {

@@ -7,8 +7,9 @@ use std::io::{self, Write};
 /// Writes what a program wrote, where it wrote it.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    /// Bytes written so far, both streams together.
-    pub(crate) written: u64,
+    /// Bytes that it has written so far, both streams together, whether they were still
+    /// to be had or not.
+    pub(crate) passed: u64,
 }
 
 impl Output {
@@ -20,9 +21,13 @@ impl Output {
         let (bytes, result) = match message {
             Stream::Stdout(bytes) => (bytes, write_all(&mut io::stdout().lock(), bytes)),
             Stream::Stderr(bytes) => (bytes, write_all(&mut io::stderr().lock(), bytes)),
+            Stream::Skipped(len) => {
+                self.passed += len;
+                return Ok(true);
+            }
             _ => return Ok(false),
         };
-        self.written += bytes.len() as u64;
+        self.passed += bytes.len() as u64;
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
             written => Ok(written.map(|()| true)?),

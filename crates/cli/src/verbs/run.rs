@@ -240,7 +240,7 @@ fn follow(dir: &VmDir, interrupt: &Interrupt) -> anyhow::Result<u8> {
 fn follow_once(dir: &VmDir, output: &mut Output) -> anyhow::Result<Option<i32>> {
     let mut agent = Agent::connect(dir)?;
     agent.request(&Request::FollowMain {
-        from: Some(output.written),
+        from: Some(output.passed),
     })?;
     let mut connection = agent.into_stream();
     while let Some(message) = frame::read(&mut connection)? {

@@ -10,5 +10,6 @@ mod guest;
 mod identity;
 mod kills;
 mod load;
+mod output;
 mod time;
 mod witness;

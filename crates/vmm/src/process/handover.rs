@@ -60,6 +60,9 @@ pub(super) struct Birth {
     pub(super) identity: Identity,
     /// What the VM tells of itself at first.
     pub(super) info: VmInfo,
+    /// How much of its main program's output is in another's log already: its own log
+    /// goes on there.
+    pub(super) logged: u64,
 }
 
 /// From the process: how far it is.

@@ -9,15 +9,6 @@ use hyperfork_api::guest::{AGENT_PORT, Command, Reply, Request};
 use hyperfork_api::spec::Share;
 use std::time::Duration;
 
-/// What the agent confirmed.
-#[derive(Debug)]
-pub(super) struct Identified {
-    /// Bytes of main-program output so far.
-    pub(super) main_output: u64,
-    /// Whether a main program is running.
-    pub(super) main_running: bool,
-}
-
 /// Longest wait for one answer before the connection is tried anew: right after a
 /// fork the guest may reset it together with its parent's.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -35,7 +26,7 @@ pub(super) fn identify(
     vsock: &VsockHandle,
     identity: &Identity,
     shares: &[Share],
-) -> Result<Identified, AgentError> {
+) -> Result<(), AgentError> {
     let mut wait = FIRST_WAIT;
     loop {
         match attempt(vsock, identity, shares) {
@@ -49,11 +40,7 @@ pub(super) fn identify(
     }
 }
 
-fn attempt(
-    vsock: &VsockHandle,
-    identity: &Identity,
-    shares: &[Share],
-) -> Result<Identified, AgentError> {
+fn attempt(vsock: &VsockHandle, identity: &Identity, shares: &[Share]) -> Result<(), AgentError> {
     let mut agent = connect(vsock)?;
     agent
         .set_timeout(Some(ATTEMPT))
@@ -68,14 +55,7 @@ fn attempt(
             .collect(),
     };
     match agent.request(&request)? {
-        Reply::Identified {
-            main_output,
-            main_running,
-            ..
-        } => Ok(Identified {
-            main_output,
-            main_running,
-        }),
+        Reply::Identified { .. } => Ok(()),
         _ => Err(AgentError::Closed),
     }
 }

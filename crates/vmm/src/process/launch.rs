@@ -54,6 +54,7 @@ pub fn launch(run_dir: &RunDir, spec: &VmSpec) -> Result<Launch, LaunchError> {
             spec: spec.clone(),
             identity,
             info,
+            logged: 0,
         })
         .map_err(LaunchError::Process)?;
     Ok(Launch { starter })

@@ -94,7 +94,7 @@ pub(super) fn fork(
     let pool = owner.pool.take();
     let shells = Shells::order(owner, pool.as_ref(), &mut names, count)?;
 
-    let (capture, times) = match capture(owner, arrival) {
+    let (capture, logged, times) = match capture(owner, arrival) {
         Ok(captured) => captured,
         Err(error) => {
             shells.end();
@@ -109,7 +109,7 @@ pub(super) fn fork(
     let received = shells.receive(owner, &mut names, count);
     let begun = received.and_then(|(shells, pool_answers)| {
         owner.pool = pool.filter(|_| pool_answers);
-        begin(owner, shells, &state, &fds)
+        begin(owner, shells, logged, &state, &fds)
     });
     let clones = match begun {
         Ok(clones) => clones,
@@ -156,12 +156,15 @@ fn when_born(
     waiting.map(drop).map_err(ForkError::Process)
 }
 
-/// Stops the VM, captures it, and lets it go on as it was.
-fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), ForkError> {
+/// Stops the VM, captures it, and lets it go on as it was. With the capture comes how much
+/// of the main program's output is in the log at that moment.
+fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, u64, Times), ForkError> {
     let mut paused = owner.machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
     let capture = paused.capture();
+    // Before it goes on: what it writes from then on is none of its clones'.
+    let logged = owner.output.logged();
     match owner.info.state {
         VmState::Paused => paused.stay(),
         _ => drop(paused),
@@ -175,7 +178,7 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, Times), Fo
         pause_us: captured.us_since(since),
         image_us: capture.image_us,
     };
-    Ok((capture, times))
+    Ok((capture, logged, times))
 }
 
 fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {
@@ -189,10 +192,11 @@ fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {
 fn begin(
     owner: &Owner,
     shells: Vec<Shell>,
+    logged: u64,
     state: &MachineState,
     fds: &FdTable,
 ) -> Result<Births, ForkError> {
-    let births = births_of(owner, &shells);
+    let births = births_of(owner, &shells, logged);
     let clones = Births::new(owner.info.name.clone(), Strategy::Image, shells);
     let handed_over = births.and_then(|births| {
         let state = Encoded::new(state, fds).map_err(ForkError::Process)?;
@@ -208,16 +212,16 @@ fn begin(
 }
 
 /// What each process is to become.
-fn births_of(owner: &Owner, shells: &[Shell]) -> Result<Vec<Birth>, ForkError> {
+fn births_of(owner: &Owner, shells: &[Shell], logged: u64) -> Result<Vec<Birth>, ForkError> {
     let names = shells.iter().map(|shell| shell.starter.dir.name());
     names
         .zip(1..)
-        .map(|(name, index)| birth_of(owner, name, index))
+        .map(|(name, index)| birth_of(owner, name, index, logged))
         .collect()
 }
 
-/// What clone number `index` of the owner's VM is to become.
-fn birth_of(owner: &Owner, name: &VmName, index: u32) -> Result<Birth, ForkError> {
+/// What clone number `index` of the owner's VM is to become; `logged` as in [`Birth`].
+fn birth_of(owner: &Owner, name: &VmName, index: u32, logged: u64) -> Result<Birth, ForkError> {
     let mut spec = owner.spec.clone();
     spec.name = name.clone();
     let identity =
@@ -228,6 +232,7 @@ fn birth_of(owner: &Owner, name: &VmName, index: u32) -> Result<Birth, ForkError
         spec,
         identity,
         info,
+        logged,
     })
 }
 

@@ -101,7 +101,7 @@ fn conceive(owner: &Owner, request: &Fork) -> Result<(Vec<Unborn>, Vec<Starter>)
         let (ours, socket) = UnixStream::pair().map_err(ForkError::Process)?;
         starters.push(Starter::taken(ours, claim.dir.clone()));
         unborn.push(Unborn {
-            birth: birth_of(owner, claim.dir.name(), index)?,
+            birth: birth_of(owner, claim.dir.name(), index, 0)?,
             log: claim.dir.create(&claim.dir.monitor_log())?,
             claim,
             socket,
@@ -127,12 +127,14 @@ fn fork_each(
     let mut paused = owner.machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
+    let logged = owner.output.logged();
     let forked = match paused.capture_for_children() {
         Err(error) => Err(capture_failed(&owner.info.name, &error)),
         Ok(mut capture) => {
             let captured = Monotonic::now();
-            let clones = unborn.into_iter().map(|clone| {
+            let clones = unborn.into_iter().map(|mut clone| {
                 let began = Monotonic::now();
+                clone.birth.logged = logged;
                 clone.fork(&owner.run_dir, &mut paused, &mut capture)?;
                 Ok(began)
             });

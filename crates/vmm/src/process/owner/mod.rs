@@ -18,9 +18,9 @@ mod requests;
 mod signals;
 
 use super::control::{Asked, Pending};
+use super::follow::MainOutput;
 use super::fork;
 use super::handover::{Birth, Progress, Started, Steps};
-use super::identify::Identified;
 use super::pool::Pool;
 use super::record;
 use super::rundir::{Claim, RunDir};
@@ -53,7 +53,7 @@ pub(super) enum Task {
     /// The fork that the guest asked for is complete, or failed for this reason.
     GuestForked(Result<ForkReport, String>),
     /// The guest knows who it is (and runs its main program), or will never.
-    Identified(Result<Identified, NotReady>),
+    Identified(Result<(), NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
     MainEnded(Option<i32>),
     /// Whoever started the VM let it go its own way, and waits for our word.
@@ -79,7 +79,7 @@ pub(super) struct Owner {
     pub(super) pool: Option<Pool>,
     claim: Claim,
     console: Log,
-    output: Log,
+    pub(super) output: MainOutput,
     pub(super) tasks: Sender<Task>,
     pending: Pending,
     /// Until the VM is ready: who waits for that.
@@ -119,6 +119,7 @@ impl Owner {
             spec,
             identity,
             mut info,
+            logged,
         } = parts.birth;
         info.pid = Some(std::process::id());
         Self {
@@ -130,7 +131,7 @@ impl Owner {
             pool: None,
             claim: parts.claim,
             console: parts.console,
-            output: parts.output,
+            output: MainOutput::new(parts.output, logged),
             tasks: parts.tasks,
             pending: parts.pending,
             started: Some(parts.started),
@@ -178,7 +179,7 @@ impl Owner {
                 }
             }
             Task::GuestForked(result) => self.guest_forked(result),
-            Task::Identified(Ok(identified)) => self.ready(Some(identified)),
+            Task::Identified(Ok(())) => self.ready(),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
             Task::Released(started) => {
@@ -252,7 +253,7 @@ impl Owner {
             }));
         }
         if self.started.is_some() && self.readiness() == Readiness::FirstExit {
-            self.ready(None);
+            self.ready();
         }
     }
 

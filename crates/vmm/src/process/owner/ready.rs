@@ -2,9 +2,8 @@
 //! speak to the VM.
 
 use super::super::agent::AgentError;
-use super::super::follow::follow_main;
 use super::super::handover::Progress;
-use super::super::identify::{self, Identified};
+use super::super::identify;
 use super::super::pool::Pool;
 use super::ending::Ending;
 use super::{Owner, Task};
@@ -71,13 +70,10 @@ impl Owner {
                 Err(error) => Err(NotReady::Failed(format!(
                     "the guest did not become ready: {error}"
                 ))),
-                Ok(identified) => match command {
-                    None => Ok(identified),
+                Ok(()) => match command {
+                    None => Ok(()),
                     Some(command) => match identify::start_main(&vsock, &command) {
-                        Ok(()) => Ok(Identified {
-                            main_output: 0,
-                            main_running: true,
-                        }),
+                        Ok(()) => Ok(()),
                         Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
                         Err(error) => Err(NotReady::Failed(error.to_string())),
                     },
@@ -87,7 +83,7 @@ impl Owner {
     }
 
     /// The VM is what it should be: from here on it may be spoken to.
-    pub(super) fn ready(&mut self, identified: Option<Identified>) {
+    pub(super) fn ready(&mut self) {
         let Some(started) = self.started.take() else {
             return;
         };
@@ -113,18 +109,21 @@ impl Owner {
         if self.identity.generation == 0 {
             self.connect_to_pool();
         }
-        if let (
-            Some(Identified {
-                main_output,
-                main_running: true,
-            }),
-            Some(vsock),
-        ) = (identified, self.machine.vsock().cloned())
+        self.follow_main();
+    }
+
+    /// Has the main program followed, if there is one. In a clone it may have ended before
+    /// the agent knew who it is; that is then all there is to follow.
+    fn follow_main(&self) {
+        if let Guest::Linux(LinuxGuest {
+            agent: true,
+            command: Some(_),
+            ..
+        }) = &self.spec.guest
+            && let Some(vsock) = self.machine.vsock().cloned()
         {
             let output = self.output.clone();
-            self.in_background("follow", move || {
-                Task::MainEnded(follow_main(&vsock, main_output, &output))
-            });
+            self.in_background("follow", move || Task::MainEnded(output.follow(&vsock)));
         }
     }
 

@@ -45,7 +45,7 @@ impl Owner {
             step = self.work_is_done(code as i32);
         }
         if by_message {
-            self.ready(None);
+            self.ready();
         }
         if let Message::Fork { clones, .. } = message {
             match self.released {
