@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// How long the guest may take to boot.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long it may take from its last word to its halt.
+const TO_HALT: Duration = Duration::from_millis(100);
+
 /// A captured machine.
 pub(crate) struct Template {
     host: Host,
@@ -68,6 +71,8 @@ impl Template {
         let mut machine = Machine::boot(shell, &host, &spec, &identity, &backends, tell)?;
         machine.resume();
         await_ready(&events)?;
+        // It halts after its word, as the parents of forks have when they are forked.
+        std::thread::sleep(TO_HALT);
         let capture = machine.pause().capture()?;
         drop(machine);
         capture
@@ -91,6 +96,7 @@ impl Template {
         let mut blank = Blank::new(&self.host, &self.shape)?;
         // What KVM makes only when a vCPU runs is there afterwards.
         blank.become_clone(self)?;
+        blank.vcpus[0].complete();
         blank
             .ram
             .prime(&self.image, &[])

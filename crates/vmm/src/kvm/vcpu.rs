@@ -143,11 +143,16 @@ impl Vcpu {
         regs.rip = 0;
         self.fd.set_regs(&regs).map_err(call("KVM_SET_REGS"))?;
         self.fd.run().map_err(call("KVM_RUN"))?;
-        // Completes the instruction, and enters the guest no more.
+        self.complete();
+        Ok(())
+    }
+
+    /// Completes the instruction that the guest came out with, and enters it no more.
+    /// Without this, KVM completes it at the next run, whatever state has been set since.
+    pub fn complete(&mut self) {
         *self.immediate_exit() = 1;
         let _ = self.fd.run();
         *self.immediate_exit() = 0;
-        Ok(())
     }
 
     /// The byte that makes the next `KVM_RUN` return at once.

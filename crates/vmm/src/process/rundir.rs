@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run dir>/.shells/             processes that are no VM yet, each with a directory
-//!           .pool/               the process that keeps some in stock (see pool)
+//!           .pool/               the processes that keep some in stock (see pool)
 //! <run dir>/<name>/lock          held by the VM's process as long as it lives
 //!                  info.json     what the VM last told about itself
 //!                  control.sock  its control socket
@@ -82,6 +82,9 @@ pub enum RunDirError {
 
 /// The directory of those without a name.
 const SHELLS: &str = ".shells";
+
+/// Where pools are, each in a directory of its own.
+const POOLS: &str = ".pool";
 
 /// Longest socket path, without its NUL (`sockaddr_un`).
 const SOCKET_PATH_MAX: usize = 107;
@@ -216,9 +219,19 @@ impl RunDir {
         self.0.join(SHELLS)
     }
 
-    /// The directory of the pool.
+    /// The directory of this program's pool. Another version of it, which may be installed
+    /// while VMs live, is another file, and has a pool of its own: the two would not
+    /// understand each other.
     pub(super) fn pool(&self) -> PathBuf {
-        self.0.join(".pool")
+        let program = fs::metadata("/proc/self/exe").map_or(0, |meta| meta.ino());
+        self.0.join(POOLS).join(format!("{program:x}"))
+    }
+
+    /// Removes the pool's directory, which has nothing of use in it any more.
+    pub(super) fn remove_pool(&self) {
+        let _ = fs::remove_dir_all(self.pool());
+        // Succeeds only when there is no other.
+        let _ = fs::remove_dir(self.0.join(POOLS));
     }
 
     /// Removes what killed processes left of shells.

@@ -2,7 +2,7 @@
 
 use super::super::handover::{Progress, Starter};
 use super::super::rundir::RunDir;
-use super::stock::{Policy, QUIET};
+use super::stock::{Client, Policy, QUIET, Shelf};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
 use std::cmp::Reverse;
@@ -20,14 +20,9 @@ pub(super) struct Stock {
     begun: Instant,
 }
 
-/// One connection, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Client(pub(super) u64);
-
-/// What shells of a shape are made ready for: the line of the client that forked last.
+/// What the shells on a shelf are made ready for.
 #[derive(Debug)]
 struct Priming {
-    client: Client,
     primer: Primer,
     fds: FdTable,
     /// Counts primings, so that a shell can tell which it has had.
@@ -38,15 +33,15 @@ struct Priming {
 #[derive(Debug)]
 struct Shell {
     starter: Starter,
-    /// The last priming it was given, and for whom.
-    primed: Option<(Client, u64)>,
+    /// The last priming it was given.
+    primed: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Inner {
     policy: Policy,
-    shells: HashMap<Shape, Vec<Shell>>,
-    primings: HashMap<Shape, Priming>,
+    shells: HashMap<Shelf, Vec<Shell>>,
+    primings: HashMap<Shelf, Priming>,
     /// Primings so far.
     primed: u64,
     connections: usize,
@@ -94,27 +89,27 @@ impl Stock {
         let mut inner = self.inner();
         inner.connections -= 1;
         if let Some(shape) = kept {
-            inner.policy.disinterest(shape);
+            inner.policy.disinterest(shape, client);
             // What was made ready for it has its memory.
-            inner.primings.retain(|_, priming| priming.client != client);
-            let shells = inner.shells.entry(shape.clone()).or_default();
-            shells.retain(|shell| shell.primed.is_none_or(|(by, _)| by != client));
+            let own = Shelf::of(client, shape);
+            inner.primings.remove(&own);
+            inner.shells.remove(&own);
         }
         inner.idle = self.begun.elapsed();
         self.changed.notify_all();
     }
 
-    /// Has shells of this shape made ready for a client's line, when there is time.
+    /// Has a client's shells made ready for clones of its line, when there is time.
     pub(super) fn prime(&self, shape: &Shape, client: Client, primer: Primer, fds: FdTable) {
         let mut inner = self.inner();
         inner.primed += 1;
+        let number = inner.primed;
         let priming = Priming {
-            client,
             primer,
             fds,
-            number: inner.primed,
+            number,
         };
-        inner.primings.insert(shape.clone(), priming);
+        inner.primings.insert(Shelf::of(client, shape), priming);
         self.changed.notify_all();
     }
 
@@ -123,7 +118,8 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// Up to `count` shells, at once; those made ready for the client first.
+    /// Up to `count` shells, at once: those made ready for the client first, then those
+    /// for anybody, then other clients'.
     pub(super) fn take(
         &self,
         shape: &Shape,
@@ -132,17 +128,15 @@ impl Stock {
     ) -> (Vec<Starter>, usize) {
         let now = self.begun.elapsed();
         let mut inner = self.inner();
-        inner.policy.wanted(shape, count, now);
+        inner.policy.forked(shape, client, count, now);
         inner.taken = now;
-        let shells = inner.shells.entry(shape.clone()).or_default();
-        shells.sort_by_key(|shell| match shell.primed {
-            Some((by, number)) if by == client => (0, Reverse(number)),
-            Some(_) => (2, Reverse(0)),
-            None => (1, Reverse(0)),
-        });
-        let taken = shells.drain(..count.min(shells.len()));
-        let taken = taken.map(|shell| shell.starter).collect();
-        let left = shells.len();
+        let own = Shelf::of(client, shape);
+        let mut taken = inner.take_from(&own, count);
+        taken.extend(inner.take_from(&Shelf::anybodys(shape), count - taken.len()));
+        for shelf in inner.others(&own) {
+            taken.extend(inner.take_from(&shelf, count - taken.len()));
+        }
+        let left = inner.count(&own);
         self.changed.notify_all();
         (taken, left)
     }
@@ -156,9 +150,10 @@ impl Stock {
             .wanted(shape, count.div_ceil(2), self.begun.elapsed());
         inner.trouble = None;
         self.changed.notify_all();
+        let shelf = Shelf::anybodys(shape);
         loop {
-            let have = inner.count(shape);
-            let target = inner.target(shape, self.begun.elapsed());
+            let have = inner.count(&shelf);
+            let target = inner.target(&shelf, self.begun.elapsed());
             if have >= count.min(target) || inner.trouble.is_some() {
                 return have;
             }
@@ -183,15 +178,15 @@ impl Stock {
                     drop(surplus);
                     self.inner()
                 }
-                Some(shape) => {
-                    let empty = inner.count(&shape) == 0;
+                Some(shelf) => {
+                    let empty = inner.count(&Shelf::anybodys(&shelf.shape)) == 0;
                     let quiet = (inner.taken + QUIET).saturating_sub(now);
                     if !empty && !quiet.is_zero() {
                         self.wait(inner, quiet)
                     } else {
                         drop(inner);
-                        let built = shell(run_dir, &shape);
-                        self.put(shape, built)
+                        let built = shell(run_dir, &shelf.shape);
+                        self.put(shelf, built)
                     }
                 }
                 None if inner.connections == 0 => self.wait(inner, IDLE),
@@ -207,10 +202,10 @@ impl Stock {
         }
     }
 
-    fn put(&self, shape: Shape, built: Result<Starter, String>) -> MutexGuard<'_, Inner> {
+    fn put(&self, shelf: Shelf, built: Result<Starter, String>) -> MutexGuard<'_, Inner> {
         let mut inner = self.inner();
         match built {
-            Ok(starter) => inner.shells.entry(shape).or_default().push(Shell {
+            Ok(starter) => inner.shells.entry(shelf).or_default().push(Shell {
                 starter,
                 primed: None,
             }),
@@ -236,34 +231,53 @@ impl Stock {
 }
 
 impl Inner {
-    fn count(&self, shape: &Shape) -> usize {
-        self.shells.get(shape).map_or(0, Vec::len)
+    fn count(&self, shelf: &Shelf) -> usize {
+        self.shells.get(shelf).map_or(0, Vec::len)
     }
 
-    fn target(&self, shape: &Shape, now: Duration) -> usize {
+    /// The other clients' shelves of the same shape, the fullest first.
+    fn others(&self, own: &Shelf) -> Vec<Shelf> {
+        let same = |shelf: &&Shelf| shelf.shape == own.shape && *shelf != own;
+        let mut others: Vec<_> = self.shells.keys().filter(same).cloned().collect();
+        others.sort_by_key(|shelf| Reverse(self.count(shelf)));
+        others
+    }
+
+    /// Up to `count` from one shelf, those that were made ready last first.
+    fn take_from(&mut self, shelf: &Shelf, count: usize) -> Vec<Starter> {
+        let Some(shells) = self.shells.get_mut(shelf) else {
+            return Vec::new();
+        };
+        shells.sort_by_key(|shell| Reverse(shell.primed));
+        let taken = shells.drain(..count.min(shells.len()));
+        taken.map(|shell| shell.starter).collect()
+    }
+
+    fn target(&self, shelf: &Shelf, now: Duration) -> usize {
         let targets = self.policy.targets(now);
-        let found = targets.into_iter().find(|(of, _)| of == shape);
+        let found = targets.into_iter().find(|(of, _)| of == shelf);
         found.map_or(0, |(_, target)| target)
     }
 
-    /// A shape of which there are not enough: that with the fewest.
-    fn missing(&self, now: Duration) -> Option<Shape> {
+    /// A shelf on which there are not enough: that with the fewest.
+    fn missing(&self, now: Duration) -> Option<Shelf> {
         let targets = self.policy.targets(now).into_iter();
-        let missing = targets.filter(|(shape, target)| self.count(shape) < *target);
-        let fewest = missing.min_by_key(|(shape, _)| self.count(shape));
-        fewest.map(|(shape, _)| shape)
+        let missing = targets.filter(|(shelf, target)| self.count(shelf) < *target);
+        let fewest = missing.min_by_key(|(shelf, _)| self.count(shelf));
+        fewest.map(|(shelf, _)| shelf)
     }
 
     /// Has one shell made ready that is not; whether there was one.
     fn prime_one(&mut self) -> bool {
-        for (shape, priming) in &self.primings {
-            let mark = Some((priming.client, priming.number));
-            let shells = self.shells.entry(shape.clone()).or_default();
-            if let Some(shell) = shells.iter_mut().find(|shell| shell.primed != mark) {
-                // One that cannot be has ended, which whoever takes it will notice.
-                let _ = shell.starter.prime(priming.primer.clone(), &priming.fds);
-                shell.primed = mark;
-                return true;
+        for (shelf, priming) in &self.primings {
+            let shells = self.shells.get_mut(shelf).into_iter().flatten();
+            for shell in shells {
+                if shell.primed != Some(priming.number) {
+                    // One that cannot be has ended, which whoever takes it will notice.
+                    let _ = shell.starter.prime(priming.primer.clone(), &priming.fds);
+                    shell.primed = Some(priming.number);
+                    return true;
+                }
             }
         }
         false
@@ -273,10 +287,11 @@ impl Inner {
     fn surplus(&mut self, now: Duration) -> Vec<Shell> {
         let targets: HashMap<_, _> = self.policy.targets(now).into_iter().collect();
         let mut surplus = Vec::new();
-        for (shape, shells) in &mut self.shells {
-            let target = targets.get(shape).copied().unwrap_or(0);
+        for (shelf, shells) in &mut self.shells {
+            let target = targets.get(shelf).copied().unwrap_or(0);
             surplus.extend(shells.drain(target.min(shells.len())..));
         }
+        self.shells.retain(|_, shells| !shells.is_empty());
         surplus
     }
 }

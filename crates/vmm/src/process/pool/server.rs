@@ -3,7 +3,8 @@
 use super::super::handover::{receive, send};
 use super::super::rundir::RunDir;
 use super::super::signals::reap_children;
-use super::builder::{Client, Stock};
+use super::builder::Stock;
+use super::stock::Client;
 use super::{Answer, Request, most, socket};
 use crate::sys::fds::FdTable;
 use rustix::fs::{FlockOperation, flock};
@@ -49,7 +50,7 @@ fn serve(run_dir: &RunDir) -> io::Result<()> {
     // Nobody is connected. Whoever comes now finds no socket and starts another pool,
     // which waits for nothing: the lock goes with this process's directory.
     let _ = fs::remove_file(&path);
-    let _ = fs::remove_dir_all(run_dir.pool());
+    run_dir.remove_pool();
     drop(stock);
     run_dir.sweep_shells();
     Ok(())

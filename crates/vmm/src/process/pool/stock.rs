@@ -1,12 +1,24 @@
-//! How many shells to keep: a pure policy. Time is an argument.
+//! How many shells to keep on which shelf: a pure policy. Time is an argument.
 
 use crate::snapshot::Shape;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What was wanted of one shape, and how much of it to keep in stock.
+/// One connection, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Client(pub(super) u64);
+
+/// Where shells wait that are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Shelf {
+    pub(super) shape: Shape,
+    /// For whose clones they are made ready; for anybody's if `None`.
+    pub(super) line: Option<Client>,
+}
+
+/// What was wanted from one shelf, and how much of it to keep in stock.
 #[derive(Debug, Default)]
-pub(super) struct Demand {
+struct Demand {
     /// Connections that may want some.
     interested: usize,
     /// The most that was wanted lately.
@@ -15,84 +27,117 @@ pub(super) struct Demand {
     at: Duration,
 }
 
-/// All shapes' demand.
+/// All shelves' demand.
 #[derive(Debug)]
 pub(super) struct Policy {
     most: usize,
-    shapes: HashMap<Shape, Demand>,
+    shelves: HashMap<Shelf, Demand>,
 }
 
 /// Kept for whoever may fork one day.
-const ALWAYS: usize = 2;
+const FOR_ANYBODY: usize = 2;
+/// Kept for who has forked once and may again.
+const FOR_A_LINE: usize = 1;
 /// Demand is forgotten by half after each such time.
 const MEMORY: Duration = Duration::from_secs(30);
 /// A fork is left alone this long before the stock is filled up again: building takes
 /// what processors the new clones need. Unless nothing is left.
 pub(super) const QUIET: Duration = Duration::from_millis(30);
 
+impl Shelf {
+    /// That of a shape's shells which are nobody's in particular.
+    pub(super) fn anybodys(shape: &Shape) -> Self {
+        let shape = shape.clone();
+        Self { shape, line: None }
+    }
+
+    /// That of a shape's shells which are made ready for clones of one client's VM.
+    pub(super) fn of(client: Client, shape: &Shape) -> Self {
+        Self {
+            line: Some(client),
+            ..Self::anybodys(shape)
+        }
+    }
+}
+
 impl Policy {
     /// Never more than `most` in all.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            shapes: HashMap::new(),
+            shelves: HashMap::new(),
         }
     }
 
     /// Somebody may want shells of this shape.
     pub(super) fn interest(&mut self, shape: &Shape) {
-        self.demand(shape).interested += 1;
+        self.demand(Shelf::anybodys(shape)).interested += 1;
     }
 
     /// And does no more.
-    pub(super) fn disinterest(&mut self, shape: &Shape) {
-        let demand = self.demand(shape);
+    pub(super) fn disinterest(&mut self, shape: &Shape, client: Client) {
+        let demand = self.demand(Shelf::anybodys(shape));
         demand.interested = demand.interested.saturating_sub(1);
+        self.shelves.remove(&Shelf::of(client, shape));
     }
 
-    /// So many were wanted at once.
+    /// So many were wanted at once, of nobody in particular.
     pub(super) fn wanted(&mut self, shape: &Shape, count: usize, now: Duration) {
-        let demand = self.demand(shape);
-        demand.wanted = demand.wanted_at(now).max(count);
-        demand.at = now;
+        self.demand(Shelf::anybodys(shape)).wanted(count, now);
     }
 
-    /// How many shells of each shape should be in stock.
-    pub(super) fn targets(&self, now: Duration) -> Vec<(Shape, usize)> {
+    /// So many were wanted at once for clones of one client's VM.
+    pub(super) fn forked(&mut self, shape: &Shape, client: Client, count: usize, now: Duration) {
+        let demand = self.demand(Shelf::of(client, shape));
+        demand.interested = 1;
+        demand.wanted(count, now);
+    }
+
+    /// How many shells should be on each shelf.
+    pub(super) fn targets(&self, now: Duration) -> Vec<(Shelf, usize)> {
         let mut left = self.most;
         let mut targets: Vec<_> = self
-            .shapes
+            .shelves
             .iter()
-            .map(|(shape, demand)| (shape, demand.at, demand.target(now)))
+            .map(|(shelf, demand)| (shelf, demand.at, demand.target(shelf, now)))
             .collect();
         // What was wanted last comes first when there is not enough for all.
         targets.sort_by_key(|&(_, at, _)| std::cmp::Reverse(at));
         targets
             .into_iter()
-            .map(|(shape, _, target)| {
+            .map(|(shelf, _, target)| {
                 let target = target.min(left);
                 left -= target;
-                (shape.clone(), target)
+                (shelf.clone(), target)
             })
             .collect()
     }
 
-    fn demand(&mut self, shape: &Shape) -> &mut Demand {
-        self.shapes.entry(shape.clone()).or_default()
+    fn demand(&mut self, shelf: Shelf) -> &mut Demand {
+        self.shelves.entry(shelf).or_default()
     }
 }
 
 impl Demand {
+    fn wanted(&mut self, count: usize, now: Duration) {
+        self.wanted = self.wanted_at(now).max(count);
+        self.at = now;
+    }
+
     fn wanted_at(&self, now: Duration) -> usize {
         let halvings = now.saturating_sub(self.at).as_secs() / MEMORY.as_secs();
         self.wanted.checked_shr(halvings as u32).unwrap_or(0)
     }
 
     /// Twice what was wanted, for the next one may come before the stock is full again.
-    fn target(&self, now: Duration) -> usize {
+    fn target(&self, shelf: &Shelf, now: Duration) -> usize {
+        let least = match shelf.line {
+            None => FOR_ANYBODY,
+            Some(_) => FOR_A_LINE,
+        };
         match self.interested {
             0 => 0,
-            _ => ALWAYS.max(2 * self.wanted_at(now)),
+            _ => least.max(2 * self.wanted_at(now)),
         }
     }
 }
@@ -111,9 +156,9 @@ mod tests {
         }
     }
 
-    fn target(policy: &Policy, shape: &Shape, seconds: u64) -> usize {
+    fn target(policy: &Policy, shelf: &Shelf, seconds: u64) -> usize {
         let targets = policy.targets(Duration::from_secs(seconds));
-        let found = targets.iter().find(|(of, _)| of == shape);
+        let found = targets.iter().find(|(of, _)| of == shelf);
         found.map_or(0, |&(_, target)| target)
     }
 
@@ -121,13 +166,29 @@ mod tests {
     fn the_stock_follows_demand_up_at_once_and_down_slowly() {
         let mut policy = Policy::new(100);
         let one = shape(1);
-        assert_eq!(target(&policy, &one, 0), 0);
+        let shelf = Shelf::anybodys(&one);
+        assert_eq!(target(&policy, &shelf, 0), 0);
         policy.interest(&one);
-        assert_eq!(target(&policy, &one, 0), 2);
+        assert_eq!(target(&policy, &shelf, 0), 2);
         policy.wanted(&one, 8, Duration::from_secs(1));
-        assert_eq!(target(&policy, &one, 2), 16);
-        assert_eq!(target(&policy, &one, 32), 8);
-        assert_eq!(target(&policy, &one, 1000), 2);
+        assert_eq!(target(&policy, &shelf, 2), 16);
+        assert_eq!(target(&policy, &shelf, 32), 8);
+        assert_eq!(target(&policy, &shelf, 1000), 2);
+    }
+
+    #[test]
+    fn who_has_forked_has_shells_of_its_own_until_it_is_gone() {
+        let mut policy = Policy::new(100);
+        let (one, client) = (shape(1), Client(7));
+        let own = Shelf::of(client, &one);
+        policy.interest(&one);
+        assert_eq!(target(&policy, &own, 0), 0);
+        policy.forked(&one, client, 3, Duration::from_secs(1));
+        assert_eq!(target(&policy, &own, 2), 6);
+        assert_eq!(target(&policy, &Shelf::anybodys(&one), 2), 2);
+        assert_eq!(target(&policy, &own, 1000), 1);
+        policy.disinterest(&one, client);
+        assert_eq!(target(&policy, &own, 1000), 0);
     }
 
     #[test]
@@ -136,20 +197,22 @@ mod tests {
         let one = shape(1);
         policy.interest(&one);
         policy.wanted(&one, 8, Duration::ZERO);
-        policy.disinterest(&one);
-        assert_eq!(target(&policy, &one, 0), 0);
+        policy.disinterest(&one, Client(0));
+        assert_eq!(target(&policy, &Shelf::anybodys(&one), 0), 0);
     }
 
     proptest! {
         #[test]
         fn there_are_never_more_than_allowed_in_all(
             most in 0usize..50,
-            wants in prop::collection::vec((1u8..5, 0usize..100, 0u64..200), 0..20),
+            wants in prop::collection::vec((1u8..5, 0u64..3, 0usize..100, 0u64..200), 0..20),
         ) {
             let mut policy = Policy::new(most);
-            for &(cpus, count, at) in &wants {
+            for &(cpus, client, count, at) in &wants {
+                let at = Duration::from_secs(at);
                 policy.interest(&shape(cpus));
-                policy.wanted(&shape(cpus), count, Duration::from_secs(at));
+                policy.wanted(&shape(cpus), count, at);
+                policy.forked(&shape(cpus), Client(client), count, at);
             }
             let all: usize = policy
                 .targets(Duration::from_secs(200))
