@@ -2,6 +2,7 @@
 
 use crate::program::{Outcome, Program};
 use crate::ring::Ring;
+use hyperfork_api::frame::CHUNK;
 
 /// A main program that was started, running or not.
 #[derive(Debug)]
@@ -37,6 +38,22 @@ impl MainProgram {
         if let (source, Outcome::Bytes(len)) = self.program.read(index, scratch) {
             self.output.push(source, &scratch[..len]);
         }
+    }
+
+    /// Keeps all that it has written by now, and tells how much that is.
+    pub(crate) fn keep_all(&mut self) -> u64 {
+        // It may write as fast as it is read.
+        let enough = self.output.end() + Ring::CAPACITY as u64;
+        let mut scratch = vec![0; CHUNK];
+        let mut index = 0;
+        while index < self.program.outputs().count() && self.output.end() < enough {
+            match self.program.read(index, &mut scratch) {
+                (source, Outcome::Bytes(len)) => self.output.push(source, &scratch[..len]),
+                (_, Outcome::Nothing) => index += 1,
+                (_, Outcome::End) => {}
+            }
+        }
+        self.output.end()
     }
 
     /// Once it has ended: keeps what it left behind.

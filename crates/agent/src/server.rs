@@ -95,6 +95,10 @@ impl Guest {
                 None => Err(no_main()),
             },
             Request::SignalMain(signal) => self.signal_main(signal),
+            Request::CountMain => match &mut self.main {
+                Some(main) => Ok(Answer::Reply(Reply::Counted(main.keep_all()))),
+                None => Err(no_main()),
+            },
             Request::CopyIn { path } => self.copy(Copy::In(path)),
             Request::CopyOut { path } => self.copy(Copy::Out(path)),
             Request::Ping | Request::Identify { .. } | Request::PowerOff => {

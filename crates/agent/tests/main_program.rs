@@ -62,6 +62,28 @@ fn it_runs_on_with_a_follower_that_does_not_read() {
 }
 
 #[test]
+fn what_it_has_written_is_counted_and_then_there_for_whoever_follows() {
+    let agent = Agent::start();
+    let written = agent.path("written");
+    let script = format!(
+        "trap 'exit 0' TERM; head -c 300000 /dev/zero; echo > {}; sleep 1000 & wait",
+        written.display()
+    );
+    start(&agent, &script);
+    let talk = follow(&agent, Some(0));
+    wait_for(&written);
+    assert_eq!(
+        agent.ask(PARENT, &Request::CountMain),
+        Reply::Counted(300_000)
+    );
+    let late = follow(&agent, Some(0));
+    agent.ask(PARENT, &Request::SignalMain(libc::SIGTERM));
+    for mut talk in [talk, late] {
+        assert_eq!(talk.end().stdout.len(), 300_000);
+    }
+}
+
+#[test]
 fn signals_reach_it() {
     let agent = Agent::start();
     start(&agent, "echo ready; sleep 1000");

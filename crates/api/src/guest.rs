@@ -85,6 +85,9 @@ pub enum Request {
     Ping,
     /// Stop all programs, flush the disks and power off.
     PowerOff,
+    /// Tell how much the main program has written by now, stdout and stderr together.
+    /// Whoever follows it gets that much.
+    CountMain,
 }
 
 /// A program to run.
@@ -125,6 +128,8 @@ pub enum Reply {
     Streaming,
     /// It could not be done.
     Failed(Failure),
+    /// So many bytes.
+    Counted(u64),
 }
 
 /// Why the agent could not do something.

@@ -225,7 +225,8 @@ fn hf_fork_survives_that_its_output_was_left_behind_with_the_parent() {
 #[test]
 fn a_main_program_that_forks_at_once_has_what_it_said_in_the_logs() {
     let user = User::new();
-    let script = "k=$(hf-fork 2); echo I am $k; hf-done $((k + 10)); echo and go on; sleep 1000";
+    let script = "echo in time; k=$(hf-fork 2); echo I am $k; hf-done $((k + 10)); \
+         echo and go on; sleep 1000";
     boot(&user, &["--", "sh", "-c", script]);
     assert_eq!(result(&user, "p", 10), "running");
     for (vm, status) in [("p-1", 11), ("p-2", 12)] {
@@ -239,7 +240,7 @@ fn a_main_program_that_forks_at_once_has_what_it_said_in_the_logs() {
     eventually("more from p", || {
         user.ok(&["logs", "p"]).ends_with("go on\n")
     });
-    assert_eq!(user.ok(&["logs", "p"]), "I am 0\nand go on\n");
+    assert_eq!(user.ok(&["logs", "p"]), "in time\nI am 0\nand go on\n");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! still on its way to the parent's log is in both: nobody can tell when the program has
 //! written what is in a pipe.)
 
-use super::identify::connect;
+use super::identify::{connect, count_main};
 use crate::devices::log::Log;
 use crate::devices::virtio::vsock::VsockHandle;
 use hyperfork_api::frame;
@@ -36,6 +36,23 @@ impl MainOutput {
     /// those of VMs it stems from.
     pub(super) fn logged(&self) -> u64 {
         self.logged.load(Ordering::Relaxed)
+    }
+
+    /// Waits until what the program has written by now is logged: as long as more comes
+    /// in, for it is followed meanwhile.
+    pub(super) fn catch_up(&self, vsock: &VsockHandle) {
+        const STEP: Duration = Duration::from_millis(5);
+        const MOST_STEPS_IN_VAIN: u32 = 400;
+        let Ok(written) = count_main(vsock) else {
+            return;
+        };
+        let (mut logged, mut in_vain) = (self.logged(), 0);
+        while logged < written && in_vain < MOST_STEPS_IN_VAIN {
+            std::thread::sleep(STEP);
+            let now = self.logged();
+            in_vain = if now > logged { 0 } else { in_vain + 1 };
+            logged = now;
+        }
     }
 
     /// Follows until the program ends, and gives its exit status; `None` when the

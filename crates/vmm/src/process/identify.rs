@@ -69,6 +69,21 @@ pub(super) fn start_main(vsock: &VsockHandle, command: &Command) -> Result<(), A
     Ok(())
 }
 
+/// How much the main program has written by now.
+///
+/// # Errors
+/// [`AgentError`].
+pub(super) fn count_main(vsock: &VsockHandle) -> Result<u64, AgentError> {
+    let mut agent = connect(vsock)?;
+    agent
+        .set_timeout(Some(ATTEMPT))
+        .map_err(AgentError::Unreachable)?;
+    match agent.request(&Request::CountMain)? {
+        Reply::Counted(len) => Ok(len),
+        _ => Err(AgentError::Closed),
+    }
+}
+
 /// Asks the guest to power off. The answer is its end.
 pub(super) fn power_off(vsock: &VsockHandle) -> Result<(), AgentError> {
     connect(vsock)?.request(&Request::PowerOff)?;

@@ -50,6 +50,8 @@ pub(super) enum Task {
     Machine(Event),
     /// The guest has said something.
     Said(Unheard),
+    /// The guest has asked for so many clones, and what it had printed by then is logged.
+    ForkForGuest(u32),
     /// The fork that the guest asked for is complete, or failed for this reason.
     GuestForked(Result<ForkReport, String>),
     /// The guest knows who it is (and runs its main program), or will never.
@@ -178,6 +180,7 @@ impl Owner {
                     return self.message(message);
                 }
             }
+            Task::ForkForGuest(clones) => self.fork_for_guest_now(clones),
             Task::GuestForked(result) => self.guest_forked(result),
             Task::Identified(Ok(())) => self.ready(),
             Task::Identified(Err(why)) => return self.not_ready(why),

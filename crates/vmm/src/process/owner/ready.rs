@@ -115,16 +115,22 @@ impl Owner {
     /// Has the main program followed, if there is one. In a clone it may have ended before
     /// the agent knew who it is; that is then all there is to follow.
     fn follow_main(&self) {
-        if let Guest::Linux(LinuxGuest {
-            agent: true,
-            command: Some(_),
-            ..
-        }) = &self.spec.guest
-            && let Some(vsock) = self.machine.vsock().cloned()
-        {
+        if let (true, Some(vsock)) = (self.has_main(), self.machine.vsock().cloned()) {
             let output = self.output.clone();
             self.in_background("follow", move || Task::MainEnded(output.follow(&vsock)));
         }
+    }
+
+    /// Whether the VM has a main program, running or not.
+    pub(super) fn has_main(&self) -> bool {
+        matches!(
+            &self.spec.guest,
+            Guest::Linux(LinuxGuest {
+                agent: true,
+                command: Some(_),
+                ..
+            })
+        )
     }
 
     /// Has shells for clones of this VM kept in stock.

@@ -93,10 +93,15 @@ impl Owner {
             self.info.state = VmState::Running;
         }
         self.deadline = Some(Instant::now() + grace);
+        let output = self.has_main().then(|| self.output.clone());
         // Its answer is the guest's end; without one the deadline decides.
         let asked = thread::Builder::new()
             .name("power-off".into())
             .spawn(move || {
+                // Its last words are those before that, which may well be its result.
+                if let Some(output) = output {
+                    output.catch_up(&vsock);
+                }
                 if let Err(error) = identify::power_off(&vsock) {
                     eprintln!("the guest does not power off: {error}");
                 }

@@ -89,7 +89,22 @@ impl Owner {
         }
     }
 
+    /// First has what the guest's main program has printed before it asked logged: it
+    /// waits, and would else print it again in each clone's log.
     fn fork_for_guest(&mut self, clones: u32) {
+        match (self.has_main(), self.machine.vsock().cloned()) {
+            (true, Some(vsock)) => {
+                let output = self.output.clone();
+                self.in_background("guest-fork", move || {
+                    output.catch_up(&vsock);
+                    Task::ForkForGuest(clones)
+                });
+            }
+            _ => self.fork_for_guest_now(clones),
+        }
+    }
+
+    pub(super) fn fork_for_guest_now(&mut self, clones: u32) {
         if let Err((why, words)) = self.begin_fork_for_guest(clones) {
             self.machine.guest_fork().refuse(why);
             self.info.guest_fork = Some(GuestForkOutcome::Error(words));
