@@ -39,10 +39,8 @@ pub(super) fn all(run_dir: &RunDir) -> anyhow::Result<Vec<VmInfo>> {
     for dir in run_dir.list()? {
         match dir.info() {
             Ok(info) => infos.push(info),
-            // Removed just now, or not a VM's directory.
-            Err(ClientError::Unknown { .. }) => {}
-            // Claimed a moment ago: its process has not said anything yet.
-            Err(ClientError::Damaged { .. }) if dir.is_alive() => {}
+            // Removed just now, or only just claimed.
+            Err(ClientError::Unknown { .. } | ClientError::Starting { .. }) => {}
             Err(error) => ui::error(&error.into()),
         }
     }

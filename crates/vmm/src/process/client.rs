@@ -23,6 +23,12 @@ pub enum ClientError {
         /// The name.
         name: VmName,
     },
+    /// Its process has not said anything yet.
+    #[error("{name} is only just being made: ask again in a moment")]
+    Starting {
+        /// Its name.
+        name: VmName,
+    },
     /// There was, but it has ended.
     #[error("{name} is not running")]
     NotRunning {
@@ -128,7 +134,16 @@ impl VmDir {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };
-        let text = fs::read(self.info_path()).map_err(|_| damaged())?;
+        let text = fs::read(self.info_path()).map_err(|error| match error.kind() {
+            // What was removed meanwhile, or never came to life, is nobody.
+            io::ErrorKind::NotFound if !self.is_taken() => ClientError::Unknown {
+                name: self.name().clone(),
+            },
+            io::ErrorKind::NotFound => ClientError::Starting {
+                name: self.name().clone(),
+            },
+            _ => damaged(),
+        })?;
         let mut info: VmInfo = serde_json::from_slice(&text).map_err(|_| damaged())?;
         if info.state.is_alive() && !self.is_alive() {
             info.state = VmState::Failed;

@@ -12,9 +12,10 @@
 //! ```
 //!
 //! A directory is made without a name, with all its sockets and logs in it, and
-//! renamed when it is to be a VM: that claims the name, at once or not at all. Holding
-//! the lock proves life. So a process that was killed leaves a directory that everybody
-//! can tell is dead.
+//! renamed when it is to be a VM: that claims the name, at once or not at all. When it is
+//! removed, it first loses its name, so that nobody finds half of it. Holding the lock
+//! proves life. So a process that was killed leaves a directory that everybody can tell
+//! is dead.
 
 use hyperfork_api::VmName;
 use rustix::fs::{CWD, FlockOperation, Mode, RenameFlags, flock, renameat_with};
@@ -181,17 +182,11 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub(super) fn nameless(&self) -> Result<Claim, RunDirError> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut result = Err(io::ErrorKind::AlreadyExists.into());
         for _ in 0..CLAIM_ATTEMPTS {
-            let number = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name =
-                VmName::new(format!("{}-{number}", std::process::id())).expect("digits are a name");
-            let dir = self.shell(&name);
-            result = DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(self.shells())
+            let dir = self.unused();
+            result = self
+                .make_shells()
                 .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
             // What is in the way was left by a killed process of this number; or somebody
             // who cleans up took the directory, or that of all, for abandoned just now.
@@ -214,6 +209,21 @@ impl RunDir {
         }
     }
 
+    /// A directory without a name that this process has not used yet.
+    fn unused(&self) -> VmDir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        self.shell(&VmName::new(name).expect("digits are a name"))
+    }
+
+    fn make_shells(&self) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.shells())
+    }
+
     /// Where processes are that are no VMs yet.
     fn shells(&self) -> PathBuf {
         self.0.join(SHELLS)
@@ -234,11 +244,14 @@ impl RunDir {
         let _ = fs::remove_dir(self.0.join(POOLS));
     }
 
-    /// Removes what killed processes left of shells.
+    /// Removes what killed processes left of shells, and of VMs that they were removing.
     pub(super) fn sweep_shells(&self) {
         for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
-                self.shell(&name).reap();
+                let dir = self.shell(&name);
+                if let Some(_lock) = dir.try_lock() {
+                    let _ = remove_all(&dir.path);
+                }
             }
         }
         // Succeeds only when nobody has one.
@@ -337,9 +350,36 @@ impl VmDir {
         if self.info_path().exists() {
             return false;
         }
-        // Removed while it is locked, so that nobody takes it for alive meanwhile.
+        // Removed while it is locked, so that nobody becomes it meanwhile; and if nobody
+        // was it before.
         self.try_lock()
-            .is_some_and(|_lock| fs::remove_dir_all(&self.path).is_ok())
+            .is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
+    }
+
+    /// Removes the directory: first from where others look for it, at once.
+    fn discard(&self) -> io::Result<()> {
+        let run_dir = match self.path.parent() {
+            Some(parent) if !parent.ends_with(SHELLS) => RunDir::at(parent.to_owned()),
+            _ => return remove_all(&self.path),
+        };
+        for _ in 0..CLAIM_ATTEMPTS {
+            let nameless = run_dir.unused();
+            run_dir.make_shells()?;
+            let (from, to) = (&self.path, &nameless.path);
+            match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    let removed = remove_all(&nameless.path);
+                    nameless.remove_shells();
+                    return removed;
+                }
+                // What is in the way was left by a killed process of this number; or the
+                // directory of all shells went with the last of them.
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(rustix::io::Errno::NOENT) if self.exists() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Gives the directory the name and place of `to`, if that is free. Whatever is open
@@ -386,7 +426,7 @@ impl VmDir {
                 name: self.name.clone(),
             });
         }
-        fs::remove_dir_all(&self.path).map_err(failed("remove", &self.path))
+        self.discard().map_err(failed("remove", &self.path))
     }
 
     /// Creates a file of the VM's, empty, to be read and written.
@@ -409,14 +449,33 @@ impl Claim {
 
     /// Gives the name up and removes the directory.
     pub(super) fn abandon(self) {
-        let _ = fs::remove_dir_all(&self.dir.path);
+        let _ = self.dir.discard();
         self.dir.remove_shells();
     }
 }
 
+/// Removes a directory that others may be removing, too, or looking at for its lock, which
+/// makes that file anew.
+fn remove_all(path: &Path) -> io::Result<()> {
+    for _ in 0..CLAIM_ATTEMPTS {
+        match fs::remove_dir_all(path).map_err(|error| error.kind()) {
+            Ok(()) | Err(io::ErrorKind::NotFound) if !path.exists() => return Ok(()),
+            Ok(()) | Err(io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(kind) => return Err(kind.into()),
+        }
+    }
+    Err(io::ErrorKind::DirectoryNotEmpty.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::client::ClientError;
+    use super::super::record;
     use super::*;
+    use crate::identity;
+    use hyperfork_api::spec::Guest;
+    use hyperfork_api::{Bytes, VmSpec};
+    use std::sync::atomic::AtomicBool;
 
     fn run_dir() -> (tempfile::TempDir, RunDir) {
         let temp = tempfile::tempdir().unwrap();
@@ -452,6 +511,50 @@ mod tests {
         drop(run.claim(&name).unwrap());
         let _claim = run.claim(&name).unwrap();
         assert_eq!(run.list().unwrap(), [run.vm(&name)]);
+    }
+
+    #[test]
+    fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
+        const TIMES: u32 = 200;
+        let (_temp, run) = run_dir();
+        let name = VmName::new("p").unwrap();
+        let spec = VmSpec {
+            name: name.clone(),
+            cpus: 1,
+            memory: Bytes::mib(64),
+            guest: Guest::Nano {
+                options: String::new(),
+            },
+            image: "nano".to_owned(),
+            max_forks: None,
+            ready_timeout_ms: 1,
+        };
+        let info = record::born(&spec, &identity::booted(&name).unwrap(), None);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..TIMES {
+                    let claim = run.claim(&name).unwrap();
+                    record::keep(&claim.dir, &info).unwrap();
+                    let _ = flock(&claim.lock, FlockOperation::Unlock);
+                    // Whoever looks at it may have its lock for a moment.
+                    while let Err(error) = run.vm(&name).remove() {
+                        assert!(matches!(error, RunDirError::Alive { .. }), "{error:?}");
+                    }
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                for dir in run.list().unwrap() {
+                    match dir.info() {
+                        Ok(found) => assert_eq!(found.name, name),
+                        Err(ClientError::Unknown { .. } | ClientError::Starting { .. }) => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            }
+        });
+        assert_eq!(run.list().unwrap(), []);
     }
 
     #[test]
