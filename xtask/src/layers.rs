@@ -41,8 +41,9 @@ const NOT_IN_THE_MONITOR: [&str; 7] = [
 ];
 
 /// The monitor's modules, from the bottom up. Each may use those before it.
-const MONITOR: [&str; 10] = [
-    "sys", "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine", "identity", "process",
+const MONITOR: [&str; 11] = [
+    "sys", "net", "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine", "identity",
+    "process",
 ];
 
 /// # Errors

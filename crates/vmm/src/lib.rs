@@ -5,6 +5,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`sys`] | the host kernel, wrapped once; nearly all `unsafe` |
+//! | [`net`] | the namespace around a VM: addresses, links, translation |
 //! | [`memory`] | guest RAM: layout, freezing, images |
 //! | [`kvm`] | VM and vCPU, and their state |
 //! | [`bus`] | from addresses to devices |
@@ -23,6 +24,7 @@ pub mod identity;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod net;
 pub mod process;
 pub mod snapshot;
 pub mod sys;

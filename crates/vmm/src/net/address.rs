@@ -1,0 +1,182 @@
+//! The addresses of VMs: blocks of four, out of a pool.
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// Environment variable: the pool, such as `10.213.0.0/16`.
+pub const POOL: &str = "HYPERFORK_NET_POOL";
+
+/// Where [`POOL`] says nothing else.
+const DEFAULT: Pool = Pool {
+    base: Ipv4Addr::new(10, 213, 0, 0),
+    prefix: 16,
+};
+
+/// Addresses that VMs may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    base: Ipv4Addr,
+    prefix: u8,
+}
+
+/// Four addresses for one VM, two for each of its two links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Block(u32);
+
+/// Bits of an address that all of a link have in common: two machines, no broadcast
+/// (RFC 3021).
+pub const LINK_PREFIX: u8 = 31;
+
+impl Pool {
+    /// That of this process.
+    ///
+    /// # Errors
+    /// What is wrong with the environment variable.
+    pub fn from_environment() -> Result<Self, String> {
+        match std::env::var(POOL) {
+            Ok(text) => text.parse().map_err(|error| format!("{POOL}: {error}")),
+            Err(_) => Ok(DEFAULT),
+        }
+    }
+
+    /// Its first address.
+    pub fn base(&self) -> Ipv4Addr {
+        self.base
+    }
+
+    /// Bits of an address that all have in common.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// How many blocks it has for VMs.
+    pub fn len(&self) -> u32 {
+        (1 << (30 - self.prefix)) - 1
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Block number `index`, from 0.
+    ///
+    /// # Panics
+    /// When it has fewer.
+    pub fn block(&self, index: u32) -> Block {
+        assert!(index < self.len(), "a block of the pool");
+        Block(u32::from(self.base) + 4 * (index + 1))
+    }
+
+    /// What every guest of mode `same` sees: the first block is nobody's.
+    pub fn visible(&self) -> Block {
+        Block(self.base.into())
+    }
+}
+
+impl FromStr for Pool {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("'{text}' is no pool: write it as 10.213.0.0/16, from /8 to /28");
+        let (base, prefix) = text.split_once('/').ok_or_else(form)?;
+        let base: Ipv4Addr = base.parse().map_err(|_| form())?;
+        let prefix: u8 = prefix.parse().map_err(|_| form())?;
+        let host_bits = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+        if !(8..=28).contains(&prefix) || u32::from(base) & host_bits != 0 {
+            return Err(form());
+        }
+        Ok(Self { base, prefix })
+    }
+}
+
+impl Block {
+    /// The namespace's end of the link to the host.
+    pub fn up(self) -> Ipv4Addr {
+        self.0.into()
+    }
+
+    /// The host's end.
+    pub fn host(self) -> Ipv4Addr {
+        (self.0 + 1).into()
+    }
+
+    /// The namespace's end of the link to the guest.
+    pub fn gateway(self) -> Ipv4Addr {
+        (self.0 + 2).into()
+    }
+
+    /// The guest.
+    pub fn guest(self) -> Ipv4Addr {
+        (self.0 + 3).into()
+    }
+
+    /// The host's interface.
+    pub fn interface(self) -> String {
+        format!("{PREFIX}{:08x}", self.0)
+    }
+}
+
+const PREFIX: &str = "hf";
+
+/// Whether this is the name of a VM's interface on the host.
+pub fn is_ours(interface: &str) -> bool {
+    interface
+        .strip_prefix(PREFIX)
+        .is_some_and(|rest| rest.len() == 8 && u32::from_str_radix(rest, 16).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn all(block: Block) -> [Ipv4Addr; 4] {
+        [block.up(), block.host(), block.gateway(), block.guest()]
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_lie_in_the_pool_and_never_overlap(base in any::<u32>(), prefix in 8u8..=28, at in any::<u32>()) {
+            let mask = u32::MAX << (32 - prefix);
+            let pool: Pool = format!("{}/{prefix}", Ipv4Addr::from(base & mask)).parse().unwrap();
+            let index = at % pool.len();
+            let block = pool.block(index);
+            let others = [pool.visible(), pool.block((index + 1) % pool.len())];
+            for address in all(block) {
+                prop_assert_eq!(u32::from(address) & mask, base & mask);
+                for other in others.into_iter().filter(|other| *other != block) {
+                    prop_assert!(!all(other).contains(&address));
+                }
+            }
+            prop_assert_eq!(u32::from(block.gateway()) | 1, u32::from(block.guest()));
+            prop_assert!(is_ours(&block.interface()) && block.interface().len() < 16);
+        }
+    }
+
+    #[test]
+    fn what_is_no_pool_is_told_with_the_form_of_one() {
+        for bad in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/7",
+            "10.0.0.0/29",
+            "10.0.0.1/16",
+            "10.0/16",
+            "x/16",
+        ] {
+            let error = bad.parse::<Pool>().unwrap_err();
+            assert!(error.contains("10.213.0.0/16"), "{error}");
+        }
+        assert_eq!("10.213.0.0/16".parse(), Ok(DEFAULT));
+        assert_eq!(DEFAULT.len(), 16_383);
+        assert_eq!("10.0.0.0/28".parse::<Pool>().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn other_interfaces_are_not_ours() {
+        for name in ["eth0", "hf0", "hfxxxxxxxx", "hf0ad500041", "lo"] {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The network around a VM: a namespace of its own, with a TAP for the guest's card and
+//! a way out.
+//!
+//! ```text
+//!  guest            namespace of the VM's process             host
+//!  eth0 ─virtio─ tap0            up0 ─────────veth───────── hfXXXXXXXX ─forward, NAT─ …
+//!   .3            .2  ──forward── .0                         .1
+//! ```
+//!
+//! Each VM has a block of four addresses out of the [pool](address). Packets are routed,
+//! not bridged. In its namespace a VM's way to every other block of the pool is
+//! prohibited, and packets with a foreign source are dropped. The host's end of the veth
+//! carries the block in its name, so that the kernel, which has every name once, is who
+//! leases blocks; when the process ends, however it does, its descriptors close, the
+//! namespace goes, and with it the interface and the lease.
+
+pub mod address;
+mod filter;
+mod link;
+mod namespace;
+mod netlink;
+mod netns;
+mod resolver;
+
+pub use namespace::{Namespace, NetError};
+
+use hyperfork_api::NetMode;
+use netlink::{Netlink, Part};
+use rustix::fs::{Access, access};
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+/// What keeps VMs of this process from having a network, in one line.
+///
+/// # Errors
+/// The reason and what to do.
+pub fn available() -> Result<(), String> {
+    if let Err(error) = access("/dev/net/tun", Access::READ_OK | Access::WRITE_OK) {
+        return Err(format!(
+            "there is no /dev/net/tun ({error}): `modprobe tun` as root"
+        ));
+    }
+    // The sum of many conditions is best asked of the kernel.
+    Namespace::prepare(NetMode::Own)
+        .map(drop)
+        .map_err(|error| crate::one_line(&error))
+}
+
+/// Whether the host lets packets through between its interfaces: without that, guests
+/// reach the host and are reached by it, and nobody else.
+pub fn host_forwards() -> bool {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether the host can hide guests behind its own address.
+pub fn host_translates() -> bool {
+    Netlink::open(Part::Filter).is_ok_and(|host| filter::hide_guests(&host).is_ok())
+}
+
+/// Removes what VMs share on the host, if there are none. Those that are just ending get a
+/// moment: the kernel removes interfaces when it has time.
+pub fn tidy() {
+    const LOOKS: u32 = 10;
+    const MOMENT: Duration = Duration::from_millis(50);
+    let none = || {
+        let names = fs::read_dir("/sys/class/net").into_iter().flatten();
+        let mut names = names.flatten().map(|entry| entry.file_name());
+        names.all(|name| name.to_str().is_none_or(|name| !address::is_ours(name)))
+    };
+    let Ok(host) = Netlink::open(Part::Filter) else {
+        return;
+    };
+    let gone = (0..LOOKS).any(|look| {
+        // The first look is at once.
+        thread::sleep(MOMENT * look.min(1));
+        none()
+    });
+    if gone {
+        // It may not be there.
+        let _ = filter::show_guests(&host);
+        // Who came meanwhile has found it still there.
+        if !none() {
+            let _ = filter::hide_guests(&host);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

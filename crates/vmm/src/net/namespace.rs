@@ -1,0 +1,215 @@
+//! A VM's namespace, made before it is needed.
+
+use super::address::{Block, LINK_PREFIX, Pool};
+use super::netlink::{Netlink, Part};
+use super::{filter, link, netns, resolver};
+use crate::sys::tap::Tap;
+use hyperfork_api::net::GuestNetwork;
+use hyperfork_api::netlink::Batch;
+use hyperfork_api::{Mac, NetMode};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The namespace's interface to the guest and to the host.
+const TO_GUEST: &str = "tap0";
+const TO_HOST: &str = "up0";
+
+/// The same in all namespaces, so that no guest ever has to ask whose it is.
+const GATEWAY: Mac = Mac([0x02, b'H', 0, 0, 0, 1]);
+
+/// The namespace's settings: it forwards packets, drops those with a source that does not
+/// belong where they come from, and knows no IPv6.
+const SETTINGS: [(&str, &str); 5] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/rp_filter", "1"),
+    ("ipv4/conf/default/rp_filter", "1"),
+];
+
+/// A network for one VM. It goes when this and all copies of the TAP are dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    block: Block,
+    visible: Block,
+    tap: Tap,
+    nameservers: Vec<Ipv4Addr>,
+    _inside: OwnedFd,
+}
+
+/// Why there is no network for a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The pool is not one.
+    #[error("{0}")]
+    Pool(String),
+    /// All addresses are leased.
+    #[error(
+        "all {} blocks of addresses are in use: stop some VMs, or set {} to a larger pool", .0.len(), super::address::POOL
+    )]
+    Exhausted(Pool),
+    /// The kernel refuses.
+    #[error("cannot {what}{}", needs(.source))]
+    Kernel {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+fn needs(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (a network takes CAP_NET_ADMIN and CAP_SYS_ADMIN)",
+        _ => "",
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> NetError {
+    move |source| NetError::Kernel { what, source }
+}
+
+impl Namespace {
+    /// Makes one, with a lease of addresses.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn prepare(mode: NetMode) -> Result<Self, NetError> {
+        let pool = Pool::from_environment().map_err(NetError::Pool)?;
+        Self::prepare_in(&pool, mode)
+    }
+
+    /// As [`prepare`](Self::prepare), with addresses of this pool.
+    pub(super) fn prepare_in(pool: &Pool, mode: NetMode) -> Result<Self, NetError> {
+        let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
+        let inside = netns::inside_a_new_one(|| {
+            for (setting, value) in SETTINGS {
+                // Where there is no IPv6, there is nothing to switch off.
+                let written = fs::write(format!("/proc/sys/net/{setting}"), value);
+                if let Err(error) = written
+                    && !(setting.starts_with("ipv6") && error.kind() == io::ErrorKind::NotFound)
+                {
+                    return Err(error);
+                }
+            }
+            let tap = Tap::create(TO_GUEST)?;
+            let sockets = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
+            Ok((tap, netns::own()?, sockets))
+        });
+        let (tap, inside, (route, netfilter)) =
+            inside.map_err(failed("make a network namespace"))?;
+        let block = lease(pool, &host, inside.as_fd())?;
+        let visible = match mode {
+            NetMode::Own => block,
+            NetMode::Same => pool.visible(),
+        };
+        connect(&host, &route, pool, block, visible).map_err(failed("set up a VM's network"))?;
+        if mode == NetMode::Same {
+            filter::translate(&netfilter, visible, block)
+                .map_err(failed("translate a VM's address"))?;
+        }
+        // Without it guests reach the host alone; `doctor` tells.
+        let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host));
+        Ok(Self {
+            block,
+            visible,
+            tap,
+            nameservers: resolver::nameservers(),
+            _inside: inside,
+        })
+    }
+
+    /// The VM's address as the host knows it.
+    pub fn ip(&self) -> Ipv4Addr {
+        self.block.guest()
+    }
+
+    /// The host's interface, and its address there.
+    #[cfg(test)]
+    pub(super) fn host(&self) -> (String, Ipv4Addr) {
+        (self.block.interface(), self.block.host())
+    }
+
+    /// The guest's end.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// What the guest has to know.
+    pub fn guest(&self) -> GuestNetwork {
+        GuestNetwork {
+            mac: self.mac(),
+            ip: self.visible.guest(),
+            prefix: LINK_PREFIX,
+            gateway: self.visible.gateway(),
+            gateway_mac: GATEWAY,
+            nameservers: self.nameservers.clone(),
+        }
+    }
+
+    /// The address of the guest's card.
+    pub fn mac(&self) -> Mac {
+        Mac::of(self.visible.guest())
+    }
+}
+
+/// Makes the link to the host under the name of the first block that is free, beginning
+/// somewhere, so that addresses are not used again at once.
+fn lease(pool: &Pool, host: &Netlink, inside: BorrowedFd<'_>) -> Result<Block, NetError> {
+    let mut random = [0; 4];
+    let begin = match getrandom(&mut random, GetRandomFlags::empty()) {
+        Ok(_) => u32::from_ne_bytes(random) % pool.len(),
+        Err(_) => 0,
+    };
+    for step in 0..pool.len() {
+        let block = pool.block((begin + step) % pool.len());
+        let mut batch = Batch::new();
+        link::veth(&mut batch, &block.interface(), TO_HOST, inside);
+        match host.request(&batch) {
+            Ok(()) => return Ok(block),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("link a VM's network to the host")(error)),
+        }
+    }
+    Err(NetError::Exhausted(*pool))
+}
+
+fn connect(
+    host: &Netlink,
+    inside: &Netlink,
+    pool: &Pool,
+    block: Block,
+    visible: Block,
+) -> io::Result<()> {
+    let interface = host.index_of(&block.interface())?;
+    let (to_host, to_guest) = (inside.index_of(TO_HOST)?, inside.index_of(TO_GUEST)?);
+    let mut batch = Batch::new();
+    link::address(&mut batch, to_host, block.up(), LINK_PREFIX);
+    link::up(&mut batch, to_host, None);
+    link::address(&mut batch, to_guest, visible.gateway(), LINK_PREFIX);
+    link::up(&mut batch, to_guest, Some(GATEWAY));
+    let (guest, mac) = (visible.guest(), Mac::of(visible.guest()));
+    link::neighbour(&mut batch, to_guest, guest, mac);
+    link::way(
+        &mut batch,
+        (Ipv4Addr::UNSPECIFIED, 0),
+        block.host(),
+        to_host,
+    );
+    // Other VMs are in the pool, and nothing else is.
+    link::prohibit(&mut batch, (pool.base(), pool.prefix()));
+    inside.request(&batch)?;
+
+    // Nobody there speaks it. (Not there where the host has no IPv6.)
+    let quiet = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", block.interface());
+    let _ = fs::write(quiet, "1");
+    let mut batch = Batch::new();
+    link::address(&mut batch, interface, block.host(), LINK_PREFIX);
+    link::up(&mut batch, interface, None);
+    let guests = (block.gateway(), LINK_PREFIX);
+    link::way(&mut batch, guests, block.up(), interface);
+    host.request(&batch)
+}

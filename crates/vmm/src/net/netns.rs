@@ -1,0 +1,40 @@
+//! Network namespaces.
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::thread;
+
+/// Makes a network namespace and has `work` done in it, on a thread of its own. The
+/// namespace lasts as long as anything that was made in it is open.
+///
+/// # Errors
+/// The kernel's: no `CAP_SYS_ADMIN`; and those of `work`.
+pub(super) fn inside_a_new_one<T: Send>(
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let inside = || {
+        // SAFETY: only the network namespace of this thread changes, which owns nothing
+        // and shares nothing through it.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET)? };
+        work()
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("namespace".into())
+            .spawn_scoped(scope, inside)?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    })
+}
+
+/// The calling thread's network namespace.
+///
+/// # Errors
+/// The kernel's: there is no /proc.
+pub(super) fn own() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(open("/proc/thread-self/ns/net", flags, Mode::empty())?)
+}
