@@ -3,6 +3,7 @@
 use crate::identity_file::IdentityFile;
 use crate::log;
 use crate::machine::Machine;
+use crate::network::Card;
 use crate::sys::{ioctl, signals};
 use hyperfork_api::Identity;
 use hyperfork_api::guest::{Failure, IDENTITY_PATH};
@@ -35,6 +36,7 @@ pub(crate) struct Pid1 {
     /// Kept open: that is one system call less in a clone.
     random: std::io::Result<File>,
     identity_file: IdentityFile,
+    card: Card,
 }
 
 impl Pid1 {
@@ -45,6 +47,7 @@ impl Pid1 {
             identity_file: IdentityFile::in_directory(
                 Path::new(IDENTITY_PATH).parent().unwrap_or(Path::new("/")),
             ),
+            card: Card::default(),
         }
     }
 
@@ -73,6 +76,10 @@ impl Machine for Pid1 {
         let name = identity.name.as_str();
         sethostname(name.as_bytes()).map_err(|error| failed("hostname", error))?;
         set_clock(Duration::from_nanos(realtime_ns)).map_err(|error| failed("clock", error))?;
+        if let Some(network) = &identity.network {
+            let set_up = self.card.set_up(network);
+            set_up.map_err(|error| failed("network", error))?;
+        }
         for (tag, mount_point, read_only) in shares {
             mount_share(tag, mount_point, *read_only)?;
         }

@@ -132,6 +132,7 @@ mod tests {
 
     fn identity(name: &str, number: u32) -> Identity {
         Identity {
+            network: None,
             name: VmName::new(name).unwrap(),
             index: number,
             generation: number,

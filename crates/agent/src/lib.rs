@@ -25,6 +25,7 @@ mod listener;
 mod log;
 mod machine;
 mod main_program;
+mod network;
 mod program;
 mod ring;
 mod server;

@@ -1,6 +1,7 @@
 //! What makes a clone a machine of its own.
 
 use crate::VmName;
+use crate::net::GuestNetwork;
 use serde::{Deserialize, Serialize};
 
 /// Who a VM is. Every way to bring a machine to life (boot, fork, restore) takes
@@ -16,6 +17,8 @@ pub struct Identity {
     pub generation: u32,
     /// Its virtio-vsock context identifier (3 or above; virtio 1.2, 5.10.4).
     pub cid: u32,
+    /// Its network, if it has one: that of the process it lives in.
+    pub network: Option<GuestNetwork>,
     /// Fresh randomness from the host, for the guest's generators.
     #[serde(with = "serde_bytes")]
     pub seed: Vec<u8>,

@@ -1,7 +1,9 @@
 //! What a VM tells about itself: `ps --json`, `inspect`, `tree --json`.
 
-use crate::{ForkReport, VmName};
+use crate::fork::PublishedPort;
+use crate::{ForkReport, NetMode, VmName};
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 
 /// Where a VM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,12 @@ pub struct VmInfo {
     pub index: u32,
     /// Its vsock context identifier.
     pub cid: u32,
+    /// What its clones' addresses are; `null` without a network.
+    pub net: Option<NetMode>,
+    /// Its address, as the host knows it; `null` without a network.
+    pub ip: Option<Ipv4Addr>,
+    /// Its published ports.
+    pub ports: Vec<PublishedPort>,
     /// When it was booted or cloned, milliseconds since 1970.
     pub created_unix_ms: u64,
     /// How many clones were made of it.

@@ -1,6 +1,6 @@
 //! What a VM is made of, as asked for by a user.
 
-use crate::{Bytes, VmName, guest::Command};
+use crate::{Bytes, Network, VmName, guest::Command};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -36,6 +36,7 @@ impl VmSpec {
 /// What runs in a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // A process has one or two.
 pub enum Guest {
     /// The tiny embedded guest.
     Nano {
@@ -44,6 +45,16 @@ pub enum Guest {
     },
     /// A Linux kernel.
     Linux(LinuxGuest),
+}
+
+impl Guest {
+    /// The network it is connected to, if any.
+    pub fn network(&self) -> Option<&Network> {
+        match self {
+            Self::Nano { .. } => None,
+            Self::Linux(guest) => guest.network.as_ref(),
+        }
+    }
 }
 
 /// A Linux guest.
@@ -59,6 +70,8 @@ pub struct LinuxGuest {
     pub disks: Vec<Disk>,
     /// Host directories shared into the guest.
     pub shares: Vec<Share>,
+    /// The network its card is connected to; `None` for no card.
+    pub network: Option<Network>,
     /// Whether the guest runs our agent: then the VM is ready when the agent
     /// answers, and `exec` and `cp` work.
     pub agent: bool,

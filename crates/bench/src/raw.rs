@@ -107,6 +107,7 @@ impl Template {
 
 fn backends(directory: &std::path::Path) -> io::Result<Backends> {
     Ok(Backends {
+        plug: None,
         log: Log::new(File::create_new(directory.join("console.log"))?)?,
         console: UnixListener::bind(directory.join("console.sock"))?,
         overlays: directory.to_owned(),

@@ -17,6 +17,7 @@ pub fn booted(name: &VmName) -> io::Result<Identity> {
         index: 0,
         generation: 0,
         cid: random_cid()?,
+        network: None,
         seed: random(Identity::SEED_LEN)?,
     })
 }
@@ -31,6 +32,7 @@ pub fn cloned(parent: &Identity, name: VmName, index: u32) -> io::Result<Identit
         index,
         generation: parent.generation.saturating_add(1),
         cid: random_cid()?,
+        network: None,
         seed: random(Identity::SEED_LEN)?,
     })
 }

@@ -191,6 +191,7 @@ impl Talk {
 /// The test's identity for a CID.
 pub(crate) fn identity(cid: u32) -> Identity {
     Identity {
+        network: None,
         name: VmName::new(format!("vm-{cid}")).unwrap(),
         index: cid - PARENT,
         generation: cid - PARENT,

@@ -16,7 +16,7 @@ pub(crate) use exec::Exec;
 pub(crate) use fork::{Demo, DemoGuest, Fork};
 pub(crate) use image::{Image, ImageVerb};
 pub(crate) use list::{Doctor, Inspect, Logs, Ps, Tree};
-pub(crate) use run::Run;
+pub(crate) use run::{Net, Run};
 pub(crate) use vms::{Rm, Stop, Vms};
 
 use clap::{Parser, Subcommand};

@@ -4,6 +4,7 @@
 mod host;
 mod images;
 mod kvm;
+mod network;
 
 use crate::args::Doctor;
 use crate::{exit, ui};
@@ -77,6 +78,7 @@ pub(crate) fn run(args: &Doctor) -> anyhow::Result<u8> {
     let host = host::Facts::gather();
     let mut checks = vec![kvm::device(), kvm::capabilities()];
     checks.extend(host.checks());
+    checks.push(network::check());
     checks.extend(images::checks());
     let ready = checks.iter().all(|check| check.status != Status::Failed);
     let report = Report {

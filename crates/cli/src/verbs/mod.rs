@@ -8,6 +8,7 @@ mod image;
 mod inspect;
 mod launch;
 mod logs;
+mod network;
 mod ps;
 mod run;
 mod tree;

@@ -1,8 +1,8 @@
 //! `run`.
 
 use super::launch::{boot, free_name};
-use super::{ensure_image, vms};
-use crate::args::Run;
+use super::{ensure_image, network, vms};
+use crate::args::{Net, Run};
 use crate::exit::{self, Usage};
 use crate::guest::{Output, on_this_host, set};
 use crate::interrupt::Interrupt;
@@ -88,6 +88,15 @@ fn check(args: &Run) -> Result<(), Usage> {
             "this guest has no agent that could mount a volume: choose an image with --image",
         );
     }
+    let network = args.net.is_some_and(|net| net != Net::None) || !args.ports.is_empty();
+    if no_agent && network {
+        return usage(
+            "this guest has no agent that could set up a network: leave out --net and -p, or choose an image with --image",
+        );
+    }
+    if args.net == Some(Net::None) && !args.ports.is_empty() {
+        return usage("a VM without a network publishes no ports: leave out --net none, or -p");
+    }
     if nano && args.kernel.is_some() {
         return usage("the image nano has no kernel: leave out --kernel, or choose another image");
     }
@@ -131,6 +140,7 @@ fn guest(
         linux.kernel = kernel.unwrap_or(linux.kernel);
         linux.initrd = initrd;
         linux.shares.clone_from(&args.volumes);
+        linux.network = network::wanted(args)?;
         linux.cmdline = format!("{} {}", linux.cmdline, args.append)
             .trim()
             .to_owned();
@@ -142,6 +152,7 @@ fn guest(
         cmdline: args.append.clone(),
         disks: Vec::new(),
         shares: Vec::new(),
+        network: None,
         agent: false,
         command: None,
     }))
@@ -158,6 +169,7 @@ pub(crate) fn linux_from(image: &hyperfork_image::Image, command: Option<Command
             read_only: false,
         }],
         shares: Vec::new(),
+        network: None,
         agent: true,
         command,
     }

@@ -158,6 +158,9 @@ mod tests {
     fn vm(name: &str, parent: Option<&str>, generation: u32, index: u32) -> VmInfo {
         let named = |name: &str| VmName::new(name).unwrap();
         VmInfo {
+            net: None,
+            ip: None,
+            ports: Vec::new(),
             name: named(name),
             state: VmState::Running,
             image: "nano".to_owned(),

@@ -23,7 +23,7 @@ pub use assemble::{Machine, MachineError, Restored};
 pub use capture::{Capture, Paused};
 pub use shell::Shell;
 pub use signal_port::GuestFork;
-pub use slots::Backends;
+pub use slots::{Backends, Plug};
 
 use crate::sys::clock::Monotonic;
 use hyperfork_api::signal::Message;

@@ -74,6 +74,11 @@ impl Shell {
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 
+    /// How it is built.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     fn build(host: &Host, shape: Shape, ram: Ram, warm: bool) -> Result<Self, MachineError> {
         if shape.rings.len() > layout::VIRTIO_MAX {
             return Err(MachineError::TooManyDevices {

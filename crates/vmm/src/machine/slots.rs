@@ -3,14 +3,16 @@
 use crate::devices::log::Log;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::p9::P9;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockHandle};
-use crate::devices::virtio::{DeviceState, VirtioDevice, block, console, p9, rng, vsock};
+use crate::devices::virtio::{DeviceState, VirtioDevice, block, console, net, p9, rng, vsock};
 use crate::snapshot::Shape;
 use crate::sys::fds::FdTable;
-use hyperfork_api::VmSpec;
+use crate::sys::tap::Tap;
 use hyperfork_api::spec::{Disk, Guest, LinuxGuest, Share};
+use hyperfork_api::{Mac, VmSpec};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -25,6 +27,17 @@ pub struct Backends {
     pub console: UnixListener,
     /// A directory on a disk, for overlays (which have no name in it).
     pub overlays: PathBuf,
+    /// What its network card is plugged into.
+    pub plug: Option<Plug>,
+}
+
+/// A network card's end of a cable.
+#[derive(Debug)]
+pub struct Plug {
+    /// The other end.
+    pub tap: Tap,
+    /// The card's address.
+    pub mac: Mac,
 }
 
 /// A machine's devices in slot order, and the way to its sockets.
@@ -83,6 +96,7 @@ pub fn shape(spec: &VmSpec) -> Shape {
         cpus: spec.cpus,
         memory: spec.memory,
         rings,
+        net: spec.guest.network().map(|network| network.mode),
     }
 }
 
@@ -94,8 +108,9 @@ fn rings(guest: &LinuxGuest) -> Vec<u8> {
         vsock::QUEUE_SIZES.len(),
         rng::QUEUE_SIZES.len(),
     ];
+    let card = guest.network.iter().map(|_| net::QUEUE_SIZES.len());
     let shares = guest.shares.iter().map(|_| p9::QUEUE_SIZES.len());
-    let all = disks.chain(always).chain(shares);
+    let all = disks.chain(always).chain(card).chain(shares);
     all.map(|count| count as u8).collect()
 }
 
@@ -109,6 +124,11 @@ pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result
     let (vsock, handle) = Vsock::new(cid).map_err(SlotError::device("socket device"))?;
     devices.push(Box::new(vsock));
     devices.push(Box::new(Rng));
+    if let Some(network) = &guest.network {
+        devices.push(Box::new(card(backends, |tap, mac| {
+            Net::new(tap, mac, network.bytes_per_s)
+        })?));
+    }
     for (index, share) in guest.shares.iter().enumerate() {
         devices.push(Box::new(open_share(index, share)?));
     }
@@ -138,10 +158,8 @@ pub(super) fn restored<'a>(
             DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
                 Console::restore(state, log, listener)
             })?),
-            // No machine has one yet.
-            DeviceState::Net(_) => {
-                let source = io::ErrorKind::Unsupported.into();
-                return Err(SlotError::device("network card")(source));
+            DeviceState::Net(state) => {
+                Box::new(card(backends, |tap, mac| Net::restore(state, tap, mac))?)
             }
             DeviceState::P9(state) => {
                 Box::new(P9::restore(state, fds).map_err(SlotError::device("shared directory"))?)
@@ -173,6 +191,16 @@ fn open_share(index: usize, share: &Share) -> Result<P9, SlotError> {
         path: share.path.clone(),
         source,
     })
+}
+
+fn card(
+    backends: &Backends,
+    make: impl FnOnce(Tap, Mac) -> io::Result<Net>,
+) -> Result<Net, SlotError> {
+    let plug = backends.plug.as_ref().ok_or(io::ErrorKind::NotConnected);
+    plug.map_err(io::Error::from)
+        .and_then(|plug| make(plug.tap.try_clone()?, plug.mac))
+        .map_err(SlotError::device("network card"))
 }
 
 fn console(

@@ -33,6 +33,7 @@ mod identify;
 mod launch;
 mod owner;
 pub mod pool;
+mod publish;
 mod record;
 mod rundir;
 mod signals;

@@ -22,6 +22,10 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         generation: identity.generation,
         index: identity.index,
         cid: identity.cid,
+        net: spec.guest.network().map(|network| network.mode),
+        // Known when its process knows it.
+        ip: None,
+        ports: Vec::new(),
         created_unix_ms: crate::sys::clock::realtime_ns() / 1_000_000,
         forks: 0,
         guest_fork: None,

@@ -3,11 +3,13 @@
 use super::control::{self, Pending};
 use super::handover::{Birth, Order, Progress, ShellOrder, Started};
 use super::owner::{self, Owner, Parts, Task};
+use super::publish::Published;
 use super::rundir::{Claim, RunDir, VmDir};
 use super::signals;
 use crate::devices::log::Log;
 use crate::kvm::Host;
-use crate::machine::{Backends, Events, Machine, MachineError, Restored, Shell};
+use crate::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Shell};
+use crate::net::Namespace;
 use crate::one_line;
 use crate::sys::clock::Monotonic;
 use std::error::Error;
@@ -108,6 +110,7 @@ pub(super) struct Waiting {
     since: Monotonic,
     host: Host,
     shell: Shell,
+    network: Option<Namespace>,
     backends: Backends,
     output: Log,
     tasks: (Sender<Task>, Receiver<Task>),
@@ -121,6 +124,8 @@ type Made = Result<(Machine, Option<(Monotonic, Restored)>), MachineError>;
 pub(super) struct Born {
     machine: Machine,
     birth: Birth,
+    network: Option<Namespace>,
+    published: Published,
     since: Monotonic,
     restored: Option<(Monotonic, Restored)>,
     console: Log,
@@ -149,7 +154,15 @@ impl Waiting {
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
+        let network = shell.shape().net.map(Namespace::prepare).transpose()?;
+        let plug = network.as_ref().map(|network| -> io::Result<_> {
+            Ok(Plug {
+                tap: network.tap().try_clone()?,
+                mac: network.mac(),
+            })
+        });
         let backends = Backends {
+            plug: plug.transpose()?,
             log: Log::new(dir.create(&dir.console_log())?)?,
             console: UnixListener::bind(dir.console_socket())?,
             overlays: overlay_directory(run_dir),
@@ -168,6 +181,7 @@ impl Waiting {
             since,
             host,
             shell,
+            network,
             backends,
             output,
             tasks,
@@ -197,14 +211,17 @@ impl Waiting {
     /// Becomes the VM of `birth`, whose machine `make` makes of the shell.
     pub(super) fn bear(
         self,
-        birth: Birth,
+        mut birth: Birth,
         make: impl FnOnce(&Host, Shell, &Birth, &Backends, Events) -> Made,
     ) -> Result<Born, Box<dyn Error>> {
+        let published = birth.connect(self.network.as_ref())?;
         let (backends, events) = (&self.backends, owner::events(self.tasks.0.clone()));
         let (machine, restored) = make(&self.host, self.shell, &birth, backends, events)?;
         Ok(Born {
             machine,
             birth,
+            network: self.network,
+            published,
             since: self.since,
             restored,
             console: self.backends.log,
@@ -232,6 +249,8 @@ impl Born {
         let owner = Owner::new(Parts {
             machine: self.machine,
             birth: self.birth,
+            network: self.network,
+            published: self.published,
             run_dir,
             claim,
             console: self.console,

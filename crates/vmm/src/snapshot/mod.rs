@@ -6,7 +6,7 @@ use crate::devices::serial::SerialState;
 use crate::devices::virtio::transport::TransportState;
 use crate::kvm::{VcpuState, VmState};
 use crate::memory::image::RamImageState;
-use hyperfork_api::Bytes;
+use hyperfork_api::{Bytes, NetMode};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -48,4 +48,6 @@ pub struct Shape {
     pub memory: Bytes,
     /// How many rings each virtio device has, by slot.
     pub rings: Vec<u8>,
+    /// The kind of network around it, if any.
+    pub net: Option<NetMode>,
 }

@@ -149,6 +149,7 @@ fn backends() -> (TempDir, Log, Backends) {
     let dir = tempfile::tempdir().unwrap();
     let console = Log::new(tempfile::tempfile().unwrap()).unwrap();
     let backends = Backends {
+        plug: None,
         log: console.clone(),
         console: UnixListener::bind(dir.path().join("console.sock")).unwrap(),
         overlays: std::env::temp_dir(),

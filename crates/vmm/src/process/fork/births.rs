@@ -4,7 +4,7 @@ use super::super::handover::{Birth, Encoded, Progress, Starter, Steps};
 use super::shells::Shell;
 use super::{ForkError, Times};
 use crate::sys::clock::Monotonic;
-use hyperfork_api::{CloneReport, ForkReport, Phases, ShellSource, Strategy, VmName};
+use hyperfork_api::{CloneReport, ForkReport, Phases, ShellSource, Strategy, VmInfo, VmName};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,7 @@ struct Expected<'a> {
     shell: &'a Shell,
     steps: Option<Steps>,
     /// With its steps until then.
-    ready: Option<(Steps, Monotonic)>,
+    ready: Option<(Steps, Monotonic, Box<VmInfo>)>,
 }
 
 impl<'a> Expected<'a> {
@@ -120,9 +120,9 @@ impl<'a> Expected<'a> {
         match self.shell.starter.progress() {
             Progress::Shell => {}
             Progress::Running(steps) => self.steps = Some(steps),
-            Progress::Ready { at, .. } => {
+            Progress::Ready { at, info } => {
                 let never_ran = || self.failed("it never ran".to_owned());
-                self.ready = Some((self.steps.ok_or_else(never_ran)?, at));
+                self.ready = Some((self.steps.ok_or_else(never_ran)?, at, info));
             }
             Progress::Failed(words) => return Err(self.failed(words)),
             Progress::NoCommand(failure) => return Err(self.failed(failure.to_string())),
@@ -137,12 +137,18 @@ impl<'a> Expected<'a> {
 
     /// Once it is ready.
     fn report(&self, times: &Times) -> Option<CloneReport> {
-        self.ready
-            .map(|(steps, ready)| report(self.shell, times, steps, ready))
+        let (steps, ready, info) = self.ready.as_ref()?;
+        Some(report(self.shell, times, *steps, *ready, info))
     }
 }
 
-fn report(shell: &Shell, times: &Times, steps: Steps, ready: Monotonic) -> CloneReport {
+fn report(
+    shell: &Shell,
+    times: &Times,
+    steps: Steps,
+    ready: Monotonic,
+    info: &VmInfo,
+) -> CloneReport {
     let hand_over = steps.received.us_since(times.captured);
     let got_shell = steps.received.us_since(shell.wanted);
     let got_memory = steps.memory.us_since(steps.received);
@@ -156,8 +162,8 @@ fn report(shell: &Shell, times: &Times, steps: Steps, ready: Monotonic) -> Clone
     };
     CloneReport {
         name: shell.starter.dir.name().clone(),
-        ip: None,
-        ports: Vec::new(),
+        ip: info.ip,
+        ports: info.ports.clone(),
         total_us: steps.first_exit.us_since(times.arrival),
         ready_us: ready.us_since(times.arrival),
         shell_source: shell.source,

@@ -22,10 +22,12 @@ use super::follow::MainOutput;
 use super::fork;
 use super::handover::{Birth, Progress, Started, Steps};
 use super::pool::Pool;
+use super::publish::Published;
 use super::record;
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
 use crate::machine::{Event, Machine, Restored};
+use crate::net::Namespace;
 use crate::snapshot::Primer;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
@@ -80,6 +82,9 @@ pub(super) struct Owner {
     /// pool.
     pub(super) pool: Option<Pool>,
     claim: Claim,
+    /// Where the guest's card is plugged in: as long as the VM lives.
+    _network: Option<Namespace>,
+    published: Published,
     console: Log,
     pub(super) output: MainOutput,
     pub(super) tasks: Sender<Task>,
@@ -104,6 +109,8 @@ pub(super) struct Owner {
 pub(super) struct Parts {
     pub(super) machine: Machine,
     pub(super) birth: Birth,
+    pub(super) network: Option<Namespace>,
+    pub(super) published: Published,
     pub(super) run_dir: RunDir,
     pub(super) claim: Claim,
     pub(super) console: Log,
@@ -132,6 +139,8 @@ impl Owner {
             run_dir: parts.run_dir,
             pool: None,
             claim: parts.claim,
+            _network: parts.network,
+            published: parts.published,
             console: parts.console,
             output: MainOutput::new(parts.output, logged),
             tasks: parts.tasks,

@@ -95,6 +95,9 @@ impl Owner {
         {
             eprintln!("the guest's sockets cannot be published: {error}");
         }
+        if let Some(ip) = self.info.ip {
+            self.published.serve(ip);
+        }
         self.info.state = VmState::Running;
         self.info.ready_us = Some(at.us_since(self.born));
         self.keep();

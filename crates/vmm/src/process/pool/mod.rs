@@ -19,12 +19,13 @@ mod stock;
 
 pub(super) use client::Taking;
 pub use client::{Pool, start, warm};
-pub use server::pool_main;
 
 use super::rundir::{RunDir, VmDir};
+use crate::net;
 use crate::snapshot::{Primer, Shape};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// The first argument that makes a program of ours the pool: its `main` calls
 /// [`pool_main`] then. The second is the run directory.
@@ -61,6 +62,14 @@ struct Answer {
     shells: Vec<VmDir>,
     /// How many are still in stock.
     left: usize,
+}
+
+/// Becomes the pool of the run directory at `path`.
+pub fn pool_main(path: PathBuf) -> ExitCode {
+    let status = server::main(path);
+    // The shells, and their networks, are gone with it.
+    net::tidy();
+    status
 }
 
 /// How many shells may wait at most.

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-/// Becomes the pool of the run directory at `path`.
-pub fn pool_main(path: PathBuf) -> ExitCode {
+/// Serves until nobody is connected any more.
+pub(super) fn main(path: PathBuf) -> ExitCode {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     match serve(&RunDir::at(path)) {

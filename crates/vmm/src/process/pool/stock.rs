@@ -152,6 +152,7 @@ mod tests {
         Shape {
             cpus,
             memory: Bytes::mib(64),
+            net: None,
             rings: Vec::new(),
         }
     }

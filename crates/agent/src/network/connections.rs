@@ -1,0 +1,107 @@
+//! TCP connections of an address that the guest no longer has (sock_diag(7)).
+
+use super::{netlink, request};
+use hyperfork_api::netlink::{ACK, Batch, Content, DUMP, messages};
+use rustix::net::{RecvFlags, SendFlags, netlink as parts, recv, send};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+/// `AF_INET`, `IPPROTO_TCP`.
+const INET: u8 = 2;
+const TCP: u8 = 6;
+/// All states of a connection but `TCP_LISTEN` (10) and `TCP_CLOSE` (7), by number.
+const STATES: u32 = 0xffe & !(1 << 10 | 1 << 7);
+/// Bytes of `struct inet_diag_sockid`; where it is in `struct inet_diag_msg`, and where
+/// in it is the local address.
+const ID_LEN: usize = 48;
+const ID: usize = 4;
+const SOURCE: usize = 4;
+
+/// Ends all connections from this address: whoever waits for one gets an error, and so
+/// does whoever uses one later.
+///
+/// # Errors
+/// The kernel's. One that cannot end connections at all is no error.
+pub(super) fn end_all_of(address: Ipv4Addr) -> io::Result<()> {
+    let kernel = netlink(Some(parts::SOCK_DIAG))?;
+    let ids = match all_of(&kernel, address) {
+        Err(error) if is_unknown(&error) => return Ok(()),
+        ids => ids?,
+    };
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    for id in ids {
+        batch.message(SOCK_DESTROY, ACK, &question(&id), |_| ());
+    }
+    match request(&kernel, &batch) {
+        Err(error) if is_unknown(&error) || error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether the kernel was built without this.
+fn is_unknown(error: &io::Error) -> bool {
+    let numbers = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::ENOENT];
+    error
+        .raw_os_error()
+        .is_some_and(|number| numbers.contains(&number))
+}
+
+fn all_of(kernel: &OwnedFd, address: Ipv4Addr) -> io::Result<Vec<[u8; ID_LEN]>> {
+    let mut batch = Batch::new();
+    let any = question(&[0; ID_LEN]);
+    batch.message(SOCK_DIAG_BY_FAMILY, DUMP, &any, |_| ());
+    send(kernel, batch.as_bytes(), SendFlags::empty())?;
+    let mut ids = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let (len, _) = recv(kernel, &mut buffer[..], RecvFlags::empty())?;
+        for message in messages(&buffer[..len]) {
+            match message.content {
+                Content::Done | Content::Answer(0) => return Ok(ids),
+                Content::Answer(number) => return Err(io::Error::from_raw_os_error(number)),
+                Content::Other(_, payload) => ids.extend(id_of(payload, address)),
+            }
+        }
+    }
+}
+
+/// Which connection a listed one is, if it is from this address.
+fn id_of(listed: &[u8], address: Ipv4Addr) -> Option<[u8; ID_LEN]> {
+    let id: [u8; ID_LEN] = listed.get(ID..ID + ID_LEN)?.try_into().ok()?;
+    (id[SOURCE..SOURCE + 4] == address.octets()).then_some(id)
+}
+
+/// `struct inet_diag_req_v2`.
+fn question(id: &[u8; ID_LEN]) -> Vec<u8> {
+    let mut bytes = vec![INET, TCP, 0, 0];
+    bytes.extend(STATES.to_ne_bytes());
+    bytes.extend(id);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn connections_are_found_by_their_own_address() {
+        let listener = TcpListener::bind("127.0.0.9:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port().to_be_bytes();
+        let Ok(kernel) = netlink(Some(parts::SOCK_DIAG)) else {
+            panic!("this kernel tells nothing of sockets");
+        };
+        let there = all_of(&kernel, Ipv4Addr::new(127, 0, 0, 9)).unwrap();
+        assert!(there.iter().any(|id| id[..2] == port), "{there:?}");
+        let elsewhere = all_of(&kernel, Ipv4Addr::new(127, 0, 0, 10)).unwrap();
+        assert!(elsewhere.is_empty(), "{elsewhere:?}");
+        drop(stream);
+    }
+}

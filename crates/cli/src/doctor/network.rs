@@ -1,0 +1,37 @@
+//! The network: whether VMs can have one, and how far it reaches.
+
+use super::Check;
+use hyperfork_vmm::net;
+
+/// What a VM's network is like on this host.
+pub(super) fn check() -> Check {
+    const NAME: &str = "network";
+    if let Err(reason) = net::available() {
+        return Check::warning(
+            NAME,
+            format!(
+                "VMs have none, and are reached over vsock only (exec, cp, logs, fork): {reason}"
+            ),
+            "run hyperfork as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; or say --net none",
+        );
+    }
+    let reach = "each VM has a network of its own, reached from this host and by published ports";
+    if !net::host_translates() {
+        return Check::warning(
+            NAME,
+            format!("{reach}; guests reach this host alone: its kernel translates no addresses"),
+            "sudo modprobe nf_tables nft_masq nft_chain_nat",
+        );
+    }
+    match net::host_forwards() {
+        true => Check::ok(
+            NAME,
+            format!("{reach}; guests reach what this host reaches"),
+        ),
+        false => Check::warning(
+            NAME,
+            format!("{reach}; guests reach this host alone: it does not forward packets"),
+            "sudo sysctl -w net.ipv4.ip_forward=1, if guests are to reach the world",
+        ),
+    }
+}

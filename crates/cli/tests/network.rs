@@ -1,0 +1,225 @@
+//! VMs with a network, on Linux with the image `base`. As root: a network takes
+//! `CAP_NET_ADMIN`, and the last test is about hosts without it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use serde_json::Value;
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use support::{Ended, HYPERFORK, User, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn boot(user: &User, more: &[&str]) {
+    let mut args = vec!["run", "-d", "--quiet", "--name", "p", "--cpus", "1"];
+    args.extend(["--memory", "256MiB"]);
+    args.extend(more);
+    assert_eq!(user.ok(&args), "p\n");
+}
+
+fn sh(user: &User, vm: &str, script: &str) -> String {
+    user.ok(&["exec", vm, "--", "sh", "-c", script])
+}
+
+fn address(info: &Value) -> Ipv4Addr {
+    info["ip"].as_str().expect("an address").parse().unwrap()
+}
+
+/// The host's end of a VM's link (see `Block` in the monitor).
+fn hosts_end(ip: Ipv4Addr) -> Ipv4Addr {
+    (u32::from(ip) - 2).into()
+}
+
+fn interface(ip: Ipv4Addr) -> String {
+    format!("/sys/class/net/hf{:08x}", u32::from(ip) - 3)
+}
+
+/// What the echo in a guest makes of a word.
+fn echo(to: (Ipv4Addr, u16), word: &str) -> String {
+    let mut stream = TcpStream::connect(to).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(word.as_bytes()).unwrap();
+    let mut answer = vec![0; word.len()];
+    stream.read_exact(&mut answer).expect("an answer");
+    String::from_utf8(answer).unwrap()
+}
+
+/// The published port of guest port 7 as the report or the VM tells it.
+fn port(info: &Value) -> u16 {
+    let ports = info["ports"].as_array().expect("ports");
+    assert_eq!((ports.len(), &ports[0]["guest"]), (1, &Value::from(7)));
+    ports[0]["host"].as_u64().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
+    let user = User::new();
+    boot(&user, &["-p", "0:7"]);
+    let parent = user.json(&["inspect", "p"]);
+    let ip = address(&parent);
+    let listener = TcpListener::bind((hosts_end(ip), 0)).unwrap();
+    let outside = listener.local_addr().unwrap();
+    sh(
+        &user,
+        "p",
+        &format!(
+            "nc -ll -p 7 -e cat >/dev/null 2>&1 &
+             (nc {} {} </dev/ptmx >/tmp/got 2>&1; touch /tmp/ended) >/dev/null 2>&1 &
+             until netstat -tln 2>/dev/null | grep -q :7; do sleep 0.1; done",
+            outside.ip(),
+            outside.port()
+        ),
+    );
+    let (mut open, from) = listener.accept().unwrap();
+    assert_eq!(from.ip(), ip);
+    assert_eq!(
+        echo((Ipv4Addr::LOCALHOST, port(&parent)), "parent"),
+        "parent"
+    );
+
+    let report = user.json(&["fork", "p", "-n", "3", "--json"]);
+    let clones = report["clones"].as_array().unwrap();
+    let addresses: HashSet<_> = clones.iter().map(address).chain([ip]).collect();
+    assert_eq!(addresses.len(), 4, "{report}");
+    let ports: HashSet<_> = clones.iter().map(port).chain([port(&parent)]).collect();
+    assert_eq!(ports.len(), 4, "{report}");
+    for clone in clones {
+        let (name, own) = (clone["name"].as_str().unwrap(), address(clone));
+        let inspected = user.json(&["inspect", name]);
+        assert_eq!(
+            [&inspected["ip"], &inspected["ports"]],
+            [&clone["ip"], &clone["ports"]]
+        );
+        // The server that was running at the fork, from outside and by its address.
+        for to in [(Ipv4Addr::LOCALHOST, port(clone)), (own, 7)] {
+            assert_eq!(echo(to, name), name);
+        }
+        let seen = sh(
+            &user,
+            name,
+            "ip addr show dev eth0; ip route; until [ -e /tmp/ended ]; do sleep 0.1; done",
+        );
+        assert!(
+            seen.contains(&format!("inet {own}/31")) && !seen.contains(&ip.to_string()),
+            "{seen}"
+        );
+        let [a, b, c, d] = own.octets();
+        assert!(
+            seen.contains(&format!("02:48:{a:02x}:{b:02x}:{c:02x}:{d:02x}")),
+            "{seen}"
+        );
+        assert!(seen.contains("default via "), "{seen}");
+    }
+    // The parent's connection is as it was.
+    open.write_all(b"still\n").unwrap();
+    let got = "until grep -q still /tmp/got; do sleep 0.1; done; ls /tmp/ended 2>&1";
+    assert!(
+        user.run(&["exec", "p", "--", "sh", "-c", got])
+            .stdout
+            .contains("No such")
+    );
+    // Another VM may not be spoken to.
+    let refused = user.run(&["exec", "p-1", "--", "nc", "-w", "60", &ip.to_string(), "7"]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stderr.contains("No route to host"), "{refused:?}");
+
+    // However a VM ends, its network goes with it.
+    let victim = user.json(&["inspect", "p-1"])["pid"].to_string();
+    let gone = interface(address(&clones[0]));
+    assert!(Path::new(&gone).exists());
+    assert!(
+        Command::new("kill")
+            .args(["-9", &victim])
+            .status()
+            .unwrap()
+            .success()
+    );
+    eventually("the end of its interface", || !Path::new(&gone).exists());
+}
+
+#[test]
+fn clones_of_mode_same_keep_their_address_and_are_told_apart_outside() {
+    let user = User::new();
+    boot(&user, &["--net", "same", "-p", "0:7"]);
+    let parent = user.json(&["inspect", "p"]);
+    assert_eq!(parent["net"], "same");
+    let script = "nc -ll -p 7 -e cat >/dev/null 2>&1 &
+        until netstat -tln 2>/dev/null | grep -q :7; do sleep 0.1; done";
+    sh(&user, "p", script);
+    let addresses = "ip addr show dev eth0; ip route";
+    let before = sh(&user, "p", addresses);
+    let report = user.json(&["fork", "p", "-n", "2", "--json"]);
+    let clones = report["clones"].as_array().unwrap();
+    assert_ne!(clones[0]["ip"], clones[1]["ip"]);
+    for clone in clones {
+        let name = clone["name"].as_str().unwrap();
+        assert_eq!(sh(&user, name, addresses), before);
+        for to in [(Ipv4Addr::LOCALHOST, port(clone)), (address(clone), 7)] {
+            assert_eq!(echo(to, name), name);
+        }
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_and_nothing_is_left() {
+    let user = User::new();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let publish = format!("{port}:80");
+    let error = user.fails(
+        125,
+        &["run", "-d", "--quiet", "--name", "p", "-p", &publish],
+    );
+    assert!(
+        error.contains(&format!("port {port} of this host")),
+        "{error}"
+    );
+    user.must_be_clean();
+}
+
+#[test]
+fn who_may_not_have_a_network_is_told_and_has_vms_all_the_same() {
+    let user = User::new();
+    let without = |args: &[&str]| {
+        let unprivileged = user.command(args);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set", "-net_admin", "--", HYPERFORK])
+            .args(args);
+        for (name, value) in unprivileged.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        Ended::of(command.output().expect("setpriv"))
+    };
+    let run = ["run", "-d", "--quiet", "--name", "p", "--memory", "256MiB"];
+    let asked = [&run[..], &["--net", "own"]].concat();
+    let error = without(&asked).must_have_failed(125);
+    assert!(
+        error.contains("CAP_NET_ADMIN") && error.contains("--net none"),
+        "{error}"
+    );
+    let ended = without(&run);
+    assert_eq!(
+        (ended.status, ended.stdout.as_str()),
+        (0, "p\n"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.starts_with("no network: ") && ended.stderr.lines().count() == 1,
+        "{ended:?}"
+    );
+    let info = user.json(&["inspect", "p"]);
+    assert_eq!([&info["ip"], &info["net"]], [&Value::Null, &Value::Null]);
+    let report: Value =
+        serde_json::from_str(&without(&["fork", "p", "--json"]).stdout).expect("a report");
+    assert_eq!(report["clones"][0]["ip"], Value::Null);
+    assert_eq!(sh(&user, "p-1", "hostname; ls /sys/class/net"), "p-1\nlo\n");
+    let findings = without(&["doctor"]).stdout;
+    assert!(findings.contains("VMs have none"), "{findings}");
+}
