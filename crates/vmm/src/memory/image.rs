@@ -1,5 +1,6 @@
 //! A frozen image of guest RAM.
 
+use super::layers::{Layers, LayersState};
 use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
 use crate::sys::mapping::Mapping;
@@ -21,15 +22,7 @@ pub struct RamImage {
     /// A memory file of the RAM's size.
     pub(super) base: Arc<File>,
     /// What differs from it.
-    pub(super) changes: Option<Changes>,
-}
-
-/// Pages that differ from an image's base: `ranges` of the RAM, whose contents
-/// lie one after the other in `arena`.
-#[derive(Debug, Clone)]
-pub(super) struct Changes {
-    ranges: Vec<Range<usize>>,
-    arena: Arc<File>,
+    pub(super) changes: Layers,
 }
 
 /// What is in a mapping that was [primed](RamImage::prime).
@@ -46,19 +39,18 @@ pub(super) struct Primed {
 impl RamImageState {
     /// The image, or when its changes are more than `most` bytes, its base alone.
     pub fn bounded(mut self, most: usize) -> Self {
-        self.changes = self
-            .changes
-            .filter(|(_, ranges)| ranges.iter().map(Range::len).sum::<usize>() <= most);
+        self.changes = self.changes.filter(|changes| changes.len() <= most);
         self
     }
 }
 
 impl Primed {
-    /// Whether `image` can go on top: it must overwrite every page that is not the
-    /// base's. So it does not matter for which machine the mapping was primed.
-    fn suits(&self, image: &RamImage) -> io::Result<bool> {
-        let same_base = identity(&image.base)? == self.base;
-        Ok(same_base && ranges::without(&self.changed, image.changed()).is_empty())
+    /// Whether an image of `base` that changes `changed` can go on top: it must
+    /// overwrite every page that is not the base's. So it does not matter for which
+    /// machine the mapping was primed.
+    fn suits(&self, base: &File, changed: &[Range<usize>]) -> io::Result<bool> {
+        let same_base = identity(base)? == self.base;
+        Ok(same_base && ranges::without(&self.changed, changed).is_empty())
     }
 }
 
@@ -71,22 +63,7 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RamImageState {
     base: FdIndex,
-    changes: Option<(FdIndex, Vec<Range<usize>>)>,
-}
-
-impl Changes {
-    /// Pages that were copied into `arena`.
-    pub(super) fn new(ranges: Vec<Range<usize>>, arena: Arc<File>) -> Self {
-        Self { ranges, arena }
-    }
-
-    /// Copies the pages into a private mapping of the same base.
-    fn apply(&self, mapping: &mut Mapping, populated: &[Range<usize>]) -> io::Result<()> {
-        for range in ranges::without(&self.ranges, populated) {
-            mapping.populate_write(range.start, range.len())?;
-        }
-        mapping.read_into(&self.ranges, &*self.arena)
-    }
+    changes: Option<LayersState>,
 }
 
 impl RamImage {
@@ -96,22 +73,23 @@ impl RamImage {
     /// # Errors
     /// As `mmap(2)`; `InvalidData` when the image does not fit the mapping.
     pub(super) fn place(&self, mapping: &mut Mapping, primed: Option<&Primed>) -> io::Result<()> {
-        let changed = self.changed();
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.base.metadata()?.len() != mapping.len() as u64 {
             return invalid("the image is not of this machine's memory size");
         }
-        if !ranges::are_ordered_within(changed, mapping.len()) {
+        if !self.changes.are_within(mapping.len()) {
             return invalid("the image's changes lie outside of it");
         }
+        let changed = self.changes.ranges();
         let mut populated: &[Range<usize>] = &[];
         match primed {
-            Some(primed) if primed.suits(self)? => populated = &primed.populated,
+            Some(primed) if primed.suits(&self.base, &changed)? => populated = &primed.populated,
             _ => mapping.place_private(&self.base)?,
         }
-        self.changes
-            .iter()
-            .try_for_each(|changes| changes.apply(mapping, populated))
+        for range in ranges::without(&changed, populated) {
+            mapping.populate_write(range.start, range.len())?;
+        }
+        self.changes.read_into(mapping)
     }
 
     /// Puts the image into `mapping` in advance, for a clone of a later one of the same
@@ -132,16 +110,12 @@ impl RamImage {
         for range in touched {
             mapping.populate_write(range.start, range.len())?;
         }
+        let changed = self.changes.ranges();
         Ok(Primed {
             base: identity(&self.base)?,
-            changed: self.changed().to_vec(),
-            populated: ranges::union(self.changed(), touched),
+            populated: ranges::union(&changed, touched),
+            changed,
         })
-    }
-
-    /// The pages that differ from the base, as ranges of bytes.
-    pub fn changed(&self) -> &[Range<usize>] {
-        self.changes.as_ref().map_or(&[], |changes| &changes.ranges)
     }
 
     /// For the way to another process.
@@ -150,10 +124,7 @@ impl RamImage {
     /// Out of descriptors.
     pub fn save(&self, fds: &mut FdTable) -> io::Result<RamImageState> {
         let base = fds.push(self.base.as_fd())?;
-        let changes = match &self.changes {
-            None => None,
-            Some(changes) => Some((fds.push(changes.arena.as_fd())?, changes.ranges.clone())),
-        };
+        let changes = Some(self.changes.save(fds)?);
         Ok(RamImageState { base, changes })
     }
 
@@ -162,16 +133,13 @@ impl RamImage {
     /// # Errors
     /// When the descriptors it names are not there.
     pub fn restore(state: RamImageState, fds: &FdTable) -> io::Result<Self> {
-        let changes = match state.changes {
-            None => None,
-            Some((arena, ranges)) => Some(Changes {
-                ranges,
-                arena: Arc::new(fds.get(arena)?.into()),
-            }),
-        };
+        let changes = state
+            .changes
+            .map(|changes| Layers::restore(changes, fds))
+            .transpose()?;
         Ok(Self {
             base: Arc::new(fds.get(state.base)?.into()),
-            changes,
+            changes: changes.unwrap_or_default(),
         })
     }
 }

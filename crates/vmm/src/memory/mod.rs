@@ -8,9 +8,11 @@
 //! ```
 mod arena;
 pub mod image;
+mod layers;
 pub mod layout;
 pub mod ram;
 mod ranges;
+mod tracking;
 
 pub use image::RamImage;
 pub use ram::Ram;

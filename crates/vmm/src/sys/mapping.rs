@@ -2,8 +2,9 @@
 
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::io::{self, IoSliceMut};
-use std::ops::Range;
-use std::os::fd::AsFd;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, Range};
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
@@ -17,6 +18,18 @@ const ALIGN: usize = 2 << 20;
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
+}
+
+/// A [`Mapping`] of somebody else.
+#[derive(Debug)]
+pub struct Alias(ManuallyDrop<Mapping>);
+
+impl Deref for Alias {
+    type Target = Mapping;
+
+    fn deref(&self) -> &Mapping {
+        &self.0
+    }
 }
 
 // SAFETY: a Mapping is an address range; what lies in it is guest memory, which is
@@ -150,6 +163,49 @@ impl Mapping {
         }
     }
 
+    /// The same range once more, for somebody who does not own it.
+    ///
+    /// # Safety
+    /// It must be gone before this is.
+    pub unsafe fn alias(&self) -> Alias {
+        let Self { base, len } = *self;
+        Alias(ManuallyDrop::new(Self { base, len }))
+    }
+
+    /// Writes the bytes of `range` to `file` at `offset`, whoever may be changing them.
+    ///
+    /// # Errors
+    /// As `pwrite(2)`.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn write_out(&self, range: Range<usize>, file: impl AsFd, offset: u64) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        let mut done = 0;
+        while done < range.len() {
+            // SAFETY: the kernel reads inside the mapping, which is readable memory.
+            let wrote = unsafe {
+                libc::pwrite(
+                    file.as_fd().as_raw_fd(),
+                    self.base.as_ptr().add(range.start + done).cast(),
+                    range.len() - done,
+                    (offset as usize + done) as libc::off_t,
+                )
+            };
+            match wrote {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                1.. => done += wrote as usize,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The bytes of `range`, for copying out of a machine that stands still.
     ///
     /// # Panics
@@ -182,7 +238,7 @@ impl Mapping {
         })
     }
 
-    /// Reads `file` from its beginning into `ranges`, one behind the other, of a machine
+    /// Reads `file` from `offset` on into `ranges`, one behind the other, of a machine
     /// that does not run yet.
     ///
     /// # Errors
@@ -190,10 +246,14 @@ impl Mapping {
     ///
     /// # Panics
     /// When a range is not inside the mapping.
-    pub fn read_into(&mut self, ranges: &[Range<usize>], file: impl AsFd) -> io::Result<()> {
+    pub fn read_into(
+        &mut self,
+        ranges: &[Range<usize>],
+        file: impl AsFd,
+        mut offset: u64,
+    ) -> io::Result<()> {
         /// Most parts of one call (`IOV_MAX`).
         const MOST: usize = 1024;
-        let mut offset = 0;
         for ranges in ranges.chunks(MOST) {
             let mut parts: Vec<_> = ranges
                 .iter()

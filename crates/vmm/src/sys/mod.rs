@@ -11,3 +11,4 @@ pub mod pagemap;
 pub mod scm;
 pub mod signals;
 pub mod tap;
+pub mod userfault;

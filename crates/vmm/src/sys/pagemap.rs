@@ -36,9 +36,15 @@ struct Region {
     categories: u64,
 }
 
+const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// A page of a process's own is anonymous: present or swapped, and not the file's.
+/// This category is inverted in all scans.
+const PRIVATE: u64 = PAGE_IS_FILE;
+const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 
@@ -67,14 +73,50 @@ impl Pagemap {
     /// # Errors
     /// When the page tables cannot be read.
     pub fn private_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
-        match scan(&self.0, mapping) {
+        match scan(&self.0, mapping, PRIVATE) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read_all(&self.0, mapping),
             result => result,
         }
     }
+
+    /// Those of them that have been written since they were
+    /// [protected](Self::protect), or never were.
+    ///
+    /// # Errors
+    /// When the page tables cannot be read, or the kernel cannot tell (Linux 6.7).
+    pub fn written_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+        scan(&self.0, mapping, PRIVATE | PAGE_IS_WRITTEN)
+    }
+
+    /// Has writes to `ranges` of a mapping noticed, which is
+    /// [watched](super::userfault::Userfault::watch).
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn protect(&self, mapping: &Mapping, ranges: &[Range<usize>]) -> io::Result<()> {
+        let base = mapping.base() as u64;
+        for range in ranges {
+            let mut arg = ScanArg {
+                size: size_of::<ScanArg>() as u64,
+                flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+                start: base + range.start as u64,
+                end: base + range.end as u64,
+                category_mask: PAGE_IS_WRITTEN,
+                return_mask: PAGE_IS_WRITTEN,
+                ..Default::default()
+            };
+            // SAFETY: the argument lives across the call, and there is no vector. Writes
+            // to protected pages go through as before.
+            if unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &mut arg) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
 }
 
-fn scan(pagemap: &File, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+/// The pages of `mapping` of all `categories`, which are [`PRIVATE`] and others.
+fn scan(pagemap: &File, mapping: &Mapping, categories: u64) -> io::Result<Vec<Range<usize>>> {
     let base = mapping.base() as u64;
     let end = base + mapping.len() as u64;
     let mut found = Vec::new();
@@ -87,9 +129,8 @@ fn scan(pagemap: &File, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
             end,
             vec: regions.as_mut_ptr() as u64,
             vec_len: BATCH as u64,
-            // A page of ours is anonymous: present or swapped, and not the file's.
-            category_inverted: PAGE_IS_FILE,
-            category_mask: PAGE_IS_FILE,
+            category_inverted: PRIVATE,
+            category_mask: categories,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             return_mask: PAGE_IS_FILE,
             ..Default::default()
@@ -146,6 +187,7 @@ fn append(found: &mut Vec<Range<usize>>, range: Range<usize>) {
 mod tests {
     use super::*;
     use crate::sys::memfd;
+    use crate::sys::userfault::Userfault;
 
     #[test]
     fn only_written_pages_are_private() {
@@ -164,5 +206,31 @@ mod tests {
         let expected = [0..2, 7..8, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE);
         assert_eq!(pagemap.private_ranges(&mapping).unwrap(), expected);
         assert_eq!(read_all(&pagemap.0, &mapping).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_watched_pages_those_written_since_they_were_protected_are_told() {
+        let file = memfd::create("test", 64 * PAGE as u64).unwrap();
+        let mut mapping = Mapping::reserve(64 * PAGE).unwrap();
+        mapping.place_private(&file).unwrap();
+        // SAFETY: inside the mapping, which only this test uses.
+        let write = |page: usize| unsafe { mapping.base().add(page * PAGE).write_volatile(1) };
+        let pages = |pages: Range<usize>| pages.start * PAGE..pages.end * PAGE;
+        let pagemap = Pagemap::open().unwrap();
+        [1, 2, 7].into_iter().for_each(write);
+        let watched = match Userfault::watch(&mapping) {
+            Ok(watched) => watched,
+            // Before Linux 6.7, which has no `PAGEMAP_SCAN` either.
+            Err(_) => return assert!(scan(&pagemap.0, &mapping, PRIVATE).is_err()),
+        };
+        let all = [pages(1..3), pages(7..8)];
+        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), all);
+        pagemap.protect(&mapping, &all).unwrap();
+        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), []);
+        [2, 40].into_iter().for_each(write);
+        let written = [pages(2..3), pages(40..41)];
+        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), written);
+        assert_eq!(pagemap.private_ranges(&mapping).unwrap().len(), 3);
+        drop(watched);
     }
 }

@@ -1,0 +1,290 @@
+//! What differs from an image's base: pieces of guest RAM whose contents lie in files,
+//! newer ones on top of older ones.
+
+use super::ranges;
+use crate::sys::fds::{FdIndex, FdTable};
+use crate::sys::mapping::Mapping;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// Pages by where their contents are. Nobody writes the files any more.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layers {
+    files: Vec<Arc<File>>,
+    /// Ascending, and not overlapping.
+    pieces: Vec<Piece>,
+}
+
+/// Some pages that lie in a file one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Piece {
+    /// Of guest RAM, in bytes.
+    range: Range<usize>,
+    /// Which file.
+    file: usize,
+    /// Where in it.
+    offset: u64,
+}
+
+/// [`Layers`] as they travel: the descriptors are in an [`FdTable`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LayersState {
+    files: Vec<FdIndex>,
+    pieces: Vec<Piece>,
+}
+
+impl Layers {
+    /// The pages `ranges`, whose contents are in `file` one after the other.
+    pub(super) fn of(ranges: Vec<Range<usize>>, file: Arc<File>) -> Self {
+        let mut layers = Self::default();
+        layers.put(ranges, file);
+        layers
+    }
+
+    /// Puts newer contents of some pages on top. Files of which nothing is seen any more
+    /// are let go.
+    pub(super) fn put(&mut self, ranges: Vec<Range<usize>>, file: Arc<File>) {
+        let mut pieces: Vec<_> = self
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.without(&ranges))
+            .collect();
+        let top = self.files.len();
+        self.files.push(file);
+        let mut offset = 0;
+        for range in ranges {
+            let len = range.len() as u64;
+            pieces.push(Piece {
+                range,
+                file: top,
+                offset,
+            });
+            offset += len;
+        }
+        pieces.sort_by_key(|piece| piece.range.start);
+        self.pieces = pieces;
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        let mut kept = Vec::new();
+        let mut new_places = vec![None; self.files.len()];
+        for piece in &mut self.pieces {
+            let place = new_places[piece.file].get_or_insert_with(|| {
+                kept.push(self.files[piece.file].clone());
+                kept.len() - 1
+            });
+            piece.file = *place;
+        }
+        self.files = kept;
+    }
+
+    /// How many files they are in.
+    pub(super) fn depth(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The pages, as ranges of bytes.
+    pub(super) fn ranges(&self) -> Vec<Range<usize>> {
+        let mut joined: Vec<Range<usize>> = Vec::with_capacity(self.pieces.len());
+        for Piece { range, .. } in &self.pieces {
+            match joined.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => joined.push(range.clone()),
+            }
+        }
+        joined
+    }
+
+    /// Bytes of guest RAM in them.
+    pub(super) fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.range.len()).sum()
+    }
+
+    /// Whether they are pieces of a RAM of `len` bytes.
+    pub(super) fn are_within(&self, len: usize) -> bool {
+        let ranges: Vec<_> = self
+            .pieces
+            .iter()
+            .map(|piece| piece.range.clone())
+            .collect();
+        ranges::are_ordered_within(&ranges, len)
+    }
+
+    /// Reads all of them into `mapping`, which nobody uses yet.
+    ///
+    /// # Errors
+    /// As `preadv(2)`; when a file is too short.
+    pub(super) fn read_into(&self, mapping: &mut Mapping) -> io::Result<()> {
+        for (index, file) in self.files.iter().enumerate() {
+            let mut pieces = self
+                .pieces
+                .iter()
+                .filter(|piece| piece.file == index)
+                .peekable();
+            while let Some(first) = pieces.next() {
+                let mut together = vec![first.range.clone()];
+                let mut end = first.end();
+                while let Some(next) = pieces.next_if(|next| next.offset == end) {
+                    end = next.end();
+                    together.push(next.range.clone());
+                }
+                mapping.read_into(&together, &**file, first.offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `reader` read their contents, in the order of [`ranges`](Self::ranges).
+    ///
+    /// # Errors
+    /// As `pread(2)`, and the reader's.
+    pub(super) fn for_each(
+        &self,
+        mut reader: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for piece in &self.pieces {
+            bytes.resize(piece.range.len(), 0);
+            self.files[piece.file].read_exact_at(&mut bytes, piece.offset)?;
+            reader(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// For the way to another process.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub(super) fn save(&self, fds: &mut FdTable) -> io::Result<LayersState> {
+        let files = self.files.iter().map(|file| fds.push(file.as_fd()));
+        Ok(LayersState {
+            files: files.collect::<io::Result<_>>()?,
+            pieces: self.pieces.clone(),
+        })
+    }
+
+    /// And back.
+    ///
+    /// # Errors
+    /// When it names descriptors that are not there.
+    pub(super) fn restore(state: LayersState, fds: &FdTable) -> io::Result<Self> {
+        let files = state
+            .files
+            .into_iter()
+            .map(|file| Ok(Arc::new(fds.get(file)?.into())));
+        let files = files.collect::<io::Result<Vec<_>>>()?;
+        if state.pieces.iter().any(|piece| piece.file >= files.len()) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(Self {
+            files,
+            pieces: state.pieces,
+        })
+    }
+}
+
+impl LayersState {
+    /// Bytes of guest RAM in them.
+    pub(super) fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.range.len()).sum()
+    }
+}
+
+impl Piece {
+    /// Where it ends in its file.
+    fn end(&self) -> u64 {
+        self.offset + self.range.len() as u64
+    }
+
+    /// What of it is not in `ranges`.
+    fn without(&self, ranges: &[Range<usize>]) -> Vec<Self> {
+        // Only those around it matter.
+        let first = ranges.partition_point(|range| range.end <= self.range.start);
+        let last = ranges.partition_point(|range| range.start < self.range.end);
+        let near = &ranges[first..last.max(first)];
+        let rest = ranges::without(std::slice::from_ref(&self.range), near);
+        rest.into_iter()
+            .map(|range| Self {
+                file: self.file,
+                offset: self.offset + (range.start - self.range.start) as u64,
+                range,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd;
+    use proptest::prelude::*;
+
+    const LEN: usize = 40;
+
+    /// Any pages, and what is written to each of them.
+    fn writes() -> impl Strategy<Value = Vec<(usize, u8)>> {
+        prop::collection::btree_map(0..LEN, any::<u8>(), 0..12)
+            .prop_map(|pages| pages.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_put_last_is_what_is_read(rounds in prop::collection::vec(writes(), 0..10)) {
+            let mut layers = Layers::default();
+            let mut model = vec![None; LEN];
+            for round in rounds {
+                let file = Arc::new(memfd::create("test", 0).unwrap());
+                let contents: Vec<u8> = round.iter().map(|&(_, byte)| byte).collect();
+                file.write_all_at(&contents, 0).unwrap();
+                let pages: Vec<_> = round.iter().map(|&(page, _)| page..page + 1).collect();
+                layers.put(ranges::union(&pages, &[]), file);
+                for (page, byte) in round {
+                    model[page] = Some(byte);
+                }
+                let mut read = vec![None; LEN];
+                for piece in &layers.pieces {
+                    let mut bytes = vec![0; piece.range.len()];
+                    layers.files[piece.file].read_exact_at(&mut bytes, piece.offset).unwrap();
+                    for (page, byte) in piece.range.clone().zip(bytes) {
+                        read[page] = Some(byte);
+                    }
+                }
+                prop_assert_eq!(&read, &model);
+                prop_assert!(layers.are_within(LEN));
+                let written = model.iter().flatten().count();
+                prop_assert_eq!(layers.len(), written);
+                prop_assert_eq!(layers.ranges().iter().map(Range::len).sum::<usize>(), written);
+                // No file is kept for nothing.
+                let seen: std::collections::BTreeSet<_> = layers.pieces.iter().map(|piece| piece.file).collect();
+                prop_assert_eq!(seen.len(), layers.depth());
+            }
+        }
+    }
+
+    #[test]
+    fn they_are_read_into_memory_from_wherever_they_lie() {
+        const PAGE: usize = 4096;
+        let file = |byte: u8, pages: usize| {
+            let file = memfd::create("test", 0).unwrap();
+            file.write_all_at(&vec![byte; pages * PAGE], 0).unwrap();
+            Arc::new(file)
+        };
+        let pages = |pages: Range<usize>| pages.start * PAGE..pages.end * PAGE;
+        let mut layers = Layers::of(vec![pages(1..4), pages(6..8)], file(1, 5));
+        layers.put(vec![pages(2..3), pages(7..9)], file(2, 3));
+        let mut mapping = Mapping::reserve(16 * PAGE).unwrap();
+        let backing = memfd::create("test", 16 * PAGE as u64).unwrap();
+        mapping.place_private(&backing).unwrap();
+        layers.read_into(&mut mapping).unwrap();
+        let first_bytes: Vec<u8> = (0..10)
+            .map(|page| mapping.bytes(pages(page..page + 1))[0])
+            .collect();
+        assert_eq!(first_bytes, [0, 1, 2, 1, 0, 0, 1, 2, 2, 0]);
+    }
+}

@@ -1,0 +1,195 @@
+//! Which pages a machine has written since its last fork, so that not all it has written
+//! since the base was frozen is copied at each.
+//!
+//! To be told of a write costs the guest a fault, at the first write to each page after
+//! each fork: 10 times what it costs to copy the page (docs/adr/0007). So only machines
+//! that have written much are tracked, and of those only such as write little of it
+//! again between forks.
+
+use super::arena::{Arena, Spare};
+use super::layers::Layers;
+use crate::sys::mapping::{Alias, Mapping};
+use crate::sys::memfd;
+use crate::sys::pagemap::Pagemap;
+use crate::sys::userfault::Userfault;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Shared by a RAM and whoever works for it in the background.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tracking(Arc<Mutex<Tracker>>);
+
+#[derive(Debug, Default)]
+struct Tracker {
+    /// As long as the RAM is there.
+    ram: Option<Alias>,
+    /// While writes are noticed.
+    tracked: Option<Tracked>,
+    /// Forks until it is worth another try.
+    not_before: u32,
+    #[cfg(test)]
+    least: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    /// The RAM's own pages as they were at the last freeze; those that have been written
+    /// since are told. (A page that were taken from the RAM would still be in here: only
+    /// what is not frozen yet can be given back.)
+    layers: Layers,
+    _watch: Userfault,
+}
+
+/// What a freeze had to copy, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Copied {
+    /// All that the machine has written since the base was frozen.
+    All(usize),
+    /// Only what it has written since the last freeze.
+    New(usize),
+}
+
+/// Machines that have written less, in bytes, are not tracked: 16 MiB take 3 ms.
+const LEAST: usize = 16 << 20;
+/// Files on top of each other before they are made one.
+const DEEPEST: usize = 8;
+/// After tracking has turned out to be of no use.
+const FORKS_UNTIL_NEXT_TRY: u32 = 16;
+
+impl Tracking {
+    /// Of this RAM, which calls [`end`](Self::end) before it goes.
+    pub(super) fn of(ram: &Mapping) -> Self {
+        // SAFETY: `end` lets go of it.
+        let ram = Some(unsafe { ram.alias() });
+        Self(Arc::new(Mutex::new(Tracker {
+            ram,
+            ..Tracker::default()
+        })))
+    }
+
+    /// The RAM goes. Waits for who works on it.
+    pub(super) fn end(&self) {
+        *self.lock() = Tracker::default();
+    }
+
+    /// Where the RAM, which stands still, is tracked: all that differs from its base, of
+    /// which what is new has been copied into the arena.
+    ///
+    /// # Errors
+    /// When the host is out of memory. Nothing has changed then.
+    pub(super) fn freeze(
+        &self,
+        ram: &Mapping,
+        pagemap: &Pagemap,
+        spare: &Spare,
+    ) -> io::Result<Option<(Layers, Option<Arena>, usize)>> {
+        // Whoever works on it takes longer than copying everything.
+        let Ok(mut tracker) = self.0.try_lock() else {
+            return Ok(None);
+        };
+        let Some(Tracked { layers, .. }) = &mut tracker.tracked else {
+            return Ok(None);
+        };
+        let written = pagemap.written_ranges(ram)?;
+        let len = written.iter().map(ExactSizeIterator::len).sum();
+        if len == 0 {
+            return Ok(Some((layers.clone(), None, 0)));
+        }
+        let mut arena = spare.take(len)?;
+        arena.copy_from(ram, &written);
+        layers.put(written.clone(), arena.file().clone());
+        // What is not protected counts as written, and is copied again next time.
+        let _ = pagemap.protect(ram, &written);
+        Ok(Some((layers.clone(), Some(arena), len)))
+    }
+
+    /// Begins, ends, or tidies up, after a freeze and while the machine runs.
+    ///
+    /// # Errors
+    /// When the host is out of memory.
+    pub(super) fn settle(&self, copied: Copied, pagemap: &Pagemap) -> io::Result<()> {
+        let mut guard = self.lock();
+        let tracker = &mut *guard;
+        tracker.not_before = tracker.not_before.saturating_sub(1);
+        let worth_at = match tracker.not_before {
+            0 => tracker.least(),
+            _ => usize::MAX,
+        };
+        match (copied, &mut tracker.tracked) {
+            (Copied::New(len), Some(tracked)) if len * 2 > tracked.layers.len() => {
+                tracker.tracked = None;
+                tracker.not_before = FORKS_UNTIL_NEXT_TRY;
+            }
+            (Copied::New(_), Some(tracked)) if tracked.layers.depth() > DEEPEST => {
+                tracked.layers = flattened(&tracked.layers)?;
+            }
+            (Copied::All(len), None) if len >= worth_at => tracker.begin(pagemap)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tracker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tracker {
+    /// Protects what there is, then copies it. A page that is written meanwhile counts as
+    /// written, so it does not matter how its copy turns out.
+    fn begin(&mut self, pagemap: &Pagemap) -> io::Result<()> {
+        let Some(ram) = &self.ram else { return Ok(()) };
+        let Ok(watch) = Userfault::watch(ram) else {
+            // This host has no such thing, and will not have it later.
+            self.not_before = u32::MAX;
+            return Ok(());
+        };
+        let ranges = pagemap.private_ranges(ram)?;
+        pagemap.protect(ram, &ranges)?;
+        let file = memfd::create("hyperfork-changes", 0)?;
+        let mut offset = 0;
+        for range in &ranges {
+            ram.write_out(range.clone(), &file, offset)?;
+            offset += range.len() as u64;
+        }
+        memfd::seal(&file)?;
+        self.tracked = Some(Tracked {
+            layers: Layers::of(ranges, Arc::new(file)),
+            _watch: watch,
+        });
+        Ok(())
+    }
+
+    fn least(&self) -> usize {
+        #[cfg(test)]
+        if let Some(least) = self.least {
+            return least;
+        }
+        LEAST
+    }
+}
+
+/// The same contents in one file.
+fn flattened(layers: &Layers) -> io::Result<Layers> {
+    let file = memfd::create("hyperfork-changes", layers.len() as u64)?;
+    let mut offset = 0;
+    layers.for_each(|bytes| {
+        file.write_all_at(bytes, offset)?;
+        offset += bytes.len() as u64;
+        Ok(())
+    })?;
+    memfd::seal(&file)?;
+    Ok(Layers::of(layers.ranges(), Arc::new(file)))
+}
+
+#[cfg(test)]
+impl Tracking {
+    pub(super) fn begin_at(&self, least: usize) {
+        self.lock().least = Some(least);
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.lock().tracked.is_some()
+    }
+}
