@@ -22,6 +22,8 @@ pub struct Host {
     pub(super) kvm: Kvm,
     kind: HostKind,
     cpuid: CpuId,
+    /// Whether local APICs can be told a time of the TSC at which to interrupt.
+    tsc_deadline: bool,
 }
 
 /// Capabilities without which nothing works.
@@ -54,10 +56,13 @@ impl Host {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        let kind = kind();
+        let tsc_deadline = kind == HostKind::Hardware && kvm.check_extension(Cap::TscDeadlineTimer);
         Ok(Self {
             kvm,
-            kind: kind(),
+            kind,
             cpuid,
+            tsc_deadline,
         })
     }
 
@@ -74,6 +79,12 @@ impl Host {
 
     /// The CPUID that vCPU `index` of `count` gets: all the host offers, with the
     /// leaves that tell a CPU which one it is.
+    ///
+    /// KVM never lists the TSC deadline, for only with a local APIC in the kernel it has
+    /// it (api.rst, KVM_GET_SUPPORTED_CPUID). It matters: without it a guest finds out by
+    /// counting ticks of the PIT how fast its APIC's timer is. Of a guest that was kept
+    /// waiting, KVM makes up for all ticks at once, and from then on its timers fire many
+    /// times too often, which on a slow host is all it ever does.
     pub(super) fn cpuid_for(&self, index: u8, count: u8) -> CpuId {
         let mut cpuid = self.cpuid.clone();
         for entry in cpuid.as_mut_slice() {
@@ -83,6 +94,7 @@ impl Host {
                     entry.ebx &= 0x0000_ffff;
                     entry.ebx |= u32::from(index) << 24 | u32::from(count) << 16;
                     entry.ecx |= 1 << 31; // there is a hypervisor
+                    entry.ecx |= u32::from(self.tsc_deadline) << 24;
                 }
                 // Extended topology: x2APIC ID.
                 0xb | 0x1f => entry.edx = u32::from(index),
