@@ -33,7 +33,7 @@ mod root;
 mod suite;
 
 use prepared::Prepared;
-pub(crate) use suite::{TARGETS, Target, UNMODIFIED_KERNEL, job};
+pub(crate) use suite::{TARGETS, job};
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
