@@ -4,8 +4,9 @@ use crate::support::{Ended, User, eventually, read};
 use crate::witness;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 /// What a kernel says when something is wrong with it.
 const COMPLAINTS: [&str; 11] = [
@@ -90,6 +91,12 @@ impl<'a> Guest<'a> {
         self.user.ok(&args)
     }
 
+    /// Starts a program.
+    pub(crate) fn start(&self, command: &[&str]) -> Child {
+        let args = [&["exec", self.name.as_str(), "--"], command].concat();
+        self.user.start(&args)
+    }
+
     /// It answers, under its own name.
     pub(crate) fn must_answer(&self) {
         assert_eq!(self.ask(&["hostname"]), format!("{}\n", self.name));
@@ -159,6 +166,15 @@ impl<'a> Guest<'a> {
         self.user.ok(&["rm", "-f", &self.name]);
     }
 
+    /// Kills its process, and sees that this is told.
+    pub(crate) fn kill(&self) {
+        kill(self.pid());
+        eventually("its end in the list", || self.info()["state"] == "failed");
+        let info = self.info();
+        assert_eq!(info["pid"], Value::Null);
+        assert_eq!(info["error"], "its process was killed");
+    }
+
     /// What `inspect` tells.
     pub(crate) fn info(&self) -> Value {
         self.user.json(&["inspect", &self.name])
@@ -208,4 +224,12 @@ pub(crate) fn held_by(pid: u32) -> (usize, usize) {
         entries.read_dir().map_or(0, Iterator::count)
     };
     (entries("fd"), entries("task"))
+}
+
+/// The names of a process's threads.
+pub(crate) fn threads_of(pid: u32) -> impl Iterator<Item = String> {
+    let tasks = Path::new("/proc").join(pid.to_string()).join("task");
+    let tasks = tasks.read_dir().into_iter().flatten().flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned())
 }

@@ -1,11 +1,117 @@
 //! Processes that are killed in the middle of a fork.
 
-use crate::guest::{Guest, kill};
+use crate::guest::{Guest, kill, threads_of};
+use crate::held::shared;
 use crate::support::{Ended, User, eventually, finish};
 use crate::witness::MEMORY;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
+
+#[test]
+fn whatever_is_killed_in_a_fork_that_waits_ends_all_of_it_and_nothing_else() {
+    let user = User::new();
+    let (shared, volume) = shared(&user);
+    let parent = Guest::boot(&user, "p", &["-v", &volume]);
+    a_killed_clone_ends_the_fork_and_its_sibling_but_not_the_parent(&user, &parent, &shared);
+    a_killed_parent_ends_the_fork_and_its_clones_and_who_waits_is_told(&user, parent, &shared);
+    user.must_be_clean();
+}
+
+/// Starts a fork of p, whose agent is held, so that it cannot end; gives it, and the
+/// processes of its two clones.
+fn fork_that_cannot_end(user: &User) -> (Child, [u32; 2]) {
+    let fork = user.start(&["fork", "p", "-n", "2", "-q"]);
+    let mut processes = [None; 2];
+    eventually("the clones' processes", || {
+        processes = ["p-1", "p-2"].map(|name| process_of(user, name));
+        // They run, and wait for their agents.
+        let is_running = |name: &&str| user.run_dir().join(name).join("info.json").exists();
+        processes.iter().all(Option::is_some) && ["p-1", "p-2"].iter().all(is_running)
+    });
+    (fork, processes.map(Option::unwrap))
+}
+
+/// What the process holds when nothing of a fork is left to be done in the background.
+fn held_at_rest(guest: &Guest<'_>) -> (usize, usize) {
+    let process = guest.pid();
+    let count = |name: &str| threads_of(process).filter(|it| it == name).count();
+    eventually("the fork's last work", || {
+        count("births") == 0 && count("pool") == 0
+    });
+    // What they have left to the owner comes before this request.
+    guest.info();
+    eventually("the end of the request", || count("control") == 1);
+    possessions(process)
+}
+
+/// Descriptors and threads of a process. Layers of its disk do not count: there is one more
+/// for every fork that its guest has written something before.
+fn possessions(process: u32) -> (usize, usize) {
+    let fds = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let links = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    let is_layer = |link: &PathBuf| link.to_string_lossy().contains("/.overlay-");
+    let fds = links.filter(|link| !is_layer(link)).count();
+    (fds, threads_of(process).count())
+}
+
+fn a_killed_clone_ends_the_fork_and_its_sibling_but_not_the_parent(
+    user: &User,
+    parent: &Guest<'_>,
+    shared: &Path,
+) {
+    let process = parent.pid();
+    // What a process keeps after a fork for the next, it then has.
+    for _ in 0..2 {
+        parent.fork(1).remove(0).remove();
+    }
+    let (files, threads) = held_at_rest(parent);
+    for victim in [0, 1] {
+        let held = parent.hold_agent(shared);
+        let (fork, clones) = fork_that_cannot_end(user);
+        kill(clones[victim]);
+        let line = finish(fork).must_have_failed(1);
+        let told = format!("p-{} did not come to life: its process ended", victim + 1);
+        assert!(line.contains(&told), "{line}");
+        // At once, nothing of either is left.
+        assert_eq!(user.names(), ["p"]);
+        eventually("the end of all others", || user.processes() == [process]);
+        held.release();
+        parent.must_answer();
+        eventually("the end of what the fork needed", || {
+            let now = possessions(process);
+            now.0 <= files && now.1 <= threads
+        });
+    }
+    parent.must_be_at_peace();
+}
+
+fn a_killed_parent_ends_the_fork_and_its_clones_and_who_waits_is_told(
+    user: &User,
+    parent: Guest<'_>,
+    shared: &Path,
+) {
+    // A clone of before does not mind.
+    let elder = parent.fork_as("elder", 1).remove(0);
+    let command = parent.start(&["sleep", "1000"]);
+    let held = parent.hold_agent(shared);
+    let (fork, _) = fork_that_cannot_end(user);
+    parent.kill();
+
+    let line = finish(fork).must_have_failed(1);
+    assert!(line.contains("p is not running"), "{line}");
+    finish(command).must_have_failed(125);
+    held.was_lost();
+    let survivor = elder.pid();
+    eventually("the end of all others", || user.processes() == [survivor]);
+    assert_eq!(user.names(), ["elder-1", "p"]);
+    elder.must_answer();
+    elder.must_be_at_peace();
+    parent.remove();
+    elder.remove();
+}
 
 #[test]
 fn whoever_is_killed_at_whatever_moment_of_a_fork_there_are_all_clones_or_none() {

@@ -7,9 +7,13 @@ mod support;
 
 mod failures;
 mod guest;
+mod held;
 mod identity;
 mod kills;
+mod lineage;
 mod load;
 mod output;
+mod streams;
+mod terminal;
 mod time;
 mod witness;
