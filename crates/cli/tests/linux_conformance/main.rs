@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disk;
 mod failures;
 mod guest;
 mod held;

@@ -31,6 +31,11 @@ pub(crate) const CLOCK: Parts = Parts {
     threads: &["clock-0", "clock-1"],
 };
 
+pub(crate) const FILES: Parts = Parts {
+    names: "files",
+    threads: &["files"],
+};
+
 /// Names the program where it cannot be compiled.
 const COMPILED: &str = "HYPERFORK_TEST_WITNESS";
 
