@@ -376,7 +376,11 @@ impl VmDir {
                 // directory of all shells went with the last of them.
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if self.exists() => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // It was removed by somebody else: what was made for it is in the way.
+                    nameless.remove_shells();
+                    return Err(error.into());
+                }
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
@@ -511,6 +515,16 @@ mod tests {
         drop(run.claim(&name).unwrap());
         let _claim = run.claim(&name).unwrap();
         assert_eq!(run.list().unwrap(), [run.vm(&name)]);
+    }
+
+    #[test]
+    fn removing_what_is_gone_already_leaves_nothing() {
+        let (_temp, run) = run_dir();
+        let claim = run.claim(&VmName::new("p").unwrap()).unwrap();
+        let dir = claim.dir.clone();
+        claim.abandon();
+        assert!(dir.remove().is_err());
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0);
     }
 
     #[test]
