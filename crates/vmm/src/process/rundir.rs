@@ -366,21 +366,17 @@ impl VmDir {
             let nameless = run_dir.unused();
             run_dir.make_shells()?;
             let (from, to) = (&self.path, &nameless.path);
-            match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    let removed = remove_all(&nameless.path);
-                    nameless.remove_shells();
-                    return removed;
-                }
+            let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+            let removed = renamed.map(|()| remove_all(to));
+            nameless.remove_shells();
+            match removed {
+                Ok(removed) => return removed,
                 // What is in the way was left by a killed process of this number; or the
                 // directory of all shells went with the last of them.
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if self.exists() => {}
-                Err(error) => {
-                    // It was removed by somebody else: what was made for it is in the way.
-                    nameless.remove_shells();
-                    return Err(error.into());
-                }
+                // Somebody else has removed it, maybe.
+                Err(error) => return Err(error.into()),
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
@@ -569,6 +565,9 @@ mod tests {
             }
         });
         assert_eq!(run.list().unwrap(), []);
+        // Removing one that is not there leaves nothing, either.
+        assert!(run.vm(&name).remove().is_err());
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0);
     }
 
     #[test]
