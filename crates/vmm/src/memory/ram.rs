@@ -116,6 +116,7 @@ impl Ram {
     pub fn back_with_zeroes(&mut self) -> io::Result<()> {
         let file = memfd::create("hyperfork-ram", self.size())?;
         self.mapping.place_shared(&file)?;
+        self.mapping.prefer_huge_pages();
         self.backing = Backing::Own(file);
         Ok(())
     }

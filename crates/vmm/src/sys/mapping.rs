@@ -83,6 +83,12 @@ impl Mapping {
         keep_from_children(self.base.as_ptr(), self.len)
     }
 
+    /// Asks for huge pages, where the host gives them on request.
+    pub fn prefer_huge_pages(&mut self) {
+        // SAFETY: a wish, which changes no contents. It may not come true.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
+    }
+
     /// Puts the first bytes of `file` here, private: writes stay in this process.
     ///
     /// # Errors
