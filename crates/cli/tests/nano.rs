@@ -17,7 +17,7 @@ fn a_vm_outlives_its_starter_is_listed_and_gone_after_removal() {
     assert_eq!(listed[0]["memory_mib"], 64);
     assert!(listed[0]["private_kib"].as_u64().unwrap() >= 4 << 10);
     assert_eq!(user.json(&["inspect", "p"])["name"], "p");
-    assert_eq!(user.processes().len(), 1);
+    user.must_have_processes(1);
 
     assert_eq!(user.ok(&["pause", "p"]), "p\n");
     assert_eq!(user.json(&["inspect", "p"])["state"], "paused");
@@ -30,7 +30,7 @@ fn a_vm_outlives_its_starter_is_listed_and_gone_after_removal() {
     assert_eq!(user.json(&["ps", "--json"]), serde_json::json!([]));
     assert_eq!(user.json(&["ps", "-a", "--json"])[0]["state"], "stopped");
     assert_eq!(user.json(&["inspect", "p"])["pid"], serde_json::Value::Null);
-    assert!(user.processes().is_empty());
+    user.must_have_processes(0);
 
     assert_eq!(user.ok(&["rm", "p"]), "p\n");
     user.must_be_clean();
@@ -78,7 +78,7 @@ fn a_fork_reports_every_clone_and_each_proves_who_it_is() {
     }
     assert_eq!(clones.len(), 3);
     assert_eq!(user.json(&["inspect", "p"])["forks"], 3);
-    assert_eq!(user.processes().len(), 4);
+    user.must_have_processes(4);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn ctrl_c_stops_a_vm_in_the_foreground() {
         signal(&child, name);
         assert_eq!(finish(child).status, status);
         assert_eq!(user.json(&["inspect", "p"])["state"], "stopped");
-        assert!(user.processes().is_empty());
+        user.must_have_processes(0);
     }
 }
 

@@ -244,7 +244,7 @@ fn a_fork_that_cannot_be_done_leaves_no_clone_and_its_parent_unharmed(strategy: 
     let line = user.fails(1, &args);
     assert!(line.contains(&format!("{prefix}-10")), "{line}");
     assert_eq!(user.names(), ["p"]);
-    eventually("the end of all others", || user.processes().len() == 1);
+    user.must_have_processes(1);
     assert_eq!(inspect(&user, "p")["forks"], 0);
     fork(&user, strategy, "p", 1);
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 const PORT: u32 = 5000;
 
 /// How long it may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the program tells: names and values.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,12 +83,15 @@ fn answers(family: &Family<'_>, fork: &ForkReport) -> anyhow::Result<Vec<VmInfo>
     Ok(infos)
 }
 
+/// How long a guest may take for its work.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A VM, once it has signalled that its work is done.
 fn answered(family: &Family<'_>, name: &VmName) -> anyhow::Result<VmInfo> {
     let begun = Instant::now();
     loop {
         let info = family.info(name)?;
-        if info.exit_status.is_some() || begun.elapsed() > Duration::from_secs(30) {
+        if info.exit_status.is_some() || begun.elapsed() > PATIENCE {
             return Ok(info);
         }
         thread::sleep(Duration::from_millis(10));

@@ -75,7 +75,7 @@ pub(crate) fn end(dir: &VmDir, grace: Duration) -> Result<(), ClientError> {
 }
 
 /// How long a VM's process may take to come and to go, on a busy machine.
-const LAST_MOMENTS: Duration = Duration::from_secs(10);
+const LAST_MOMENTS: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_millis(10);
 
 /// Ends a VM at once and removes it.

@@ -115,6 +115,14 @@ impl User {
         });
     }
 
+    /// So many processes there are of this user's VMs, as soon as those that are ending
+    /// are gone, and those that start a program have.
+    pub(crate) fn must_have_processes(&self, count: usize) {
+        eventually(&format!("{count} processes"), || {
+            self.processes().len() == count
+        });
+    }
+
     /// The processes of this user's VMs, known by the files they have open.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let pool = [".pool", ".shells"].map(|name| self.run_dir().join(name));

@@ -261,7 +261,7 @@ impl Starter {
 
     /// Ends the VM, ready or not, and waits until it is gone with all it had.
     pub(super) fn end(self) {
-        const LONGEST: Duration = Duration::from_secs(10);
+        const LONGEST: Duration = Duration::from_secs(60);
         let Self { socket, dir } = self;
         // One that was not released takes this for its end; one that was, does not mind.
         drop(socket);

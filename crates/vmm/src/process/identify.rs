@@ -7,10 +7,11 @@ use crate::sys::clock::realtime_ns;
 use hyperfork_api::Identity;
 use hyperfork_api::guest::{AGENT_PORT, Command, Reply, Request};
 use hyperfork_api::spec::Share;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Longest wait for one answer before the connection is tried anew: right after a
-/// fork the guest may reset it together with its parent's.
+/// Wait for the first answer before the connection is tried anew: right after a fork
+/// the guest may reset it together with its parent's. Each wait that was not long enough
+/// is followed by one twice as long: on a busy host the guest may only be slow.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Waits between attempts: short at first, for a clone that answers at once, and
 /// longer later, for a guest that is still booting and pays for each attempt.
@@ -28,22 +29,32 @@ pub(super) fn identify(
     shares: &[Share],
 ) -> Result<(), AgentError> {
     let mut wait = FIRST_WAIT;
+    let mut patience = ATTEMPT;
     loop {
-        match attempt(vsock, identity, shares) {
+        let begun = Instant::now();
+        match attempt(vsock, identity, shares, patience) {
             // The agent is there and says no: trying again would not help.
             Err(error @ (AgentError::Failed(_) | AgentError::Protocol(_))) => return Err(error),
             Err(_) => {}
             identified => return identified,
+        }
+        if begun.elapsed() >= patience {
+            patience *= 2;
         }
         std::thread::sleep(wait);
         wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 
-fn attempt(vsock: &VsockHandle, identity: &Identity, shares: &[Share]) -> Result<(), AgentError> {
+fn attempt(
+    vsock: &VsockHandle,
+    identity: &Identity,
+    shares: &[Share],
+    patience: Duration,
+) -> Result<(), AgentError> {
     let mut agent = connect(vsock)?;
     agent
-        .set_timeout(Some(ATTEMPT))
+        .set_timeout(Some(patience))
         .map_err(AgentError::Unreachable)?;
     let request = Request::Identify {
         identity: identity.clone(),
