@@ -23,7 +23,8 @@ impl Guest {
     fn boot() -> Self {
         // Not under /tmp: the agent mounts another one there.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let process = Command::new("setpriv")
+        let process = Command::new("env")
+            .args(["--default-signal", "setpriv"])
             .arg("--bounding-set=-sys_time")
             .args(["unshare", "--pid", "--fork", "--kill-child"])
             .args(["--mount", "--uts", "--net", "--ipc"])

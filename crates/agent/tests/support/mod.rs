@@ -31,7 +31,10 @@ impl Agent {
     /// Starts one that does not know yet who it is.
     pub(crate) fn unidentified() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_hyperfork-agent"));
+        // The tests may run where somebody has signals ignored, as `nohup` does.
+        let mut process = std::process::Command::new("env");
+        process.arg("--default-signal");
+        process.arg(env!("CARGO_BIN_EXE_hyperfork-agent"));
         process.arg("--listen").arg(directory.path());
         process.args([PARENT, CLONE].map(|cid| cid.to_string()));
         let process = process.env("INHERITED", "from the kernel").spawn().unwrap();

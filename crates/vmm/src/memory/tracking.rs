@@ -2,7 +2,7 @@
 //! since the base was frozen is copied at each.
 //!
 //! To be told of a write costs the guest a fault, at the first write to each page after
-//! each fork: 10 times what it costs to copy the page (docs/adr/0007). So only machines
+//! each fork: 10 times what it costs to copy the page (docs/adr/0008). So only machines
 //! that have written much are tracked, and of those only such as write little of it
 //! again between forks.
 
