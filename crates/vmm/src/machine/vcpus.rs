@@ -5,6 +5,7 @@ use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::kick::{Kickable, kick};
+use crate::sys::sched;
 use kvm_ioctls::VcpuExit;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,10 +175,16 @@ impl Shared {
                 return self.stop();
             }
         };
-        while let Some(connections) = self.may_run() {
+        // Until its first exit somebody waits for it. Then it is one that computes.
+        let mut is_new = true;
+        while let Some(connections) = self.may_run(is_new) {
             let mut vcpu = lock(vcpu);
             loop {
-                match self.step(connections, &mut vcpu, index) {
+                let next = self.step(connections, &mut vcpu, index);
+                if std::mem::take(&mut is_new) {
+                    sched::take_usual_turns();
+                }
+                match next {
                     Next::Run => {}
                     Next::Look => {
                         // Before looking: a kick that comes after this sets it again.
@@ -193,18 +200,27 @@ impl Shared {
         }
     }
 
-    /// Rests while that is wanted; `None` when it is time to end.
-    fn may_run(&self) -> Option<&Connections> {
+    /// Rests while that is wanted; `None` when it is time to end. When a machine goes on,
+    /// whoever paused it has something to do yet that others wait for; a vCPU that `is_new`
+    /// is itself waited for.
+    fn may_run(&self, is_new: bool) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {
             gate.at_rest += 1;
             self.changed.notify_all();
-            while gate.wanted == Wanted::Rest {
-                gate = self
-                    .changed
-                    .wait(gate)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
+            let wait = || {
+                while gate.wanted == Wanted::Rest {
+                    gate = self
+                        .changed
+                        .wait(gate)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                gate
+            };
+            gate = match is_new {
+                true => wait(),
+                false => sched::wait_politely(wait),
+            };
             gate.at_rest -= 1;
         }
         self.connections

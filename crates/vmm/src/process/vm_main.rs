@@ -12,6 +12,7 @@ use crate::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Sh
 use crate::net::Namespace;
 use crate::one_line;
 use crate::sys::clock::Monotonic;
+use crate::sys::sched;
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -32,6 +33,8 @@ pub fn vm_main() -> ExitCode {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     allow_many_descriptors();
+    // Whoever asks for a fork waits for this process; its guest's CPUs compute.
+    sched::prefer_short_turns();
     match live() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

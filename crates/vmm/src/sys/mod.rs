@@ -8,6 +8,7 @@ pub mod kick;
 pub mod mapping;
 pub mod memfd;
 pub mod pagemap;
+pub mod sched;
 pub mod scm;
 pub mod signals;
 pub mod tap;

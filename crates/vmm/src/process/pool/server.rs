@@ -7,6 +7,7 @@ use super::builder::Stock;
 use super::stock::Client;
 use super::{Answer, Request, most, socket};
 use crate::sys::fds::FdTable;
+use crate::sys::sched;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -20,6 +21,7 @@ use std::thread;
 pub(super) fn main(path: PathBuf) -> ExitCode {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
+    sched::prefer_short_turns();
     match serve(&RunDir::at(path)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
