@@ -259,8 +259,9 @@ impl RunDir {
     }
 }
 
-/// How often a directory is made while others clean up.
-const CLAIM_ATTEMPTS: u32 = 10;
+/// How often a directory is made while others clean up. Many may, one after the other,
+/// and each may take away what it is made in.
+const CLAIM_ATTEMPTS: u32 = 10_000;
 
 impl VmDir {
     /// The VM's name.
@@ -523,6 +524,14 @@ mod tests {
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 0);
     }
 
+    struct Done<'a>(&'a AtomicBool);
+
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
         const TIMES: u32 = 200;
@@ -543,6 +552,8 @@ mod tests {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // Also when it panics.
+                let _done = Done(&done);
                 for _ in 0..TIMES {
                     let claim = run.claim(&name).unwrap();
                     record::keep(&claim.dir, &info).unwrap();
@@ -552,7 +563,6 @@ mod tests {
                         assert!(matches!(error, RunDirError::Alive { .. }), "{error:?}");
                     }
                 }
-                done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
                 for dir in run.list().unwrap() {
