@@ -86,6 +86,31 @@ impl VcpuState {
     }
 }
 
+/// A one-shot timer that has expired would expire again when its state is set: KVM starts
+/// it with the count that is left, 0. Where its interrupt can be seen, requested or in
+/// service, it has come, and must not come twice. (Where it cannot, KVM may have it still
+/// to deliver, and then it comes by that.)
+fn forget_delivered_timer(lapic: &mut kvm_lapic_state) {
+    // SDM vol. 3A, table 12-1.
+    const IN_SERVICE: usize = 0x100;
+    const REQUESTED: usize = 0x200;
+    const LVT_TIMER: usize = 0x320;
+    const INITIAL_COUNT: usize = 0x380;
+    const CURRENT_COUNT: usize = 0x390;
+    const MODE: u32 = 0b11 << 17;
+    let read = |register: usize| {
+        let bytes = [0, 1, 2, 3].map(|byte| lapic.regs[register + byte] as u8);
+        u32::from_le_bytes(bytes)
+    };
+    let timer = read(LVT_TIMER);
+    let vector = timer as usize & 0xff;
+    let has = |set: usize| read(set + vector / 32 * 16) & 1 << (vector % 32) != 0;
+    let is_one_shot = timer & MODE == 0;
+    if is_one_shot && read(CURRENT_COUNT) == 0 && (has(IN_SERVICE) || has(REQUESTED)) {
+        lapic.regs[INITIAL_COUNT..INITIAL_COUNT + 4].fill(0);
+    }
+}
+
 impl Vcpu {
     /// Makes vCPU `index` of `count`.
     ///
@@ -199,7 +224,11 @@ impl Vcpu {
                 .fd
                 .get_debug_regs()
                 .map_err(call("KVM_GET_DEBUGREGS"))?,
-            lapic: self.fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?,
+            lapic: {
+                let mut lapic = self.fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
+                forget_delivered_timer(&mut lapic);
+                lapic
+            },
             msrs: self.get_msrs()?,
             tsc_offset: match self.tsc_offset {
                 true => Some(tsc::offset(&self.fd)?),
