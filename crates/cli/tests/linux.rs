@@ -213,7 +213,8 @@ fn files_and_directories_go_both_ways() {
 fn a_run_in_the_foreground_is_its_command() {
     let user = User::new();
     let run = |command: &[&str]| {
-        let mut args = vec!["run", "--rm", "-q", "--memory", "256MiB", "-e", "A=1", "--"];
+        // Where there can be none, a network would be one line more.
+        let mut args = vec!["run", "--rm", "-q", "--net", "none", "-e", "A=1", "--"];
         args.extend(command);
         user.run(&args)
     };
@@ -313,6 +314,8 @@ fn a_guest_that_panics_is_told_by_its_own_words() {
         "run",
         "-d",
         "-q",
+        "--net",
+        "none",
         "--append",
         "init=/no/such/init panic=-1",
         "--name",
@@ -331,6 +334,8 @@ fn a_guest_that_never_answers_is_given_up() {
         "run",
         "-d",
         "-q",
+        "--net",
+        "none",
         "--append",
         "init=/bin/cat",
         "--ready-timeout",
