@@ -34,8 +34,12 @@ pub fn drive_packets(script: &[u8]) {
                     guest: header.src_port,
                     host: header.dst_port,
                 };
-                let known = credit.entry(ports).or_default();
-                (known.buffer, known.taken) = (header.buf_alloc, header.fwd_cnt);
+                // Of packets that are none of this guest's nothing is believed.
+                let is_own = header.src_cid == u64::from(CID) && header.dst_cid == HOST_CID;
+                if is_own && header.kind == TYPE_STREAM {
+                    let known = credit.entry(ports).or_default();
+                    (known.buffer, known.taken) = (header.buf_alloc, header.fwd_cnt);
+                }
                 // Payload may be shorter than the header says.
                 let payload = vec![byte(); usize::from(byte()) * 300];
                 let _ = muxer.receive(&header, &mut payload.as_slice());
