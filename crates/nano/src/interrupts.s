@@ -7,12 +7,18 @@
 .set SIGNAL_PORT, 0x5f0
 .set FAULT_STACK, 0x4000
 
-// An interrupt does nothing but count itself.
+// An interrupt does nothing but count itself. The timer is turned off as soon as it has
+// come: of one that has expired and is still armed, a clone's KVM cannot tell whether it
+// has come.
 .macro counted name
 .global nano_on_\name
 nano_on_\name:
     push rax
     inc qword ptr [rip + nano_\name\()s]
+    .ifc \name, timer
+    mov eax, TIMER_COUNT
+    mov dword ptr [rax], 0
+    .endif
     mov eax, EOI
     mov dword ptr [rax], 0
     pop rax
@@ -37,20 +43,7 @@ nano_on_doorbell:
     pop rax
     iretq
 
-
-// The timer is turned off as soon as it has come: of one that has expired and is still
-// armed, a clone's KVM cannot tell whether it has come.
-.global nano_on_timer
-nano_on_timer:
-    push rax
-    inc qword ptr [rip + nano_timers]
-    mov eax, TIMER_COUNT
-    mov dword ptr [rax], 0
-    mov eax, EOI
-    mov dword ptr [rax], 0
-    pop rax
-    iretq
-
+counted timer
 counted ipi
 counted fence
 

@@ -51,14 +51,8 @@ impl VcpuState {
         const LINT1: usize = 0x360;
         const MODE_NMI: u32 = 4 << 8;
         const MODE_EXT_INT: u32 = 7 << 8;
-        for (register, value) in [(LINT0, MODE_EXT_INT), (LINT1, MODE_NMI)] {
-            for (byte, value) in self.lapic.regs[register..register + 4]
-                .iter_mut()
-                .zip(value.to_le_bytes())
-            {
-                *byte = value as _;
-            }
-        }
+        set_register(&mut self.lapic, LINT0, MODE_EXT_INT);
+        set_register(&mut self.lapic, LINT1, MODE_NMI);
     }
 
     /// Where it stands, in one line for people who look into a guest's crash.
@@ -98,16 +92,24 @@ fn forget_delivered_timer(lapic: &mut kvm_lapic_state) {
     const INITIAL_COUNT: usize = 0x380;
     const CURRENT_COUNT: usize = 0x390;
     const MODE: u32 = 0b11 << 17;
-    let read = |register: usize| {
-        let bytes = [0, 1, 2, 3].map(|byte| lapic.regs[register + byte] as u8);
-        u32::from_le_bytes(bytes)
-    };
-    let timer = read(LVT_TIMER);
+    let timer = register(lapic, LVT_TIMER);
     let vector = timer as usize & 0xff;
-    let has = |set: usize| read(set + vector / 32 * 16) & 1 << (vector % 32) != 0;
+    let has = |set: usize| register(lapic, set + vector / 32 * 16) & 1 << (vector % 32) != 0;
     let is_one_shot = timer & MODE == 0;
-    if is_one_shot && read(CURRENT_COUNT) == 0 && (has(IN_SERVICE) || has(REQUESTED)) {
-        lapic.regs[INITIAL_COUNT..INITIAL_COUNT + 4].fill(0);
+    let has_expired = register(lapic, CURRENT_COUNT) == 0;
+    if is_one_shot && has_expired && (has(IN_SERVICE) || has(REQUESTED)) {
+        set_register(lapic, INITIAL_COUNT, 0);
+    }
+}
+
+/// A register of the local APIC.
+fn register(lapic: &kvm_lapic_state, at: usize) -> u32 {
+    u32::from_le_bytes([0, 1, 2, 3].map(|byte| lapic.regs[at + byte] as u8))
+}
+
+fn set_register(lapic: &mut kvm_lapic_state, at: usize, value: u32) {
+    for (byte, value) in lapic.regs[at..].iter_mut().zip(value.to_le_bytes()) {
+        *byte = value as _;
     }
 }
 

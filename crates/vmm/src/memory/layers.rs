@@ -103,7 +103,7 @@ impl Layers {
 
     /// Bytes of guest RAM in them.
     pub(super) fn len(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.range.len()).sum()
+        len_of(&self.pieces)
     }
 
     /// Whether they are pieces of a RAM of `len` bytes.
@@ -192,8 +192,12 @@ impl Layers {
 impl LayersState {
     /// Bytes of guest RAM in them.
     pub(super) fn len(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.range.len()).sum()
+        len_of(&self.pieces)
     }
+}
+
+fn len_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| piece.range.len()).sum()
 }
 
 impl Piece {

@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shared by a RAM and whoever works for it in the background.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Tracking(Arc<Mutex<Tracker>>);
 
 #[derive(Debug, Default)]
@@ -26,10 +26,10 @@ struct Tracker {
     ram: Option<Alias>,
     /// While writes are noticed.
     tracked: Option<Tracked>,
+    /// Machines that have written less, in bytes, are not tracked.
+    least: usize,
     /// Forks until it is worth another try.
     not_before: u32,
-    #[cfg(test)]
-    least: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(super) enum Copied {
     New(usize),
 }
 
-/// Machines that have written less, in bytes, are not tracked: 16 MiB take 3 ms.
+/// [`Tracker::least`], usually: 16 MiB take 3 ms.
 const LEAST: usize = 16 << 20;
 /// Files on top of each other before they are made one.
 const DEEPEST: usize = 8;
@@ -64,6 +64,7 @@ impl Tracking {
         let ram = Some(unsafe { ram.alias() });
         Self(Arc::new(Mutex::new(Tracker {
             ram,
+            least: LEAST,
             ..Tracker::default()
         })))
     }
@@ -113,7 +114,7 @@ impl Tracking {
         let tracker = &mut *guard;
         tracker.not_before = tracker.not_before.saturating_sub(1);
         let worth_at = match tracker.not_before {
-            0 => tracker.least(),
+            0 => tracker.least,
             _ => usize::MAX,
         };
         match (copied, &mut tracker.tracked) {
@@ -160,14 +161,6 @@ impl Tracker {
         });
         Ok(())
     }
-
-    fn least(&self) -> usize {
-        #[cfg(test)]
-        if let Some(least) = self.least {
-            return least;
-        }
-        LEAST
-    }
 }
 
 /// The same contents in one file.
@@ -186,7 +179,7 @@ fn flattened(layers: &Layers) -> io::Result<Layers> {
 #[cfg(test)]
 impl Tracking {
     pub(super) fn begin_at(&self, least: usize) {
-        self.lock().least = Some(least);
+        self.lock().least = least;
     }
 
     pub(super) fn is_on(&self) -> bool {

@@ -182,22 +182,25 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Io`].
     pub(super) fn nameless(&self) -> Result<Claim, RunDirError> {
-        let mut result = Err(io::ErrorKind::AlreadyExists.into());
+        let shells = self.shells();
+        let failed = failed("make a directory in", &shells);
         for _ in 0..CLAIM_ATTEMPTS {
             let dir = self.unused();
-            result = self
+            let made = self
                 .make_shells()
                 .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
             // What is in the way was left by a killed process of this number; or somebody
             // who cleans up took the directory, or that of all, for abandoned just now.
-            if result.is_ok()
-                && let Some(lock) = dir.try_lock()
-            {
-                return Ok(Claim { dir, lock });
+            match made.map_err(|error| (error.kind(), error)) {
+                Ok(()) => match dir.try_lock() {
+                    Some(lock) => return Ok(Claim { dir, lock }),
+                    None => drop(fs::remove_dir_all(&dir.path)),
+                },
+                Err((io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists, _)) => {}
+                Err((_, error)) => return Err(failed(error)),
             }
         }
-        let source = result.err().unwrap_or(io::ErrorKind::WouldBlock.into());
-        Err(failed("make a directory in", &self.shells())(source))
+        Err(failed(io::ErrorKind::WouldBlock.into()))
     }
 
     /// The directory of a process that is no VM yet, by the name it goes by until it has

@@ -24,6 +24,11 @@ impl Births {
         }
     }
 
+    /// How many they are.
+    pub(super) fn count(&self) -> u32 {
+        self.shells.len() as u32
+    }
+
     /// Gives each process its birth and the state.
     pub(super) fn hand_over(
         &self,

@@ -119,28 +119,25 @@ pub(super) fn fork(
         }
     };
 
-    // From here on the clones need the processors more than this thread does.
-    owner.info.forks += request.count;
-    let tasks = owner.tasks.clone();
-    when_born(owner, clones, times, reply, move |touched| {
-        retire(aside);
-        let primer = touched.map(|touched| {
-            let image = state.ram.bounded(MOST_PRIMED);
-            (Primer { image, touched }, fds)
-        });
-        let _ = tasks.send(Task::Forked(primer));
+    await_births(owner, clones, times, aside, reply, move |touched| {
+        let image = state.ram.bounded(MOST_PRIMED);
+        Some((Primer { image, touched }, fds))
     })
 }
 
-/// Has a thread wait for all clones and reply, and do what is `left` then; it is told the
-/// pages that clones touch first, if there are clones.
-fn when_born(
-    owner: &Owner,
+/// Has a thread wait for all clones and reply, for from here on they need the processors
+/// more than this one does. What is left to do follows then, and `primer` makes, of the
+/// pages that clones touch first, what the next ones are made ready with.
+fn await_births(
+    owner: &mut Owner,
     clones: Births,
     times: Times,
+    aside: Aside,
     reply: Sender<Reply>,
-    left: impl FnOnce(Option<Vec<Range<usize>>>) + Send + 'static,
+    primer: impl FnOnce(Vec<Range<usize>>) -> Option<(Primer, FdTable)> + Send + 'static,
 ) -> Result<(), ForkError> {
+    owner.info.forks += clones.count();
+    let tasks = owner.tasks.clone();
     let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
     let waiting = thread::Builder::new().name("births".into()).spawn(move || {
         let (answer, touched) = match clones.wait(&times, timeout) {
@@ -151,7 +148,8 @@ fn when_born(
             }
         };
         let _ = reply.send(answer);
-        left(touched);
+        retire(aside);
+        let _ = tasks.send(Task::Forked(touched.and_then(primer)));
     });
     waiting.map(drop).map_err(ForkError::Process)
 }

@@ -10,12 +10,12 @@
 //!    with devices, eventfds, threads and locks of its own.
 
 use super::super::handover::{Birth, Started, Starter};
-use super::super::owner::{Owner, Task};
+use super::super::owner::Owner;
 use super::super::rundir::{Claim, RunDir};
 use super::super::vm_main::{Born, Waiting, live_as};
 use super::births::Births;
 use super::shells::{Names, Shell};
-use super::{ForkError, Times, birth_of, capture_failed, retire, when_born};
+use super::{ForkError, Times, await_births, birth_of, capture_failed};
 use crate::kvm::Host;
 use crate::machine::{self, Capture, Machine, MachineError, Paused, Restored};
 use crate::memory::ram::Aside;
@@ -83,12 +83,7 @@ pub(super) fn fork(
         Strategy::ProcessFork,
         shells.collect(),
     );
-    owner.info.forks += request.count;
-    let tasks = owner.tasks.clone();
-    when_born(owner, clones, times, reply, move |_| {
-        retire(aside);
-        let _ = tasks.send(Task::Forked(None));
-    })
+    await_births(owner, clones, times, aside, reply, |_| None)
 }
 
 /// Claims names and makes all that can be made before there is a process. When

@@ -133,8 +133,10 @@ impl Stock {
         let own = Shelf::of(client, shape);
         let mut taken = inner.take_from(&own, count);
         taken.extend(inner.take_from(&Shelf::anybodys(shape), count - taken.len()));
-        for shelf in inner.others(&own) {
-            taken.extend(inner.take_from(&shelf, count - taken.len()));
+        if taken.len() < count {
+            for shelf in inner.others(&own) {
+                taken.extend(inner.take_from(&shelf, count - taken.len()));
+            }
         }
         let left = inner.count(&own);
         self.changed.notify_all();
