@@ -1,5 +1,6 @@
 //! A range of the process's address space that the monitor owns.
 
+use super::check;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 use std::io::{self, IoSliceMut};
 use std::mem::ManuallyDrop;
@@ -162,11 +163,7 @@ impl Mapping {
                 MADV_POPULATE_WRITE,
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        check(result).map(drop)
     }
 
     /// The same range once more, for somebody who does not own it.
@@ -342,8 +339,5 @@ impl Drop for Mapping {
 pub fn keep_from_children(base: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: changes nothing in this process. A child that uses the addresses
     // nevertheless gets a signal, not somebody else's memory.
-    match unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTFORK) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    check(unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTFORK) }).map(drop)
 }

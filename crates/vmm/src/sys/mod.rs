@@ -13,3 +13,13 @@ pub mod scm;
 pub mod signals;
 pub mod tap;
 pub mod userfault;
+
+use std::io;
+
+/// The C library's convention: -1 is an error, told in `errno`.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}

@@ -2,6 +2,7 @@
 //! (Documentation/admin-guide/mm/pagemap.rst): asked by `PAGEMAP_SCAN`, which
 //! answers with ranges, or before Linux 6.7 by reading a word per page.
 
+use super::check;
 use super::mapping::Mapping;
 use std::fs::File;
 use std::io;
@@ -107,9 +108,7 @@ impl Pagemap {
             };
             // SAFETY: the argument lives across the call, and there is no vector. Writes
             // to protected pages go through as before.
-            if unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &mut arg) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            check(unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN, &mut arg) })?;
         }
         Ok(())
     }
@@ -137,10 +136,7 @@ fn scan(pagemap: &File, mapping: &Mapping, categories: u64) -> io::Result<Vec<Ra
         };
         // SAFETY: the argument and the vector it points to live across the call, and
         // the lengths are theirs. The scan itself changes no memory.
-        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) };
-        if count < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let count = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &mut arg) })?;
         for region in &regions[..count as usize] {
             append(
                 &mut found,

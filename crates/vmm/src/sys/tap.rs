@@ -1,5 +1,6 @@
 //! TAP devices: a network interface of the host whose other end is a descriptor.
 
+use super::check;
 use rustix::fs::{Mode, OFlags, open};
 use std::io;
 use std::mem;
@@ -153,12 +154,5 @@ fn unless_blocked(result: rustix::io::Result<usize>) -> io::Result<Option<usize>
         Ok(len) => Ok(Some(len)),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    match result {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 //! `UFFD_FEATURE_WP_ASYNC`): a page that is [protected](super::pagemap::Pagemap::protect)
 //! tells afterwards that it was written, and nobody has to handle a fault. Linux 6.7.
 
+use super::check;
 use super::mapping::Mapping;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -78,14 +79,7 @@ fn open() -> io::Result<OwnedFd> {
             libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) as libc::c_int
         },
     };
-    check(raw)?;
+    let fd = check(raw)?;
     // SAFETY: a fresh descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    match result {
-        0.. => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
