@@ -32,16 +32,13 @@ pub fn send(mut socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Resul
     if !borrowed.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(&borrowed));
     }
-    // The descriptors go with the header, so the receiver has them before the body.
+    // The descriptors go with the header, so the receiver has them before the body. Header
+    // and body at once, so that it wakes once.
     let header = (bytes.len() as u64).to_le_bytes();
-    let sent = sendmsg(
-        socket,
-        &[IoSlice::new(&header)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    socket.write_all(&header[sent..])?;
-    socket.write_all(bytes)
+    let whole = [IoSlice::new(&header), IoSlice::new(bytes)];
+    let sent = sendmsg(socket, &whole, &mut control, SendFlags::NOSIGNAL)?;
+    socket.write_all(&header[sent.min(header.len())..])?;
+    socket.write_all(&bytes[sent.saturating_sub(header.len())..])
 }
 
 /// Receives one message; `None` when the peer has closed.

@@ -2,7 +2,7 @@
 
 use super::super::handover::{Progress, Starter};
 use super::super::rundir::RunDir;
-use super::stock::{Client, Policy, QUIET, Shelf};
+use super::stock::{Client, Policy, Shelf, quiet_after};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
 use std::cmp::Reverse;
@@ -45,8 +45,8 @@ struct Inner {
     /// Primings so far.
     primed: u64,
     connections: usize,
-    /// When something was taken last.
-    taken: Duration,
+    /// Until when clones come to life that need the processors more than the builder.
+    quiet_until: Duration,
     /// When the last connection ended.
     idle: Duration,
     /// Why the last shell could not be built, if so.
@@ -70,7 +70,7 @@ impl Stock {
                 primings: HashMap::new(),
                 primed: 0,
                 connections: 0,
-                taken: Duration::ZERO,
+                quiet_until: Duration::ZERO,
                 idle: Duration::ZERO,
                 trouble: None,
             }),
@@ -129,7 +129,6 @@ impl Stock {
         let now = self.begun.elapsed();
         let mut inner = self.inner();
         inner.policy.forked(shape, client, count, now);
-        inner.taken = now;
         let own = Shelf::of(client, shape);
         let mut taken = inner.take_from(&own, count);
         taken.extend(inner.take_from(&Shelf::anybodys(shape), count - taken.len()));
@@ -138,6 +137,11 @@ impl Stock {
                 taken.extend(inner.take_from(&shelf, count - taken.len()));
             }
         }
+        inner.quiet_until = match taken.len() < count {
+            // Shells are being built on the fork path already.
+            true => now,
+            false => now + quiet_after(count),
+        };
         let left = inner.count(&own);
         self.changed.notify_all();
         (taken, left)
@@ -173,33 +177,23 @@ impl Stock {
                 return;
             }
             let surplus = inner.surplus(now);
-            let next = inner.missing(now);
-            inner = match next {
-                _ if !surplus.is_empty() => {
-                    drop(inner);
-                    drop(surplus);
-                    self.inner()
-                }
-                Some(shelf) => {
-                    let empty = inner.count(&Shelf::anybodys(&shelf.shape)) == 0;
-                    let quiet = (inner.taken + QUIET).saturating_sub(now);
-                    if !empty && !quiet.is_zero() {
-                        self.wait(inner, quiet)
-                    } else {
-                        drop(inner);
-                        let built = shell(run_dir, &shelf.shape);
-                        self.put(shelf, built)
-                    }
-                }
-                None if inner.connections == 0 => self.wait(inner, IDLE),
-                None => {
-                    let quiet = (inner.taken + QUIET).saturating_sub(now);
-                    match quiet.is_zero() {
-                        false => self.wait(inner, quiet),
-                        true if inner.prime_one() => inner,
-                        true => self.wait(inner, LOOK),
-                    }
-                }
+            let quiet = inner.quiet_until.saturating_sub(now);
+            inner = if !surplus.is_empty() {
+                drop(inner);
+                drop(surplus);
+                self.inner()
+            } else if !quiet.is_zero() {
+                self.wait(inner, quiet)
+            } else if let Some(shelf) = inner.missing(now) {
+                drop(inner);
+                let built = shell(run_dir, &shelf.shape);
+                self.put(shelf, built)
+            } else if inner.connections == 0 {
+                self.wait(inner, IDLE)
+            } else if inner.prime_one() {
+                inner
+            } else {
+                self.wait(inner, LOOK)
             };
         }
     }

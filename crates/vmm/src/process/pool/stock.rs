@@ -40,9 +40,6 @@ const FOR_ANYBODY: usize = 2;
 const FOR_A_LINE: usize = 1;
 /// Demand is forgotten by half after each such time.
 const MEMORY: Duration = Duration::from_secs(30);
-/// A fork is left alone this long before the stock is filled up again: building takes
-/// what processors the new clones need. Unless nothing is left.
-pub(super) const QUIET: Duration = Duration::from_millis(30);
 
 impl Shelf {
     /// That of a shape's shells which are nobody's in particular.
@@ -140,6 +137,14 @@ impl Demand {
             _ => least.max(2 * self.wanted_at(now)),
         }
     }
+}
+
+/// How long a fork that took so many shells is left alone before the stock is filled up
+/// again: building takes what processors the new clones need.
+pub(super) fn quiet_after(taken: usize) -> Duration {
+    const LEAST: Duration = Duration::from_millis(30);
+    const EACH: Duration = Duration::from_millis(2);
+    LEAST + EACH * taken as u32
 }
 
 #[cfg(test)]
