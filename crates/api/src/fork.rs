@@ -75,7 +75,7 @@ pub enum ShellSource {
 ///
 /// ```text
 /// arrival ──pause──┐
-///         ─────────┴──────capture (image)──┬──hand_over──┬─memory─┬─state─┬─first_run─┬─ready─
+///         ─────────┴──────capture (image)──┬──hand_over──┬─memory─┬─state─┬─enter─┬─first_run─┬─ready─
 ///         ───shell (since it was wanted)─────────────────┘
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -94,7 +94,11 @@ pub struct Phases {
     pub memory: u64,
     /// Setting vCPU, VM and device state.
     pub state: u64,
-    /// From there, through `KVM_RUN`, to the first exit.
+    /// From there until the first vCPU entered `KVM_RUN`.
+    #[serde(default)]
+    pub enter: u64,
+    /// From there to the first exit to the monitor: by then the guest has executed. One
+    /// that only computes executes from the beginning and comes out when it likes.
     pub first_run: u64,
     /// From there until the clone was ready.
     pub ready: u64,

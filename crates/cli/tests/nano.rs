@@ -53,7 +53,7 @@ fn a_fork_reports_every_clone_and_each_proves_who_it_is() {
         assert_eq!(name, format!("p-{}", at + 1));
         let phases = clone["phases_us"].as_object().unwrap();
         let names: Vec<_> = phases.keys().map(String::as_str).collect();
-        assert_eq!(names.len(), 9);
+        assert_eq!(names.len(), 10);
         for phase in [
             "pause",
             "capture",
@@ -62,6 +62,7 @@ fn a_fork_reports_every_clone_and_each_proves_who_it_is() {
             "shell",
             "memory",
             "state",
+            "enter",
             "first_run",
             "ready",
         ] {

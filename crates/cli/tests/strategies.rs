@@ -214,7 +214,14 @@ fn the_phases_of_a_fork_add_up(strategy: &str) {
     let report = user.json(&["fork", "p", "-n", "3", "--strategy", strategy, "--json"]);
     for clone in report["clones"].as_array().unwrap() {
         let phase = |name: &str| clone["phases_us"][name].as_u64().unwrap();
-        let mut phases = vec!["capture", "hand_over", "memory", "state", "first_run"];
+        let mut phases = vec![
+            "capture",
+            "hand_over",
+            "memory",
+            "state",
+            "enter",
+            "first_run",
+        ];
         match strategy {
             // Built when the child has the memory, not beside its capture.
             "process-fork" => phases.push("shell"),

@@ -27,16 +27,26 @@ pub use slots::{Backends, Plug};
 
 use crate::sys::clock::Monotonic;
 use hyperfork_api::signal::Message;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Whom a machine tells what happens in it; called by whichever thread noticed.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// How a machine began to run.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FirstRun {
+    /// The first vCPU entered `KVM_RUN`.
+    pub entered: Monotonic,
+    /// One came out of it.
+    pub exited: Monotonic,
+}
+
 /// What happens inside a machine that its owner has to know.
 #[derive(Debug)]
 pub enum Event {
     /// A vCPU came out of the guest for the first time: so it has executed.
-    FirstExit(Monotonic),
+    FirstExit(FirstRun),
     /// The guest wrote to the signal port.
     Message(Message),
     /// The guest reset or powered itself off.

@@ -1,11 +1,11 @@
 //! The vCPU threads.
 
-use super::{Event, Events};
+use super::{Event, Events, FirstRun};
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::kick::{Kickable, kick};
-use crate::sys::sched;
+use crate::sys::sched::{self, Urgent};
 use kvm_ioctls::VcpuExit;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,8 @@ struct Shared {
     gate: Mutex<Gate>,
     changed: Condvar,
     connections: OnceLock<Connections>,
+    /// When the first of them ran.
+    entered: OnceLock<Monotonic>,
     /// Said to whoever [waits](Vcpus::await_first_exit) for it.
     first_exit: (Mutex<bool>, Condvar),
     /// The same, for those who ask at every exit.
@@ -61,6 +63,7 @@ impl Vcpus {
             }),
             changed: Condvar::new(),
             connections: OnceLock::new(),
+            entered: OnceLock::new(),
             first_exit: (Mutex::new(false), Condvar::new()),
             has_exited: AtomicBool::new(false),
         });
@@ -175,10 +178,15 @@ impl Shared {
                 return self.stop();
             }
         };
-        // Until its first exit somebody waits for it. Then it is one that computes.
+        // Until it has entered the guest, and come out again, somebody waits for it. Then it
+        // is one that computes.
+        let mut urgent = Some(Urgent::now());
         let mut is_new = true;
         while let Some(connections) = self.may_run(is_new) {
             let mut vcpu = lock(vcpu);
+            if urgent.take().is_some() {
+                self.entered.get_or_init(Monotonic::now);
+            }
             loop {
                 let next = self.step(connections, &mut vcpu, index);
                 if std::mem::take(&mut is_new) {
@@ -236,12 +244,13 @@ impl Shared {
 
     /// Only one vCPU's exit is the first.
     fn has_now_exited(&self, events: &Events) {
-        let at = Monotonic::now();
+        let exited = Monotonic::now();
         if !self.has_exited.swap(true, Ordering::Relaxed) {
-            let (exited, said) = &self.first_exit;
-            *exited.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            let (has_exited, said) = &self.first_exit;
+            *has_exited.lock().unwrap_or_else(PoisonError::into_inner) = true;
             said.notify_all();
-            events(Event::FirstExit(at));
+            let entered = *self.entered.get().unwrap_or(&exited);
+            events(Event::FirstExit(FirstRun { entered, exited }));
         }
     }
 

@@ -79,7 +79,7 @@ impl Spare {
     /// Makes one that would do for a fork like the last, which needed `used` bytes.
     pub(super) fn prepare(&self, used: usize) -> io::Result<()> {
         const PAGE: usize = 4096;
-        let len = (used + used / 4).next_multiple_of(PAGE).clamp(LEAST, MOST);
+        let len = (2 * used).next_multiple_of(PAGE).clamp(LEAST, MOST);
         let arena = Arena::new(len)?;
         *self.lock() = Some(arena);
         Ok(())

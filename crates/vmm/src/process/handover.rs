@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::rundir::{Claim, RunDir, RunDirError, VmDir};
+use crate::machine::FirstRun;
 use crate::snapshot::{MachineState, Primer, Shape};
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
@@ -96,8 +97,8 @@ pub(super) struct Steps {
     pub(super) memory: Monotonic,
     /// All state is set.
     pub(super) state: Monotonic,
-    /// The guest came out for the first time.
-    pub(super) first_exit: Monotonic,
+    /// The guest's first run.
+    pub(super) first_run: FirstRun,
 }
 
 /// The starter's end. Dropping it before the VM is [released](Self::release) ends
@@ -231,7 +232,6 @@ impl Starter {
         match receive::<Progress>(&self.socket) {
             Ok(Some((progress, _))) => progress,
             Ok(None) => Progress::Failed(self.last_words()),
-            Err(error) if would_block(&error) => Progress::Failed("it takes too long".to_owned()),
             Err(error) => Progress::Failed(error.to_string()),
         }
     }
@@ -351,13 +351,6 @@ pub(super) fn receive<T: DeserializeOwned>(
             Ok(Some((message, fds)))
         }
     }
-}
-
-fn would_block(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
 }
 
 impl From<RunDirError> for io::Error {

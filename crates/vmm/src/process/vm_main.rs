@@ -12,7 +12,7 @@ use crate::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Sh
 use crate::net::Namespace;
 use crate::one_line;
 use crate::sys::clock::Monotonic;
-use crate::sys::sched;
+use crate::sys::sched::{self, Urgent};
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -135,6 +135,8 @@ pub(super) struct Born {
     output: Log,
     tasks: (Sender<Task>, Receiver<Task>),
     pending: Pending,
+    /// Of a clone: somebody waits for its first instruction.
+    urgent: Option<Urgent>,
 }
 
 impl Waiting {
@@ -201,13 +203,18 @@ impl Waiting {
     }
 
     fn clone(self, birth: Birth, started: &Started) -> Result<Born, Box<dyn Error>> {
+        let urgent = Urgent::now();
         let (state, fds) = started.state()?;
         let received = Monotonic::now();
-        self.bear(birth, |_, shell, birth, backends, events| {
+        let born = self.bear(birth, |_, shell, birth, backends, events| {
             let identity = &birth.identity;
             let (machine, restored) =
                 Machine::restore(shell, state, &fds, identity, backends, events)?;
             Ok((machine, Some((received, restored))))
+        })?;
+        Ok(Born {
+            urgent: Some(urgent),
+            ..born
         })
     }
 
@@ -231,6 +238,7 @@ impl Waiting {
             output: self.output,
             tasks: self.tasks,
             pending: self.pending,
+            urgent: None,
         })
     }
 }
@@ -240,6 +248,7 @@ impl Born {
         // First of all: somebody waits for its first instruction, and what is to be done
         // here takes the processor it could run on.
         self.machine.resume();
+        drop(self.urgent);
         if self.restored.is_some() {
             self.machine.await_first_exit(FIRST_EXIT);
         }

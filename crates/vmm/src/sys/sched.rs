@@ -1,9 +1,17 @@
-//! How long a thread's turns are (sched_setattr(2)). Since Linux 6.12 a thread that asks
-//! for short ones gets the processor sooner when it wakes, from threads with longer
-//! ones, and no more of it in all. Earlier kernels take no notice.
+//! Who gets the processor first (sched_setattr(2)).
+//!
+//! How long a thread's turns are: since Linux 6.12 one that asks for short ones gets the
+//! processor sooner when it wakes, from threads with longer ones, and no more of it in all.
+//! Earlier kernels take no notice.
+//!
+//! Whether it is urgent: then it waits for nobody who computes. It needs a privilege, and
+//! it is for the fraction of a millisecond in which a clone is on its way.
+
+use std::marker::PhantomData;
 
 /// `struct sched_attr` of linux/sched/types.h, its first version.
 #[repr(C)]
+#[derive(Debug, Default)]
 struct Attr {
     size: u32,
     policy: u32,
@@ -13,6 +21,27 @@ struct Attr {
     runtime_ns: u64,
     deadline_ns: u64,
     period_ns: u64,
+}
+
+impl Attr {
+    /// The calling thread's.
+    fn own() -> Option<Self> {
+        let mut attr = Self::default();
+        let size = size_of::<Self>();
+        // SAFETY: the kernel writes at most `size` bytes, which are there.
+        let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) };
+        (result == 0).then_some(attr)
+    }
+
+    /// Makes them the calling thread's. The kernel may refuse.
+    fn set(&self) -> bool {
+        let attr = Self {
+            size: size_of::<Self>() as u32,
+            ..*self
+        };
+        // SAFETY: the kernel reads one `sched_attr`, which outlives the call.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) == 0 }
+    }
 }
 
 /// The shortest turns there are.
@@ -43,6 +72,46 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
     result
 }
 
+/// While it lives, the thread that made it is urgent (`SCHED_RR`), if the user may have it
+/// so: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
+///
+/// (Less niceness would not do: who has been preferred by weight is made to wait for it
+/// afterwards, up to seconds.)
+#[derive(Debug)]
+#[must_use = "it ends when dropped"]
+pub struct Urgent {
+    /// As it was before, if it is otherwise now.
+    usual: Option<Attr>,
+    // Of one thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Urgent {
+    /// Makes the calling thread urgent.
+    pub fn now() -> Self {
+        const RESET_ON_FORK: u64 = 0x01;
+        let usual = Attr::own().filter(|attr| attr.policy == libc::SCHED_OTHER as u32);
+        let urgent = Attr {
+            policy: libc::SCHED_RR as u32,
+            priority: 1,
+            flags: RESET_ON_FORK,
+            ..Attr::default()
+        };
+        Self {
+            usual: usual.filter(|_| urgent.set()),
+            _not_send: PhantomData,
+        }
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        if let Some(usual) = &self.usual {
+            usual.set();
+        }
+    }
+}
+
 fn set_turns(runtime_ns: u64) {
     const KEEP_POLICY: u64 = 0x08;
     set(0, KEEP_POLICY, runtime_ns);
@@ -50,19 +119,15 @@ fn set_turns(runtime_ns: u64) {
 
 fn set(policy: libc::c_int, flags: u64, runtime_ns: u64) {
     let attr = Attr {
-        size: size_of::<Attr>() as u32,
         policy: policy as u32,
         flags,
         // SAFETY: asks for the calling thread's and takes plain numbers.
         nice: unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) },
-        priority: 0,
         runtime_ns,
-        deadline_ns: 0,
-        period_ns: 0,
+        ..Attr::default()
     };
-    // SAFETY: the kernel reads one `sched_attr`, which outlives the call. That it may
-    // refuse does no harm.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    // That it may be refused does no harm.
+    let _ = attr.set();
 }
 
 #[cfg(test)]
@@ -71,13 +136,28 @@ mod tests {
 
     /// As the kernel has it, whose answer before Linux 6.12 is always 0.
     fn turns_ns() -> u64 {
-        // SAFETY: all-zero bytes are an `Attr`.
-        let mut attr: Attr = unsafe { std::mem::zeroed() };
-        let size = size_of::<Attr>();
-        // SAFETY: the kernel writes at most `size` bytes, which are there.
-        let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) };
-        assert_eq!(result, 0);
-        attr.runtime_ns
+        Attr::own().unwrap().runtime_ns
+    }
+
+    #[test]
+    fn who_is_urgent_is_so_until_that_is_over_and_starts_nobody_who_is() {
+        std::thread::spawn(|| {
+            prefer_short_turns();
+            let policy = || Attr::own().unwrap().policy as libc::c_int;
+            let (usual, turns) = (policy(), turns_ns());
+            let urgent = Urgent::now();
+            let expected = match &urgent.usual {
+                Some(_) => libc::SCHED_RR,
+                // Not privileged.
+                None => usual,
+            };
+            assert_eq!(policy(), expected);
+            assert_eq!(std::thread::spawn(policy).join().unwrap(), usual);
+            drop(urgent);
+            assert_eq!((policy(), turns_ns()), (usual, turns));
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Bytes and descriptors together over a Unix stream socket.
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -43,6 +45,9 @@ pub fn send(mut socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Resul
 
 /// Receives one message; `None` when the peer has closed.
 ///
+/// It waits by poll(2): a thread that waits in recvmsg(2) is woken for nothing whenever its
+/// peer takes something out of the socket, and may take the processor from it.
+///
 /// # Errors
 /// The socket's, also when it closes inside a message.
 pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
@@ -50,13 +55,15 @@ pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<Owned
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = loop {
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         match recvmsg(
             socket,
             &mut [IoSliceMut::new(&mut header)],
             &mut control,
-            RecvFlags::CMSG_CLOEXEC,
+            flags,
         ) {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(socket)?,
             other => break other?.bytes,
         }
     };
@@ -82,6 +89,14 @@ pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<Owned
     let mut bytes = vec![0; len as usize];
     socket.read_exact(&mut bytes)?;
     Ok(Some((bytes, fds)))
+}
+
+/// Until there is something to receive.
+fn wait(socket: &UnixStream) -> io::Result<()> {
+    match poll(&mut [PollFd::new(socket, PollFlags::IN)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

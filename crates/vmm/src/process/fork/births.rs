@@ -3,6 +3,7 @@
 use super::super::handover::{Birth, Encoded, Progress, Starter, Steps};
 use super::shells::Shell;
 use super::{ForkError, Times};
+use crate::machine::FirstRun;
 use crate::sys::clock::Monotonic;
 use hyperfork_api::{CloneReport, ForkReport, Phases, ShellSource, Strategy, VmInfo, VmName};
 use std::ops::Range;
@@ -157,6 +158,10 @@ fn report(
     let hand_over = steps.received.us_since(times.captured);
     let got_shell = steps.received.us_since(shell.wanted);
     let got_memory = steps.memory.us_since(steps.received);
+    let FirstRun {
+        entered,
+        exited: first_exit,
+    } = steps.first_run;
     let (hand_over, shell_us, memory) = match shell.source {
         ShellSource::Pool | ShellSource::Built => (hand_over, got_shell, got_memory),
         // `fork(2)` is what was waited for, it gives the memory, and the shell comes after.
@@ -169,7 +174,7 @@ fn report(
         name: shell.starter.dir.name().clone(),
         ip: info.ip,
         ports: info.ports.clone(),
-        total_us: steps.first_exit.us_since(times.arrival),
+        total_us: first_exit.us_since(times.arrival),
         ready_us: ready.us_since(times.arrival),
         shell_source: shell.source,
         phases_us: Phases {
@@ -180,8 +185,9 @@ fn report(
             shell: shell_us,
             memory,
             state: steps.state.us_since(steps.memory),
-            first_run: steps.first_exit.us_since(steps.state),
-            ready: ready.us_since(steps.first_exit),
+            enter: entered.us_since(steps.state),
+            first_run: first_exit.us_since(entered),
+            ready: ready.us_since(first_exit),
         },
     }
 }

@@ -24,6 +24,7 @@ use crate::one_line;
 use crate::snapshot::{MachineState, Primer};
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
+use crate::sys::sched::Urgent;
 use births::Births;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::name::InvalidName;
@@ -106,11 +107,13 @@ pub(super) fn fork(
         state, fds, aside, ..
     } = capture;
 
+    let urgent = Urgent::now();
     let received = shells.receive(owner, &mut names, count);
     let begun = received.and_then(|(shells, pool_answers)| {
         owner.pool = pool.filter(|_| pool_answers);
         begin(owner, shells, logged, &state, &fds)
     });
+    drop(urgent);
     let clones = match begun {
         Ok(clones) => clones,
         Err(error) => {

@@ -26,7 +26,7 @@ use super::publish::Published;
 use super::record;
 use super::rundir::{Claim, RunDir};
 use crate::devices::log::Log;
-use crate::machine::{Event, Machine, Restored};
+use crate::machine::{Event, FirstRun, Machine, Restored};
 use crate::net::Namespace;
 use crate::snapshot::Primer;
 use crate::sys::clock::Monotonic;
@@ -247,7 +247,7 @@ impl Owner {
 
     fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
         match event {
-            Event::FirstExit(at) => self.first_exit(at),
+            Event::FirstExit(first_run) => self.first_exit(first_run),
             Event::Message(message) => return self.message(message),
             Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
             Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
@@ -255,13 +255,13 @@ impl Owner {
         ControlFlow::Continue(())
     }
 
-    fn first_exit(&mut self, first_exit: Monotonic) {
+    fn first_exit(&mut self, first_run: FirstRun) {
         if let (Some((received, restored)), Some(started)) = (self.restored.take(), &self.started) {
             started.report(&Progress::Running(Steps {
                 received,
                 memory: restored.memory,
                 state: restored.state,
-                first_exit,
+                first_run,
             }));
         }
         if self.started.is_some() && self.readiness() == Readiness::FirstExit {
