@@ -147,7 +147,8 @@ impl Stock {
         (taken, left)
     }
 
-    /// Waits until `count` are there, or as many as may be, or no more can be built.
+    /// Waits until `count` are there, or as many as may be, or no more can be built; and
+    /// until all of their shape are made ready for whom they are kept.
     pub(super) fn warm(&self, shape: &Shape, count: usize) -> usize {
         let mut inner = self.inner();
         // The policy keeps twice of what is wanted.
@@ -158,9 +159,10 @@ impl Stock {
         self.changed.notify_all();
         let shelf = Shelf::anybodys(shape);
         loop {
+            let now = self.begun.elapsed();
             let have = inner.count(&shelf);
-            let target = inner.target(&shelf, self.begun.elapsed());
-            if have >= count.min(target) || inner.trouble.is_some() {
+            let is_full = have >= count.min(inner.target(&shelf, now));
+            if is_full && !inner.is_in_work(shape, now) || inner.trouble.is_some() {
                 return have;
             }
             inner = self.wait(inner, LOOK);
@@ -191,6 +193,7 @@ impl Stock {
             } else if inner.connections == 0 {
                 self.wait(inner, IDLE)
             } else if inner.prime_one() {
+                self.changed.notify_all();
                 inner
             } else {
                 self.wait(inner, LOOK)
@@ -263,12 +266,23 @@ impl Inner {
         fewest.map(|(shelf, _)| shelf)
     }
 
+    /// Whether shells of a shape have to be built yet, or made ready.
+    fn is_in_work(&self, shape: &Shape, now: Duration) -> bool {
+        let targets = self.policy.targets(now);
+        let mut of_shape = targets.iter().filter(|(shelf, _)| shelf.shape == *shape);
+        of_shape.any(|(shelf, target)| {
+            let shells = self.shells.get(shelf).map_or(&[][..], Vec::as_slice);
+            let primed = self.primings.get(shelf).map(|priming| priming.number);
+            shells.len() < *target || shells.iter().any(|shell| shell.primed < primed)
+        })
+    }
+
     /// Has one shell made ready that is not; whether there was one.
     fn prime_one(&mut self) -> bool {
         for (shelf, priming) in &self.primings {
             let shells = self.shells.get_mut(shelf).into_iter().flatten();
             for shell in shells {
-                if shell.primed != Some(priming.number) {
+                if shell.primed < Some(priming.number) {
                     // One that cannot be has ended, which whoever takes it will notice.
                     let _ = shell.starter.prime(priming.primer.clone(), &priming.fds);
                     shell.primed = Some(priming.number);

@@ -52,7 +52,7 @@ enum Request {
     /// Make those of my shape ready for clones of this line, as long as I am connected;
     /// its descriptors come with it. Has no answer.
     Prime(Primer),
-    /// Have this many in stock, and answer then.
+    /// Have this many in stock, all made ready that can be, and answer then.
     Warm { shape: Shape, count: usize },
 }
 
