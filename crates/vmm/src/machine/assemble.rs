@@ -4,7 +4,7 @@ use super::capture::Paused;
 use super::ports::{PowerPort, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
-use super::vcpus::{Connections, Vcpus};
+use super::vcpus::{Connections, Errands, Vcpus};
 use super::{Events, Shell};
 use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
@@ -22,6 +22,7 @@ use hyperfork_api::signal::{ForkStatus, PORT, PORT_LEN};
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec};
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vmm_sys_util::eventfd::EventFd;
@@ -90,7 +91,7 @@ impl MachineError {
 /// What differs between the ways to a machine.
 struct Parts<'a> {
     vm: &'a VmState,
-    vcpus: &'a [VcpuState],
+    vcpus: Errands<()>,
     serial: Serial,
     devices: Vec<MmioTransport>,
     guest_fork: u32,
@@ -153,8 +154,7 @@ impl Machine {
             }
         };
         boot::entry::write_tables(&memory)?;
-        let vcpus = shell.vcpus.cpus().map(|vcpu| vcpu.save());
-        let mut vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
+        let mut vcpus = shell.vcpus.save().finish()?;
         vcpus.iter_mut().for_each(VcpuState::wire_local_interrupts);
         boot::entry::set(&mut vcpus[0], entry);
 
@@ -164,7 +164,7 @@ impl Machine {
             devices.map(|(device, lines)| MmioTransport::new(device, lines, memory.clone()));
         let parts = Parts {
             vm: &shell.vm.save()?,
-            vcpus: &vcpus,
+            vcpus: shell.vcpus.restore(vcpus),
             serial: Serial::new(serial_irq, backends.log.clone()),
             devices: devices
                 .collect::<Result<_, _>>()
@@ -181,7 +181,7 @@ impl Machine {
     /// [`MachineError`].
     pub fn restore(
         mut shell: Shell,
-        state: MachineState,
+        mut state: MachineState,
         fds: &FdTable,
         identity: &Identity,
         backends: &Backends,
@@ -193,11 +193,12 @@ impl Machine {
                 state: state.shape,
             });
         }
+        let vcpus = shell.vcpus.restore(mem::take(&mut state.vcpus));
         RamImage::restore(state.ram.clone(), fds)
             .and_then(|image| shell.ram.back_with(&image))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
-        let machine = Self::go_on(shell, &state, fds, identity, backends, events)?;
+        let machine = Self::rebuild(shell, vcpus, &state, fds, identity, backends, events)?;
         Ok((
             machine,
             Restored {
@@ -212,7 +213,20 @@ impl Machine {
     /// # Errors
     /// [`MachineError`].
     pub fn go_on(
+        shell: Shell,
+        state: &mut MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<Self, MachineError> {
+        let vcpus = shell.vcpus.restore(mem::take(&mut state.vcpus));
+        Self::rebuild(shell, vcpus, state, fds, identity, backends, events)
+    }
+
+    fn rebuild(
         mut shell: Shell,
+        vcpus: Errands<()>,
         state: &MachineState,
         fds: &FdTable,
         identity: &Identity,
@@ -229,7 +243,7 @@ impl Machine {
         });
         let parts = Parts {
             vm: &state.vm,
-            vcpus: &state.vcpus,
+            vcpus,
             serial: Serial::restore(&state.serial, serial_irq, backends.log.clone())
                 .map_err(MachineError::host("restoring the serial port"))?,
             devices: devices
@@ -337,9 +351,8 @@ fn assemble(
         shape,
         ..
     } = shell;
-    for (vcpu, state) in vcpus.cpus().zip(parts.vcpus) {
-        vcpu.restore(state)?;
-    }
+    // Before the interrupt controllers, which may have something for their APICs.
+    parts.vcpus.finish()?;
     vm.restore(parts.vm)?;
     vm.restore_clock(parts.vm)?;
 

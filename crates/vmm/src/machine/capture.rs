@@ -79,12 +79,8 @@ impl<'a> Paused<'a> {
     ) -> Result<Capture, MachineError> {
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
+        let vcpus = machine.vcpus.save();
         let vm = machine.vm.save()?;
-        let vcpus = machine
-            .vcpus
-            .cpus()
-            .map(|vcpu| vcpu.save())
-            .collect::<Result<_, _>>()?;
         let serial = machine
             .serial
             .lock()
@@ -102,9 +98,10 @@ impl<'a> Paused<'a> {
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
-        let (ram, aside) =
-            freeze(&mut machine.ram).map_err(MachineError::host("freezing memory"))?;
+        let frozen = freeze(&mut machine.ram).map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
+        let vcpus = vcpus.finish()?;
+        let (ram, aside) = frozen?;
         let ram_state = ram
             .save(&mut fds)
             .map_err(MachineError::host("sharing memory"))?;

@@ -224,7 +224,7 @@ fn go_on(
     paused: &mut Paused<'_>,
     capture: &mut Capture,
 ) -> Result<Born, Box<dyn Error>> {
-    let (state, fds) = (&capture.state, mem::take(&mut capture.fds));
+    let (state, fds) = (&mut capture.state, mem::take(&mut capture.fds));
     let ram = paused.inherit_memory(&state.ram, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
     let shell = machine::Shell::around(&host, state.shape.clone(), ram)?;

@@ -1,11 +1,15 @@
 //! The vCPU threads.
 
+mod errands;
+
 use super::{Event, Events, FirstRun};
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::kick::{Kickable, kick};
 use crate::sys::sched::{self, Urgent};
+use errands::Errand;
+pub(super) use errands::Errands;
 use kvm_ioctls::VcpuExit;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +47,8 @@ struct Gate {
     wanted: Wanted,
     /// Threads that will not enter the guest until `wanted` changes.
     at_rest: usize,
+    /// For each thread at rest, as long as nobody has begun with it.
+    errands: Vec<Option<Errand>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,6 +66,7 @@ impl Vcpus {
             gate: Mutex::new(Gate {
                 wanted: Wanted::Rest,
                 at_rest: 0,
+                errands: Vec::new(),
             }),
             changed: Condvar::new(),
             connections: OnceLock::new(),
@@ -148,6 +155,12 @@ impl Drop for Vcpus {
     }
 }
 
+impl Gate {
+    fn take_errand(&mut self, index: usize) -> Option<Errand> {
+        self.errands.get_mut(index)?.take()
+    }
+}
+
 /// Whether a vCPU goes on after an exit.
 enum Next {
     Run,
@@ -182,7 +195,7 @@ impl Shared {
         // is one that computes.
         let mut urgent = Some(Urgent::now());
         let mut is_new = true;
-        while let Some(connections) = self.may_run(is_new) {
+        while let Some(connections) = self.may_run(vcpu, index, is_new) {
             let mut vcpu = lock(vcpu);
             if urgent.take().is_some() {
                 self.entered.get_or_init(Monotonic::now);
@@ -208,20 +221,27 @@ impl Shared {
         }
     }
 
-    /// Rests while that is wanted; `None` when it is time to end. When a machine goes on,
+    /// Rests while that is wanted, but for errands; `None` when it is time to end. When a machine goes on,
     /// whoever paused it has something to do yet that others wait for; a vCPU that `is_new`
     /// is itself waited for.
-    fn may_run(&self, is_new: bool) -> Option<&Connections> {
+    fn may_run(&self, vcpu: &Mutex<Vcpu>, index: usize, is_new: bool) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {
             gate.at_rest += 1;
             self.changed.notify_all();
             let wait = || {
                 while gate.wanted == Wanted::Rest {
-                    gate = self
-                        .changed
-                        .wait(gate)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    gate = match gate.take_errand(index) {
+                        Some(errand) => {
+                            drop(gate);
+                            errand(&mut lock(vcpu));
+                            self.gate()
+                        }
+                        None => self
+                            .changed
+                            .wait(gate)
+                            .unwrap_or_else(PoisonError::into_inner),
+                    };
                 }
                 gate
             };
