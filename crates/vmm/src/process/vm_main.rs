@@ -96,7 +96,7 @@ pub(super) fn live_as(
 
 /// How long a clone is left alone to come out for the first time. Idle guests may take
 /// longer: a tick of their clock.
-const FIRST_EXIT: Duration = Duration::from_millis(1);
+const FIRST_EXIT: Duration = Duration::from_millis(5);
 
 /// A guest may have a thousand connections, each a descriptor here.
 fn allow_many_descriptors() {
