@@ -59,6 +59,8 @@ mod tests {
             memory_mib,
             touched_mib: None,
             dirty_pages: vec![0],
+            clones: vec![1],
+            depth: vec![0],
             strategies: vec![Method::Image],
             n: 1,
         };

@@ -214,6 +214,8 @@ mod tests {
             memory_mib: vec![64, 128],
             touched_mib: None,
             dirty_pages: vec![0],
+            clones: vec![1],
+            depth: vec![0],
             strategies: vec![Method::Boot],
             n: samples,
         }

@@ -15,6 +15,7 @@
 
 mod compare;
 pub mod cow;
+mod cpu;
 mod csv;
 pub mod density;
 mod error;

@@ -177,11 +177,9 @@ impl Blank {
             ("first_run", us(state, first_exit)),
         ];
         Ok(Sample {
-            total_us: us(begun, first_exit),
             ready_us: None,
-            pause_us: None,
-            shell_source: None,
             phases_us: phases.map(|(name, us)| (name.to_owned(), us)).into(),
+            ..Sample::ready_after(us(begun, first_exit))
         })
     }
 }

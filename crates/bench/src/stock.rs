@@ -7,6 +7,11 @@ use hyperfork_api::VmName;
 use hyperfork_vmm::machine::slots;
 use hyperfork_vmm::process::pool::{self, Pool};
 use hyperfork_vmm::snapshot::Shape;
+use std::thread;
+use std::time::Duration;
+
+/// What a shell usually takes for that, at most.
+const GETTING_READY: Duration = Duration::from_millis(1);
 
 /// Shells for the clones of one kind of guest. While it is full the pool builds none,
 /// which would disturb what is measured; also a VM that is only booted has some built.
@@ -39,6 +44,15 @@ impl Stock {
             shape,
             kept,
         })
+    }
+
+    /// Waits until those that were taken have been replaced and made ready for who took
+    /// them, and the pool has nothing more to do.
+    pub(crate) fn settle(&self, vms: &Vms<'_>) {
+        // Where there is no pool, clones' shells are built while they wait.
+        let _ = pool::settle(vms.run_dir(), &self.shape);
+        // The last shells have been told what to get ready for, and do so now.
+        thread::sleep(GETTING_READY * self.kept as u32);
     }
 
     /// Waits until those that were taken have been replaced.

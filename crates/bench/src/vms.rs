@@ -1,12 +1,15 @@
 //! The VMs of an experiment: named so that nobody else's are meant, and gone with
 //! it.
 
+use crate::cpu;
 use crate::error::BenchError;
 use crate::guest::Guest;
 use hyperfork_api::control::{self, Reply, Request};
-use hyperfork_api::{ForkReport, Strategy, VmInfo, VmName};
+use hyperfork_api::{CloneReport, ForkReport, Strategy, VmInfo, VmName};
 use hyperfork_vmm::process::{Client, ClientError, LaunchError, RunDir, VmDir, launch};
+use rustix::net::sockopt::socket_peercred;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -103,9 +106,20 @@ impl<'a> Vms<'a> {
         strategy: Strategy,
         count: u32,
     ) -> Result<ForkReport, BenchError> {
+        self.fork_named(parent, parent, strategy, count)
+    }
+
+    /// As [`fork`](Self::fork), but the clones' names begin as `prefix`.
+    pub(crate) fn fork_named(
+        &self,
+        parent: &VmName,
+        prefix: &VmName,
+        strategy: Strategy,
+        count: u32,
+    ) -> Result<ForkReport, BenchError> {
         let request = Request::Fork(control::Fork {
             count,
-            prefix: None,
+            prefix: Some(prefix.clone()),
             strategy,
         });
         match self.ask(parent, &request)? {
@@ -120,7 +134,14 @@ impl<'a> Vms<'a> {
     /// Has a nano guest of the mode `quick` write its marks again: it does so when it is
     /// resumed. Returns when it has.
     pub(crate) fn write_marks(&self, vm: &VmName) -> Result<(), BenchError> {
-        let rounds = || self.console(vm).matches(" written\n").count();
+        let rounds = || {
+            let console = self.console(vm);
+            // The one is what a booted VM says, the other what a clone does.
+            let ends = [" written\n", "nano: clone "];
+            ends.map(|words| console.matches(words).count())
+                .iter()
+                .sum::<usize>()
+        };
         let before = rounds();
         self.ask(vm, &Request::Pause)?;
         self.ask(vm, &Request::Resume)?;
@@ -163,6 +184,18 @@ impl<'a> Vms<'a> {
         Ok(self.run_dir.vm(vm).info()?)
     }
 
+    /// The processor time that a fork's clones have had since their processes began, the
+    /// mean, microseconds. To be asked before they are asked anything else.
+    pub(crate) fn cpu_us(&self, report: &ForkReport) -> Option<f64> {
+        let used = |clone: &CloneReport| {
+            let socket = UnixStream::connect(self.run_dir.vm(&clone.name).control_socket()).ok()?;
+            let process = socket_peercred(&socket).ok()?.pid;
+            cpu::used_us(process.as_raw_nonzero().get().unsigned_abs())
+        };
+        let used: Option<Vec<f64>> = report.clones.iter().map(used).collect();
+        used.map(|used| used.iter().sum::<f64>() / used.len() as f64)
+    }
+
     /// What a VM has printed.
     pub(crate) fn console(&self, vm: &VmName) -> String {
         let bytes = fs::read(self.run_dir.vm(vm).console_log()).unwrap_or_default();
@@ -181,6 +214,11 @@ impl<'a> Vms<'a> {
             .map(|clone| self.run_dir.vm(&clone.name))
             .collect();
         remove(&dirs);
+    }
+
+    /// Ends VMs and removes what is left of them.
+    pub(crate) fn remove_all(&self, vms: &[VmName]) {
+        remove(&vms.iter().map(|vm| self.run_dir.vm(vm)).collect::<Vec<_>>());
     }
 
     /// Ends a VM and removes what is left of it.

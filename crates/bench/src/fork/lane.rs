@@ -1,6 +1,7 @@
 //! One cell's VMs: from the first sample until the last they stay.
 
 use super::{ForkPlan, ForkRow, Method, Sample};
+use crate::cpu;
 use crate::error::BenchError;
 use crate::guest::Guest;
 use crate::host::State;
@@ -15,7 +16,10 @@ pub(super) enum Lane {
     /// A parent that is forked again and again.
     Forks {
         parent: VmName,
+        /// It, and all it descends from.
+        line: Vec<VmName>,
         strategy: Strategy,
+        clones: u32,
         stock: Stock,
     },
     /// A VM booted for each.
@@ -33,7 +37,8 @@ impl Lane {
         state: State,
         vms: &mut Vms<'_>,
     ) -> Result<Self, BenchError> {
-        let stock = |vms: &Vms<'_>| Stock::fill(guest, plan.vcpus, row.memory_mib, 1, vms);
+        let (cpus, memory_mib, clones) = (plan.vcpus, row.memory_mib, row.clones);
+        let stock = |vms: &Vms<'_>| Stock::fill(guest, cpus, memory_mib, clones, vms);
         let strategy = match row.strategy {
             Method::Image => Strategy::Image,
             Method::ProcessFork => Strategy::ProcessFork,
@@ -51,18 +56,24 @@ impl Lane {
             }
         };
         let booted = vms.boot(guest, plan.vcpus, row.memory_mib, &row.options())?;
-        let parent = booted.info.name;
-        let stock = stock(vms)?;
+        let mut line = vec![booted.info.name];
+        let opened = descend(&mut line, row.depth, strategy, vms).and_then(|parent| {
+            let stock = stock(vms)?;
+            let first = fork(&parent, strategy, clones, vms)?;
+            row.first_us.get_or_insert(first.total_us);
+            if let Guest::Linux { .. } = guest {
+                let info = vms.info(&parent)?;
+                row.touched_mib = Some((info.shared_kib + info.private_kib) >> 10);
+            }
+            Ok((parent, stock))
+        });
         // A parent that cannot be forked is of no use to anybody.
-        let first = fork(&parent, strategy, vms).inspect_err(|_| vms.remove(&parent))?;
-        row.first_us.get_or_insert(first.total_us);
-        if let Guest::Linux { .. } = guest {
-            let info = vms.info(&parent)?;
-            row.touched_mib = Some((info.shared_kib + info.private_kib) >> 10);
-        }
+        let (parent, stock) = opened.inspect_err(|_| vms.remove_all(&line))?;
         let lane = Self::Forks {
             parent,
+            line,
             strategy,
+            clones,
             stock,
         };
         lane.settle(vms);
@@ -78,12 +89,15 @@ impl Lane {
     ) -> Result<Sample, BenchError> {
         match self {
             Self::Forks {
-                parent, strategy, ..
+                parent,
+                strategy,
+                clones,
+                ..
             } => {
                 if row.dirty_pages > 0 {
                     vms.write_marks(parent)?;
                 }
-                let sample = fork(parent, *strategy, vms);
+                let sample = fork(parent, *strategy, *clones, vms);
                 self.settle(vms);
                 sample
             }
@@ -93,9 +107,13 @@ impl Lane {
                 }
                 let options = format!("mode=quick touch_mib={}", row.touched_mib.unwrap_or(0));
                 let booted = vms.boot(guest, row.vcpus, row.memory_mib, &options)?;
+                let cpu_us = booted.info.pid.and_then(cpu::used_us);
                 vms.remove(&booted.info.name);
                 self.settle(vms);
-                Ok(Sample::ready_after(booted.took.as_micros() as f64))
+                Ok(Sample {
+                    cpu_us,
+                    ..Sample::ready_after(booted.took.as_micros() as f64)
+                })
             }
             Self::Raw(template) => template.fork(),
         }
@@ -104,20 +122,49 @@ impl Lane {
     /// Waits until nothing is done any more for the last sample.
     fn settle(&self, vms: &Vms<'_>) {
         match self {
-            Self::Forks { stock, .. } | Self::Boots(_, stock) => stock.refill(vms),
+            Self::Forks { stock, .. } | Self::Boots(_, stock) => stock.settle(vms),
             Self::Raw(_) => {}
         }
     }
 }
 
-fn fork(parent: &VmName, strategy: Strategy, vms: &Vms<'_>) -> Result<Sample, BenchError> {
-    let report: ForkReport = vms.fork(parent, strategy, 1)?;
-    let sample = Sample::of(&report);
+/// Adds so many generations to a line, each of one clone of the last. Gives the last of all.
+fn descend(
+    line: &mut Vec<VmName>,
+    generations: u32,
+    strategy: Strategy,
+    vms: &Vms<'_>,
+) -> Result<VmName, BenchError> {
+    let root = line[0].clone();
+    let mut last = root.clone();
+    for _ in 0..generations {
+        vms.check()?;
+        // Named after the first of them, for names must not be long.
+        let report = vms.fork_named(&last, &root, strategy, 1)?;
+        let clone = report.clones.first().ok_or(silent(&last))?;
+        last = clone.name.clone();
+        line.push(last.clone());
+    }
+    Ok(last)
+}
+
+fn fork(
+    parent: &VmName,
+    strategy: Strategy,
+    clones: u32,
+    vms: &Vms<'_>,
+) -> Result<Sample, BenchError> {
+    let report: ForkReport = vms.fork(parent, strategy, clones)?;
+    let sample = Sample::of(&report, vms.cpu_us(&report));
     vms.remove_clones(&report);
-    sample.ok_or(BenchError::Silent {
+    sample.ok_or(silent(parent))
+}
+
+fn silent(parent: &VmName) -> BenchError {
+    BenchError::Silent {
         vm: parent.to_string(),
         what: "how its fork went",
-    })
+    }
 }
 
 /// Has the host forget all files that it has read (proc_sys_vm(5)). Needs root.

@@ -1,25 +1,29 @@
 //! Fork time by memory size (HyperFork paper, figure 2), beside cold boot and what
 //! KVM alone takes.
 //!
-//! Every cell, a strategy at a memory size with so many pages written between forks,
-//! has a parent of its own. Cells take turns, a sample each, so that whatever else
+//! Every cell, a strategy at a memory size with so many pages written between forks, so
+//! many clones at once and so many generations before, has a parent of its own. Cells take turns, a sample each, so that whatever else
 //! happens on the host happens to all of them.
 
 mod batches;
 mod lane;
 mod method;
 mod row;
+mod sample;
 
 pub use method::Method;
-pub use row::{ForkRow, Sample};
+pub use row::ForkRow;
+pub use sample::Sample;
 
 use crate::error::BenchError;
 use crate::guest::{Guest, NANO, work};
 use crate::host::State;
 use crate::journal::{Journal, Plan, Row};
 use crate::vms::Vms;
-use batches::batches;
+use batches::{Cost, batches};
+use hyperfork_vmm::process::pool;
 use lane::Lane;
+use row::Case;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -38,14 +42,45 @@ pub struct ForkPlan {
     pub dirty_pages: Vec<u64>,
     /// What is compared.
     pub strategies: Vec<Method>,
+    /// How many clones each fork makes, each.
+    #[serde(default = "one_clone")]
+    pub clones: Vec<u32>,
+    /// How many generations a parent is away from the VM that was booted, each.
+    #[serde(default = "booted")]
+    pub depth: Vec<u32>,
     /// Samples per row.
     pub n: usize,
+}
+
+fn one_clone() -> Vec<u32> {
+    vec![1]
+}
+
+fn booted() -> Vec<u32> {
+    vec![0]
 }
 
 impl ForkPlan {
     /// Only boots, of guests that fill no memory.
     fn is_of_boots(&self) -> bool {
         self.strategies == [Method::Boot]
+    }
+
+    /// Rows of one strategy at one memory size.
+    fn forks(&self, case: Case) -> impl Iterator<Item = ForkRow> {
+        self.dirty_pages.iter().flat_map(move |&dirty_pages| {
+            self.clones.iter().flat_map(move |&clones| {
+                self.depth.iter().map(move |&depth| {
+                    let case = Case {
+                        dirty_pages,
+                        clones,
+                        depth,
+                        ..case
+                    };
+                    ForkRow::empty(self, case)
+                })
+            })
+        })
     }
 }
 
@@ -77,13 +112,17 @@ impl Plan for ForkPlan {
         let mut rows = Vec::new();
         for &memory_mib in &self.memory_mib {
             for &strategy in &self.strategies {
-                // Between boots nothing is written, and raw forks are of one image.
-                let dirty_pages = match strategy {
-                    Method::Boot | Method::Raw => &[0][..],
-                    Method::Image | Method::ProcessFork => &self.dirty_pages,
+                let case = Case {
+                    strategy,
+                    memory_mib,
+                    dirty_pages: 0,
+                    clones: 1,
+                    depth: 0,
                 };
-                for &dirty_pages in dirty_pages {
-                    rows.push(ForkRow::empty(self, strategy, memory_mib, dirty_pages));
+                match strategy {
+                    // Between boots nothing is written, and raw forks are of one image.
+                    Method::Boot | Method::Raw => rows.push(ForkRow::empty(self, case)),
+                    Method::Image | Method::ProcessFork => rows.extend(self.forks(case)),
                 }
             }
         }
@@ -103,12 +142,9 @@ impl Plan for ForkPlan {
         vms: &mut Vms<'_>,
     ) -> Result<(), BenchError> {
         let rows = &journal.document.rows;
-        let costs: Vec<_> = rows
-            .iter()
-            .map(|row| (row.memory_mib, row.cost_mib()))
-            .collect();
+        let costs: Vec<_> = rows.iter().map(Cost::of).collect();
         let available_mib = crate::memory::host().available_kib >> 10;
-        for batch in batches(&costs, available_mib)? {
+        for batch in batches(&costs, available_mib, pool::most() as u64)? {
             run_batch(journal, batch, guest, vms)?;
         }
         Ok(())
@@ -170,7 +206,7 @@ fn sample(
 }
 
 fn close(lane: Option<Lane>, vms: &Vms<'_>) {
-    if let Some(Lane::Forks { parent, .. }) = lane {
-        vms.remove(&parent);
+    if let Some(Lane::Forks { line, .. }) = lane {
+        vms.remove_all(&line);
     }
 }

@@ -1,57 +1,20 @@
 //! A row of fork times.
 
-use super::{ForkPlan, Method};
+use super::{ForkPlan, Method, Sample};
 use crate::guest::{self, NANO};
 use crate::journal::Row;
 use crate::stats::{Summary, percentile, tenths};
-use hyperfork_api::{ForkReport, ShellSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// One fork or boot, microseconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// From the request to the first guest instruction known to be executed; for a
-    /// boot, to ready.
-    pub total_us: f64,
-    /// From the request to the guest's first word.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub ready_us: Option<f64>,
-    /// How long the parent stood still.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub pause_us: Option<f64>,
-    /// Whether the clone's VM had been built in advance.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub shell_source: Option<ShellSource>,
-    /// Durations of the phases, by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub phases_us: BTreeMap<String, f64>,
-}
-
-impl Sample {
-    /// Of a boot.
-    pub fn ready_after(us: f64) -> Self {
-        Self {
-            total_us: us,
-            ready_us: Some(us),
-            pause_us: None,
-            shell_source: None,
-            phases_us: BTreeMap::new(),
-        }
-    }
-
-    /// Of a fork into one clone.
-    pub(crate) fn of(report: &ForkReport) -> Option<Self> {
-        let clone = report.clones.first()?;
-        let phases = serde_json::to_value(clone.phases_us).ok()?;
-        Some(Self {
-            total_us: clone.total_us as f64,
-            ready_us: Some(clone.ready_us as f64),
-            pause_us: Some(report.pause_us as f64),
-            shell_source: Some(clone.shell_source),
-            phases_us: serde_json::from_value(phases).ok()?,
-        })
-    }
+/// How a parent is forked, and what kind of parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Case {
+    pub(super) strategy: Method,
+    pub(super) memory_mib: u64,
+    pub(super) dirty_pages: u64,
+    pub(super) clones: u32,
+    pub(super) depth: u32,
 }
 
 /// One strategy at one memory size.
@@ -70,11 +33,17 @@ pub struct ForkRow {
     pub dirty_pages: u64,
     /// How many it wrote: a few more, as they are spread evenly.
     pub written_pages: u64,
+    /// How many clones each fork made.
+    #[serde(default = "one")]
+    pub clones: u32,
+    /// How many generations the parent was away from the VM that was booted.
+    #[serde(default)]
+    pub depth: u32,
     /// Virtual CPUs.
     pub vcpus: u8,
     /// Number of samples.
     pub n: usize,
-    /// How many of them had a VM that was built in advance.
+    /// How many clones, of all samples, had a VM that was built in advance.
     pub from_pool: usize,
     /// The first fork of a parent, which has all its memory to freeze; not among the
     /// samples.
@@ -82,6 +51,9 @@ pub struct ForkRow {
     /// Of [`Sample::total_us`].
     #[serde(flatten)]
     pub total: Summary,
+    /// Median of [`Sample::total_us`] divided by the clones.
+    #[serde(default)]
+    pub per_clone_us: Option<f64>,
     /// Of [`Sample::ready_us`].
     pub ready_p50_us: Option<f64>,
     /// The same, 99th percentile.
@@ -90,6 +62,9 @@ pub struct ForkRow {
     pub pause_p50_us: Option<f64>,
     /// The same, 99th percentile.
     pub pause_p99_us: Option<f64>,
+    /// Of [`Sample::cpu_us`].
+    #[serde(default)]
+    pub cpu_p50_us: Option<f64>,
     /// Medians of [`Sample::phases_us`].
     pub phases_p50_us: BTreeMap<String, f64>,
     /// Why it could not be measured.
@@ -98,13 +73,19 @@ pub struct ForkRow {
     pub samples: Vec<Sample>,
 }
 
+fn one() -> u32 {
+    1
+}
+
 impl ForkRow {
-    pub(super) fn empty(
-        plan: &ForkPlan,
-        strategy: Method,
-        memory_mib: u64,
-        dirty_pages: u64,
-    ) -> Self {
+    pub(super) fn empty(plan: &ForkPlan, case: Case) -> Self {
+        let Case {
+            strategy,
+            memory_mib,
+            dirty_pages,
+            clones,
+            depth,
+        } = case;
         // A cold boot brings a machine up, it does not fill its memory.
         let touched = match strategy {
             Method::Boot => Some(0),
@@ -119,15 +100,19 @@ impl ForkRow {
             touched_mib: work.map(|work| work.pages >> 8),
             dirty_pages,
             written_pages: work.map_or(0, |work| guest::marked(&work)),
+            clones,
+            depth,
             vcpus: plan.vcpus,
             n: 0,
             from_pool: 0,
             first_us: None,
             total: Summary::default(),
+            per_clone_us: None,
             ready_p50_us: None,
             ready_p99_us: None,
             pause_p50_us: None,
             pause_p99_us: None,
+            cpu_p50_us: None,
             phases_p50_us: BTreeMap::new(),
             failed: None,
             samples: Vec::new(),
@@ -147,10 +132,17 @@ impl ForkRow {
         )
     }
 
-    /// How much memory its parent takes at most, MiB, with what everybody needs.
-    pub(super) fn cost_mib(&self) -> u64 {
-        const PROCESS_MIB: u64 = 16;
-        PROCESS_MIB + self.touched_mib.unwrap_or(self.memory_mib)
+    /// How it was forked, for people.
+    pub fn method(&self) -> String {
+        let clones = match self.clones {
+            1 => String::new(),
+            clones => format!(", {clones} clones at once"),
+        };
+        let depth = match self.depth {
+            0 => String::new(),
+            depth => format!(", depth {depth}"),
+        };
+        format!("{}{clones}{depth}", self.strategy)
     }
 
     /// How many of `n` samples are there, or never will be.
@@ -170,14 +162,18 @@ impl Row for ForkRow {
         "touched_mib",
         "dirty_pages",
         "vcpus",
+        "clones",
+        "depth",
     ];
     const VALUES: &'static [&'static str] = &[
+        "per_clone_us",
         "from_pool",
         "first_us",
         "ready_p50_us",
         "ready_p99_us",
         "pause_p50_us",
         "pause_p99_us",
+        "cpu_p50_us",
         "phases_p50_us",
         "failed",
     ];
@@ -187,7 +183,7 @@ impl Row for ForkRow {
             0 => String::new(),
             pages => format!(", {pages} pages written"),
         };
-        format!("{}, {} MiB{pages}", self.strategy, self.memory_mib)
+        format!("{}, {} MiB{pages}", self.method(), self.memory_mib)
     }
 
     fn failed(&self) -> Option<&str> {
@@ -197,9 +193,11 @@ impl Row for ForkRow {
     fn summarise(&mut self) {
         let samples = &self.samples;
         self.n = samples.len();
-        let pooled = |sample: &&Sample| sample.shell_source == Some(ShellSource::Pool);
-        self.from_pool = samples.iter().filter(pooled).count();
+        self.from_pool = samples.iter().map(Sample::pooled).sum();
         self.total = Summary::of(samples.iter().map(|sample| sample.total_us));
+        let each = |sample: &Sample| sample.total_us / f64::from(self.clones.max(1));
+        self.per_clone_us = Summary::of(samples.iter().map(each)).p50_us;
+        self.cpu_p50_us = Summary::of(samples.iter().filter_map(|sample| sample.cpu_us)).p50_us;
         let ready = Summary::of(samples.iter().filter_map(|sample| sample.ready_us));
         (self.ready_p50_us, self.ready_p99_us) = (ready.p50_us, ready.p99_us);
         let pause = Summary::of(samples.iter().filter_map(|sample| sample.pause_us));
@@ -236,16 +234,24 @@ mod tests {
             touched_mib: None,
             dirty_pages: vec![0, 100],
             strategies: vec![Method::ProcessFork, Method::Boot],
+            clones: vec![4],
+            depth: vec![10],
             n: 2,
         };
         let mut rows = plan.rows();
         assert_eq!(rows.len(), 3);
         assert_eq!((rows[1].dirty_pages, rows[1].touched_mib), (100, Some(62)));
         assert_eq!((rows[2].dirty_pages, rows[2].touched_mib), (0, Some(0)));
+        assert_eq!((rows[2].clones, rows[2].depth), (1, 0));
         let row = &mut rows[0];
+        assert_eq!(
+            row.title(),
+            "process-fork, 4 clones at once, depth 10, 64 MiB"
+        );
         for (total, capture) in [(10.0, 1.0), (20.0, 2.0)] {
             row.samples.push(Sample {
                 pause_us: Some(5.0),
+                cpu_us: Some(7.0),
                 phases_us: [("capture".to_owned(), capture)].into(),
                 ..Sample::ready_after(total)
             });
@@ -254,11 +260,26 @@ mod tests {
         let value = serde_json::to_value(&*row).unwrap();
         assert_eq!(value["strategy"], "process-fork");
         assert_eq!(value["p50_us"], 15.0);
+        assert_eq!((&value["clones"], &value["depth"]), (&4.into(), &10.into()));
+        assert_eq!(value["per_clone_us"], 3.8);
+        assert_eq!(value["cpu_p50_us"], 7.0);
         assert_eq!(value["pause_p50_us"], 5.0);
         assert_eq!(value["phases_p50_us"]["capture"], 1.5);
         for key in ForkRow::KEYS.iter().chain(ForkRow::VALUES) {
             assert!(value.get(key).is_some(), "{key}");
         }
-        assert_eq!(serde_json::from_value::<ForkRow>(value).unwrap(), *row);
+        assert_eq!(
+            serde_json::from_value::<ForkRow>(value.clone()).unwrap(),
+            *row
+        );
+        // Results from before there were such columns are of single clones of booted VMs.
+        let mut old = value;
+        let keys = old.as_object_mut().unwrap();
+        for key in ["clones", "depth", "per_clone_us", "cpu_p50_us"] {
+            keys.remove(key).unwrap();
+        }
+        let old: ForkRow = serde_json::from_value(old).unwrap();
+        assert_eq!((old.clones, old.depth), (1, 0));
+        assert_eq!(old.samples, row.samples);
     }
 }

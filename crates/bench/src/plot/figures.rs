@@ -6,14 +6,14 @@ use crate::density::DensityRow;
 use crate::fork::{ForkRow, Method};
 use crate::stats::Summary;
 
-/// Time against memory size, a line for each strategy and each number of pages
-/// written (HyperFork paper, figure 2).
+/// Time against memory size, a line for each strategy, number of clones at once, depth
+/// and number of pages written (HyperFork paper, figure 2).
 pub(super) fn fork(rows: &[ForkRow]) -> Vec<Panel> {
     let name = |row: &ForkRow| match (row.strategy, row.dirty_pages) {
         (Method::Boot, _) => "cold boot".to_owned(),
         (Method::Raw, _) => "KVM alone".to_owned(),
-        (method, 0) => method.name().to_owned(),
-        (method, pages) => format!("{method}, {pages} pages written"),
+        (_, 0) => row.method(),
+        (_, pages) => format!("{}, {pages} pages written", row.method()),
     };
     vec![Panel {
         title: String::new(),

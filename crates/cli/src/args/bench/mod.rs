@@ -69,8 +69,9 @@ pub(crate) struct Guests {
 
 /// Fork time by memory size, beside cold boot (the HyperFork paper's figure 2)
 ///
-/// Each strategy has parents of its own, one for each memory size and number of
-/// pages written between forks. They take turns, one sample each. A fork's time runs
+/// Each strategy has parents of its own, one for each memory size, number of pages
+/// written between forks, number of clones at once and depth of lineage. They take
+/// turns, one sample each, as far as memory and the pool have room for them. A fork's time runs
 /// from the request to the first instruction that the clone is known to have
 /// executed; a boot's to ready.
 ///
@@ -100,6 +101,16 @@ pub(crate) struct BenchFork {
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
           value_parser = method())]
     strategy: Vec<Method>,
+    /// How many clones each fork makes, each, 1 to 1024. The time is until the last of
+    /// them runs
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1",
+          value_parser = clap::value_parser!(u32).range(1..=MAX_CLONES))]
+    clones: Vec<u32>,
+    /// How many generations the parent is away from the VM that was booted, each, 0 to
+    /// 64: 1 is a clone of it, 2 a clone's clone
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0",
+          value_parser = clap::value_parser!(u32).range(0..=MAX_DEPTH))]
+    depth: Vec<u32>,
     /// Samples of each
     #[arg(short, value_name = "N", default_value_t = 100, value_parser = samples())]
     n: usize,
@@ -194,6 +205,9 @@ pub(crate) struct BenchDensity {
 
 /// Most clones of one fork.
 const MAX_CLONES: i64 = 1024;
+
+/// Most generations of a line, all of which are there at the same time.
+const MAX_DEPTH: i64 = 64;
 
 fn memory_mib(text: &str) -> Result<u64, String> {
     let mib: u64 = text

@@ -25,6 +25,8 @@ impl BenchFork {
             touched_mib: self.touched_mib,
             dirty_pages: or(distinct(&self.dirty_pages), dirty_pages),
             strategies: or(distinct(&self.strategy), methods),
+            clones: distinct(&self.clones),
+            depth: distinct(&self.depth),
             n: self.n,
         }
     }
@@ -40,6 +42,8 @@ impl BenchBoot {
             touched_mib: None,
             dirty_pages: vec![0],
             strategies: vec![Method::Boot],
+            clones: vec![1],
+            depth: vec![0],
             n: self.n,
         }
     }
@@ -124,6 +128,7 @@ mod tests {
         assert_eq!(nano.memory_mib, [64, 512]);
         assert_eq!(nano.dirty_pages, [0, 1000]);
         assert_eq!(nano.strategies.len(), 4);
+        assert_eq!((nano.clones, nano.depth), (vec![1], vec![0]));
         let linux = fork(&["fork", "--guest", "base"]);
         assert_eq!(
             (linux.dirty_pages, linux.strategies),
@@ -138,6 +143,8 @@ mod tests {
         ]);
         assert_eq!(asked.strategies, [Method::Raw, Method::ProcessFork]);
         assert_eq!(asked.dirty_pages, [7]);
+        let asked = fork(&["fork", "--clones", "64,256,64", "--depth", "0,1,10"]);
+        assert_eq!((asked.clones, asked.depth), (vec![64, 256], vec![0, 1, 10]));
     }
 
     #[test]
@@ -162,6 +169,9 @@ mod tests {
             &["fork", "--memory-mib", "64MiB"],
             &["fork", "--strategy", "magic"],
             &["fork", "-n", "0"],
+            &["fork", "--clones", "0"],
+            &["fork", "--clones", "2000"],
+            &["fork", "--depth", "1000"],
             &["cow", "--strategy", "boot"],
             &["density", "-n", "2000"],
         ] {

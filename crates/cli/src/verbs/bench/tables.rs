@@ -28,12 +28,14 @@ pub(super) fn fork(rows: &[ForkRow]) -> Table {
         ">2.5 %",
         ">97.5 %",
         ">99 %",
+        ">A CLONE",
         ">READY",
         ">PAUSE",
+        ">CPU",
     ]);
     for row in rows {
         table.row([
-            row.strategy.to_string(),
+            row.method(),
             mib(row.memory_mib << 10),
             row.touched_mib
                 .map_or_else(|| NONE.to_owned(), |touched| mib(touched << 10)),
@@ -43,8 +45,10 @@ pub(super) fn fork(rows: &[ForkRow]) -> Table {
             us(row.total.p2_5_us),
             us(row.total.p97_5_us),
             us(row.total.p99_us),
+            us(row.per_clone_us),
             us(row.ready_p50_us),
             us(row.pause_p50_us),
+            us(row.cpu_p50_us),
         ]);
     }
     table

@@ -169,6 +169,18 @@ impl Stock {
         }
     }
 
+    /// As [`warm`](Self::warm), but wants no more than there should be anyway: shells for
+    /// anybody would be in the place of those that are kept for somebody.
+    pub(super) fn settle(&self, shape: &Shape) -> usize {
+        let mut inner = self.inner();
+        inner.trouble = None;
+        self.changed.notify_all();
+        while inner.is_in_work(shape, self.begun.elapsed()) && inner.trouble.is_none() {
+            inner = self.wait(inner, LOOK);
+        }
+        inner.count(&Shelf::anybodys(shape))
+    }
+
     /// Builds what is missing, one after the other, until nobody has been connected for
     /// a while.
     pub(super) fn build(&self, run_dir: &RunDir) {

@@ -133,6 +133,20 @@ pub fn warm(run_dir: &RunDir, shape: &Shape, count: usize) -> io::Result<Option<
     Ok(Some(pool))
 }
 
+/// Waits until the pool has nothing left to do for a shape: shells that were taken are
+/// replaced, and made ready for whose clones they will be. Without a pool there is nothing
+/// to wait for.
+///
+/// # Errors
+/// When there should be a pool and is none.
+pub fn settle(run_dir: &RunDir, shape: &Shape) -> io::Result<()> {
+    let Some(pool) = Pool::connect(run_dir, shape)? else {
+        return Ok(());
+    };
+    send(&pool.socket, &Request::Settle(shape.clone()), &[])?;
+    pool.answer().map(drop)
+}
+
 /// Starts the pool's process. If there is one already, the new one ends at once.
 ///
 /// # Errors

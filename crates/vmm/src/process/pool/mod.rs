@@ -18,7 +18,7 @@ mod server;
 mod stock;
 
 pub(super) use client::Taking;
-pub use client::{Pool, start, warm};
+pub use client::{Pool, settle, start, warm};
 
 use super::rundir::{RunDir, VmDir};
 use crate::net;
@@ -54,6 +54,8 @@ enum Request {
     Prime(Primer),
     /// Have this many in stock, all made ready that can be, and answer then.
     Warm { shape: Shape, count: usize },
+    /// Answer when nothing is left to do for machines of this shape.
+    Settle(Shape),
 }
 
 /// The answer; the shells' hand-over sockets come with it, in order.
@@ -72,8 +74,9 @@ pub fn pool_main(path: PathBuf) -> ExitCode {
     status
 }
 
-/// How many shells may wait at most.
-fn most() -> usize {
+/// How many shells may wait at most, if the pool is one that this process starts; 0 for no
+/// pool.
+pub fn most() -> usize {
     std::env::var(POOL_MAX)
         .ok()
         .and_then(|max| max.parse().ok())

@@ -88,6 +88,7 @@ fn converse(socket: &UnixStream, client: Client, stock: &Stock) {
             (Request::Keep(_) | Request::Prime(_), _) => break,
             (Request::Take { shape, count }, _) => stock.take(&shape, client, count),
             (Request::Warm { shape, count }, _) => (Vec::new(), stock.warm(&shape, count)),
+            (Request::Settle(shape), _) => (Vec::new(), stock.settle(&shape)),
         };
         let (shells, left) = answer;
         let (sockets, shells): (Vec<_>, _) =
