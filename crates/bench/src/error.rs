@@ -26,7 +26,7 @@ pub enum BenchError {
     },
     /// Only the same program goes on with a result.
     #[error(
-        "{path} is unfinished and of another build ({theirs}), this is {ours}: name another file, or remove it"
+        "{path} is unfinished and of another build or setting ({theirs}), this is {ours}: name another file, or remove it"
     )]
     OtherProgram {
         /// The file.

@@ -1,6 +1,7 @@
 //! Where and how something was measured.
 
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
+use hyperfork_vmm::process::pool;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -30,6 +31,13 @@ pub struct HostRecord {
     pub build: String,
     /// Whether files the guests need were in the page cache.
     pub state: State,
+    /// How many shells the pool keeps at most; `null` in results that do not tell.
+    #[serde(default)]
+    pub pool_max: Option<usize>,
+    /// Whether it makes them ready for clones of the VMs that are forked; `null` in results
+    /// that do not tell.
+    #[serde(default)]
+    pub primed: Option<bool>,
     /// When the measurement began, seconds since 1970.
     pub started_unix_s: u64,
     /// How busy the host was then: its load average over a minute.
@@ -76,6 +84,8 @@ impl HostRecord {
             }
             .to_owned(),
             state,
+            pool_max: Some(pool::most()),
+            primed: Some(pool::primes()),
             started_unix_s: since_1970.map_or(0, |since| since.as_secs()),
             load_1min: read("/proc/loadavg")
                 .and_then(|text| text.split_whitespace().next()?.parse().ok())
@@ -108,9 +118,11 @@ impl HostRecord {
                 commit,
                 build,
                 state,
+                pool_max,
+                primed,
                 ..
             } = record.clone();
-            (version, commit, build, state)
+            (version, commit, build, state, pool_max, primed)
         };
         program(self) == program(other)
     }
@@ -126,11 +138,16 @@ impl fmt::Display for HostRecord {
             kernel,
             commit,
             build,
+            primed,
             ..
         } = self;
+        let unprimed = match primed {
+            Some(false) => ", shells not primed",
+            _ => "",
+        };
         write!(
             f,
-            "{cores} cores of {cpu}, KVM: {kvm}, Linux {kernel}, host {id}, commit {commit}, {build} build"
+            "{cores} cores of {cpu}, KVM: {kvm}, Linux {kernel}, host {id}, commit {commit}, {build} build{unprimed}"
         )
     }
 }
@@ -171,6 +188,8 @@ pub(crate) mod tests {
             commit: "abc".to_owned(),
             build: "release".to_owned(),
             state: State::Warm,
+            pool_max: Some(128),
+            primed: Some(true),
             started_unix_s: 0,
             load_1min: 0.0,
         }
@@ -186,6 +205,11 @@ pub(crate) mod tests {
             ..host.clone()
         };
         assert!(host.is_same_host(&later) && !host.is_same_program(&later));
+        let unprimed = HostRecord {
+            primed: Some(false),
+            ..host.clone()
+        };
+        assert!(host.is_same_host(&unprimed) && !host.is_same_program(&unprimed));
         let updated = HostRecord {
             kernel: "6.18".to_owned(),
             ..host.clone()

@@ -4,7 +4,7 @@
 use super::super::agent::AgentError;
 use super::super::handover::Progress;
 use super::super::identify;
-use super::super::pool::Pool;
+use super::super::pool::{Pool, primes};
 use super::ending::Ending;
 use super::{Owner, Task};
 use crate::snapshot::Primer;
@@ -165,6 +165,9 @@ impl Owner {
 
     /// Has the shells in stock made ready for clones like those of the last fork.
     pub(super) fn prime_pool(&mut self, primer: Primer, fds: &FdTable) {
+        if !primes() {
+            return;
+        }
         let primed = self.pool.as_ref().map(|pool| pool.prime(primer, fds));
         if let Some(Err(error)) = primed {
             eprintln!("the pool is gone: {error}");

@@ -34,6 +34,11 @@ pub const POOL_ARGUMENT: &str = "__pool";
 /// Environment variable: how many shells may wait at most; 0 for no pool.
 pub const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
 
+/// Environment variable: 0 has shells wait as they were built, with nothing of a VM that
+/// was forked made ready in them. It counts in the VM's own process, which has it from
+/// whoever booted it, and clones from whoever started the pool.
+pub const PRIME: &str = "HYPERFORK_PRIME";
+
 /// Most shells in stock, where [`POOL_MAX`] says nothing else. One takes about 2 MiB and
 /// what KVM needs for its memory slot, up to 5 MiB at 2 GiB.
 const DEFAULT_MAX: usize = 128;
@@ -81,6 +86,11 @@ pub fn most() -> usize {
         .ok()
         .and_then(|max| max.parse().ok())
         .unwrap_or(DEFAULT_MAX)
+}
+
+/// Whether shells are made ready for the clones of VMs that this process boots.
+pub fn primes() -> bool {
+    std::env::var_os(PRIME).is_none_or(|wanted| wanted != "0")
 }
 
 fn socket(run_dir: &RunDir) -> PathBuf {
