@@ -6,6 +6,7 @@ use hyperfork_bench::density::DensityPlan;
 use hyperfork_bench::fork::ForkPlan;
 use hyperfork_bench::journal::read;
 use hyperfork_bench::plot::{Figure, plot};
+use hyperfork_bench::soak::SoakPlan;
 use hyperfork_bench::{BenchError, Plan};
 use std::error::Error;
 use std::path::Path;
@@ -22,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("boot") => draw::<ForkPlan>(result, "boot", directory)?,
         Some("cow") => draw::<CowPlan>(result, "cow", directory)?,
         Some("density") => draw::<DensityPlan>(result, "density", directory)?,
+        Some("soak") => draw::<SoakPlan>(result, "soak", directory)?,
         _ => return Err("this is no result of `hyperfork bench`".into()),
     }
     Ok(())

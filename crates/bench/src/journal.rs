@@ -71,6 +71,11 @@ pub trait Row: Clone + Serialize + DeserializeOwned {
     /// Why it could not be measured.
     fn failed(&self) -> Option<&str>;
 
+    /// What it has shown to be wrong with the program, in words.
+    fn verdict(&self) -> Option<String> {
+        None
+    }
+
     /// Works everything out that follows from the samples.
     fn summarise(&mut self);
 

@@ -5,6 +5,7 @@
 //! | [`fork`] | fork time by memory size, beside cold boot and KVM alone (the HyperFork paper's figure 2) |
 //! | [`cow`] | the price of copy-on-write (section 5.1, figure 3) |
 //! | [`density`] | memory per clone |
+//! | [`soak`] | many forks in a row leave nothing behind |
 //! | [`journal`] | results in a file that a later run continues |
 //! | [`compare`] | a result beside an earlier one of the same host |
 //! | [`plot`], [`csv`] | for papers and spreadsheets |
@@ -26,6 +27,7 @@ pub mod journal;
 mod memory;
 pub mod plot;
 mod raw;
+pub mod soak;
 mod stats;
 mod stock;
 mod vms;

@@ -23,7 +23,7 @@ pub(crate) struct Stock {
     /// How many the pool keeps.
     kept: usize,
     /// As long as it is connected.
-    _pool: Option<Pool>,
+    pool: Option<Pool>,
 }
 
 impl Stock {
@@ -40,10 +40,15 @@ impl Stock {
         // It keeps twice of what was wanted.
         let kept = 2 * clones as usize;
         Ok(Self {
-            _pool: filled(&shape, kept, vms),
+            pool: filled(&shape, kept, vms),
             shape,
             kept,
         })
+    }
+
+    /// The pool's process.
+    pub(crate) fn pool_pid(&self) -> Option<u32> {
+        self.pool.as_ref()?.pid().ok()
     }
 
     /// Waits until those that were taken have been replaced and made ready for who took

@@ -101,6 +101,55 @@ fn fork_times_are_written_with_all_their_samples_and_drawn() {
 }
 
 #[test]
+fn many_clones_at_once_and_long_lines_are_rows_and_series_of_their_own() {
+    let user = User::new();
+    let (file, plots) = (user.path("fork.json"), user.path("plots"));
+    let plots_dir = plots.to_str().expect("a path of letters");
+    let words = [
+        "fork",
+        "-n",
+        "2",
+        "--strategy",
+        "image",
+        "--dirty-pages",
+        "20",
+        "--clones",
+        "1,3",
+        "--depth",
+        "0,2",
+        "--plot",
+        plots_dir,
+    ];
+    user.ok(&bench(&file, &[&words[..], &SMALL].concat()));
+    let document = json(&file);
+    let expected = [(1, 0), (1, 2), (3, 0), (3, 2)];
+    assert_eq!(rows(&document).len(), expected.len());
+    for (row, (clones, depth)) in rows(&document).iter().zip(expected) {
+        assert_eq!((&row["n"], &row["failed"]), (&2.into(), &Value::Null));
+        assert_eq!(
+            (&row["clones"], &row["depth"]),
+            (&clones.into(), &depth.into())
+        );
+        let us = |key: &str| {
+            row[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{key} in {row}"))
+        };
+        assert!((us("per_clone_us") * f64::from(clones) - us("p50_us")).abs() < 1.0);
+        assert!(us("ready_p50_us") >= us("p50_us") && us("cpu_p50_us") > 0.0);
+        assert!(us("from_pool") <= f64::from(2 * clones));
+    }
+    let svg = read(plots.join("fork.svg"));
+    for series in [
+        "image, 20 pages",
+        "image, 3 clones at once, depth 2, 20 pages",
+    ] {
+        assert!(svg.contains(series), "{svg}");
+    }
+    user.must_be_clean();
+}
+
+#[test]
 fn a_run_that_is_interrupted_leaves_no_vm_and_the_same_command_goes_on() {
     let user = User::new();
     let file = user.path("fork.json");

@@ -49,6 +49,9 @@ pub struct Options {
     /// `dirty_pages`: how many of those pages each clone, and the parent after
     /// each fork, writes anew.
     pub dirty_pages: u64,
+    /// `later_pages`: with `quick`, how many of those it writes in every round but the
+    /// first, others each time; all of them where it is not there.
+    pub later_pages: Option<u64>,
     /// `fork`: asks for so many clones once it is ready.
     pub fork: u32,
     /// `depth`: how many generations of clones the mode `fork` makes.
@@ -63,6 +66,7 @@ impl Default for Options {
             mode: Mode::Idle,
             touch_mib: 0,
             dirty_pages: 16,
+            later_pages: None,
             fork: 0,
             depth: 1,
             timer_ms: 200,
@@ -109,6 +113,7 @@ impl Options {
             // Up to 1 TiB, which no table of ours reaches.
             "touch_mib" => self.touch_mib = value.parse().ok().filter(|mib| *mib <= 1 << 20)?,
             "dirty_pages" => self.dirty_pages = value.parse().ok()?,
+            "later_pages" => self.later_pages = Some(value.parse().ok()?),
             "fork" => self.fork = value.parse().ok()?,
             "depth" => self.depth = value.parse().ok()?,
             // The local APIC's timer counts to 2^32 in steps of 128 ns.
@@ -129,12 +134,16 @@ mod tests {
         assert_eq!(options.mode, Mode::Timer);
         assert_eq!(options.work().pages, 16384);
         assert_eq!(options.timer_ms, 5);
+        assert_eq!(options.later_pages, None);
+        let options = Options::parse("later_pages=7").unwrap();
+        assert_eq!(options.later_pages, Some(7));
         assert_eq!(Options::parse(""), Ok(Options::default()));
         for word in [
             "quiet",
             "mode=",
             "mode=fast",
             "touch_mib=x",
+            "later_pages=x",
             "touch_mib=9999999",
         ] {
             assert_eq!(Options::parse(word), Err(word));

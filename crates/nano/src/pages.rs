@@ -37,14 +37,21 @@ pub(crate) fn touch(work: &Work) {
 
 /// Writes the marks of `lineage`.
 pub(crate) fn mark(work: &Work, lineage: u64) {
-    for (address, _) in marks(work) {
+    for (address, _) in work.marked() {
+        write(address, mix(address, lineage));
+    }
+}
+
+/// Writes only `count` marks of `lineage`, after those of the turn before.
+pub(crate) fn mark_in_turn(work: &Work, lineage: u64, count: u64, turn: u64) {
+    for (address, _) in work.in_turn(count, turn) {
         write(address, mix(address, lineage));
     }
 }
 
 /// Fails unless the marks are those of `lineage`.
 pub(crate) fn expect_marks(work: &Work, lineage: u64) {
-    for (address, _) in marks(work) {
+    for (address, _) in work.marked() {
         expect(address, mix(address, lineage));
     }
 }
@@ -57,8 +64,4 @@ pub(crate) fn answer_from_memory(work: &Work, index: u32) -> u32 {
         index,
         unmarked.map(|(address, _)| expect(address, mix(address, 0))),
     )
-}
-
-fn marks(work: &Work) -> impl Iterator<Item = (u64, bool)> + use<> {
-    work.all().filter(|(_, mark)| *mark)
 }

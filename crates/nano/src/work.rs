@@ -47,6 +47,24 @@ impl Work {
         (0..pages).map(move |n| (address(n), n % (pages / marks.max(1)) == 0 && marks > 0))
     }
 
+    /// Those that are marks.
+    pub(crate) fn marked(&self) -> impl Iterator<Item = (u64, bool)> + use<> {
+        self.all().filter(|(_, mark)| *mark)
+    }
+
+    /// `count` marks after those of the turn before, or all if there are no more.
+    pub(crate) fn in_turn(
+        &self,
+        count: u64,
+        turn: u64,
+    ) -> impl Iterator<Item = (u64, bool)> + use<> {
+        let marks = self.marked().count() as u64;
+        let first = count.wrapping_mul(turn) % marks.max(1);
+        let place = move |n: u64| (n + marks - first) % marks.max(1);
+        let numbered = (0..).zip(self.marked());
+        numbered.filter_map(move |(n, page)| (place(n) < count).then_some(page))
+    }
+
     /// What clone `index` answers: a checksum over all pages but the marks, and
     /// itself. 24 bits, never [`BAD`].
     pub fn answer(&self, index: u32) -> u32 {
@@ -124,6 +142,18 @@ mod tests {
             );
             assert_eq!(work.all().count() as u64, pages);
         }
+    }
+
+    #[test]
+    fn marks_that_take_turns_all_have_theirs() {
+        let work = Work::new(256, 16);
+        let turn = |turn| work.in_turn(6, turn).collect::<HashSet<_>>();
+        assert!((0..9).all(|n| turn(n).len() == 6));
+        assert!(turn(0).is_disjoint(&turn(1)));
+        let all: HashSet<_> = (0..3).flat_map(turn).collect();
+        assert_eq!(all, work.marked().collect());
+        assert_eq!(work.in_turn(99, 3).count(), work.marked().count());
+        assert_eq!(Work::new(0, 0).in_turn(1, 1).count(), 0);
     }
 
     #[test]

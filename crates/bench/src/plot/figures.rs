@@ -4,6 +4,8 @@ use super::draw::{Panel, Point, Scale, Series, Unit};
 use crate::cow::{CowRow, Phase};
 use crate::density::DensityRow;
 use crate::fork::{ForkRow, Method};
+use crate::journal::Row;
+use crate::soak::{Census, SoakRow};
 use crate::stats::Summary;
 
 /// Time against memory size, a line for each strategy, number of clones at once, depth
@@ -78,6 +80,30 @@ pub(super) fn density(rows: &[DensityRow]) -> Vec<Panel> {
         title: String::new(),
         x: ("Clones", Scale::Log2, Unit::Count),
         y: ("Memory per clone", Scale::Log2, Unit::Kibibytes),
+        series: series.collect(),
+    }]
+}
+
+/// Memory of the parent and of the pool against the number of forks.
+pub(super) fn soak(rows: &[SoakRow]) -> Vec<Panel> {
+    type Value = fn(&Census) -> Option<u64>;
+    let kinds: [(&str, Value); 3] = [
+        ("parent", |census| Some(census.parent.rss_kib)),
+        ("parent's files", |census| Some(census.parent.files_kib)),
+        ("pool", |census| Some(census.pool.as_ref()?.rss_kib)),
+    ];
+    let series = rows.iter().flat_map(|row| {
+        kinds.iter().flat_map(move |(kind, value)| {
+            let name = |_: &Census| format!("{kind} ({})", row.title());
+            grouped(&row.census, name, |census| {
+                Some(Point::at(census.forks as f64, value(census)? as f64))
+            })
+        })
+    });
+    vec![Panel {
+        title: String::new(),
+        x: ("Forks", Scale::Linear, Unit::Count),
+        y: ("Memory", Scale::Linear, Unit::Kibibytes),
         series: series.collect(),
     }]
 }

@@ -12,6 +12,7 @@ use crate::density::DensityRow;
 use crate::error::BenchError;
 use crate::fork::ForkRow;
 use crate::journal::{Document, Plan, Row};
+use crate::soak::SoakRow;
 use draw::{Panel, draw};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,12 @@ impl Figure for CowRow {
 impl Figure for DensityRow {
     fn panels(rows: &[Self]) -> Vec<Panel> {
         figures::density(rows)
+    }
+}
+
+impl Figure for SoakRow {
+    fn panels(rows: &[Self]) -> Vec<Panel> {
+        figures::soak(rows)
     }
 }
 

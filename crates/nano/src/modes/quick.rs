@@ -26,7 +26,11 @@ pub(super) fn run(job: &Job<'_>) -> ! {
             signal(Message::Ready(0));
         }
         round += 1;
-        pages::mark(&work, mix(round, u64::from(index)));
+        let lineage = mix(round, u64::from(index));
+        match job.options.later_pages {
+            Some(count) if round > 1 => pages::mark_in_turn(&work, lineage, count, round),
+            _ => pages::mark(&work, lineage),
+        }
         match index {
             // Whoever rang for the parent reads that it has finished.
             0 => print(format_args!("nano: round {round} written\n")),

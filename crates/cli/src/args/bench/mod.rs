@@ -34,6 +34,7 @@ pub(crate) enum BenchVerb {
     Boot(BenchBoot),
     Cow(BenchCow),
     Density(BenchDensity),
+    Soak(BenchSoak),
 }
 
 /// Where results go.
@@ -199,6 +200,51 @@ pub(crate) struct BenchDensity {
     #[arg(short, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=MAX_CLONES))]
     n: u32,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Fork again and again, and fail if anything is left behind
+///
+/// The embedded guest is forked, one clone at a time. After the first 100 forks, now and
+/// then, and after the last, this counts descriptors, threads, mappings and memory of the
+/// parent and of the pool, what is in the run directory, processes, and the host's memory.
+/// The exit status is 1 if there is more of any than what comes and goes.
+///
+/// A parent that has written 4096 pages (16 MiB) or more is tracked: its memory is
+/// frozen in layers.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: hyperfork bench soak -n 10000 --json soak.json")]
+pub(crate) struct BenchSoak {
+    /// Virtual CPUs of the guest, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(VmSpec::MAX_CPUS)))]
+    cpus: u8,
+    /// Guest memory, MiB
+    #[arg(long, value_name = "MIB", default_value = "64", value_parser = memory_mib)]
+    memory_mib: u64,
+    /// How much of it the guest fills before it is forked [default: all it can]
+    #[arg(long, value_name = "MIB")]
+    touched_mib: Option<u64>,
+    /// How many pages the parent writes after its first fork, each
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "100,5000"
+    )]
+    dirty_pages: Vec<u64>,
+    /// How many of those it writes after each later one, others each time
+    #[arg(long, value_name = "PAGES", default_value_t = 100)]
+    later_pages: u64,
+    /// How the guest is forked: image, process-fork
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true,
+          default_value = "image", value_parser = strategy())]
+    strategy: Vec<Strategy>,
+    /// Forks of each
+    #[arg(short, value_name = "N", default_value_t = 10_000,
+          value_parser = samples())]
+    n: usize,
     #[command(flatten)]
     pub(crate) output: Output,
 }

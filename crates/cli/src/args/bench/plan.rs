@@ -1,9 +1,10 @@
 //! From arguments to what is to be measured.
 
-use super::{BenchBoot, BenchCow, BenchDensity, BenchFork};
+use super::{BenchBoot, BenchCow, BenchDensity, BenchFork, BenchSoak};
 use hyperfork_bench::cow::CowPlan;
 use hyperfork_bench::density::DensityPlan;
 use hyperfork_bench::fork::{ForkPlan, Method};
+use hyperfork_bench::soak::SoakPlan;
 use hyperfork_bench::{NANO, State};
 
 /// What of Linux is measured where nothing else is asked for.
@@ -81,6 +82,21 @@ impl BenchDensity {
             dirty_pages: self.dirty_pages,
             strategies: distinct(&self.strategy),
             clones,
+        }
+    }
+}
+
+impl BenchSoak {
+    /// What was asked for.
+    pub(crate) fn plan(&self) -> SoakPlan {
+        SoakPlan {
+            vcpus: self.cpus,
+            memory_mib: self.memory_mib,
+            touched_mib: self.touched_mib,
+            dirty_pages: distinct(&self.dirty_pages),
+            later_pages: self.later_pages,
+            strategies: distinct(&self.strategy),
+            n: self.n,
         }
     }
 }

@@ -44,6 +44,9 @@ pub(crate) fn run(args: Bench) -> anyhow::Result<u8> {
             &args.output,
             tables::density,
         ),
+        BenchVerb::Soak(args) => {
+            measure(args.plan(), NANO, State::Warm, &args.output, tables::soak)
+        }
     }
 }
 
@@ -139,7 +142,7 @@ fn usage(error: BenchError) -> anyhow::Error {
 /// Tells what failed, each reason once.
 ///
 /// # Errors
-/// Everything failed.
+/// Everything failed, or something has been shown to be wrong.
 fn conclude<P: Plan>(document: &Document<P, P::Row>) -> anyhow::Result<u8> {
     let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in &document.rows {
@@ -152,6 +155,13 @@ fn conclude<P: Plan>(document: &Document<P, P::Row>) -> anyhow::Result<u8> {
         && failed == document.rows.len()
     {
         bail!("nothing could be measured: {reason}");
+    }
+    let wrong = document
+        .rows
+        .iter()
+        .find_map(|row| Some((row.verdict()?, row)));
+    if let Some((verdict, row)) = wrong {
+        bail!("{}: {verdict}", row.title());
     }
     for (reason, rows) in &reasons {
         let more = match rows.len() {

@@ -4,6 +4,7 @@ use crate::ui::{Table, duration_us, mib};
 use hyperfork_bench::cow::CowRow;
 use hyperfork_bench::density::DensityRow;
 use hyperfork_bench::fork::ForkRow;
+use hyperfork_bench::soak::{Census, SoakRow};
 
 /// What is not there.
 const NONE: &str = "-";
@@ -119,6 +120,47 @@ pub(super) fn density(rows: &[DensityRow]) -> Table {
             kib(row.touched_kib_per_clone),
             kib(row.host_kib_per_clone),
             us(row.total.p50_us),
+        ]);
+    }
+    table
+}
+
+/// `bench soak`.
+pub(super) fn soak(rows: &[SoakRow]) -> Table {
+    let mut table = Table::new([
+        "PARENT",
+        "TRACKED",
+        ">FORKS",
+        ">MEDIAN",
+        ">DESCRIPTORS",
+        ">THREADS",
+        ">MAPPINGS",
+        ">MEMORY",
+        ">FILES",
+        ">PROCESSES",
+        "LEFT BEHIND",
+    ]);
+    for row in rows {
+        // After the first forks, and after the last.
+        let counts = |of: fn(&Census) -> u64, unit: &str| {
+            let both = (row.census.first(), row.census.last());
+            let (Some(first), Some(last)) = both else {
+                return NONE.to_owned();
+            };
+            format!("{} -> {}{unit}", of(first), of(last))
+        };
+        table.row([
+            hyperfork_bench::Row::title(row),
+            if row.tracked { "yes" } else { "no" }.to_owned(),
+            row.n.to_string(),
+            us(row.total.p50_us),
+            counts(|census| census.parent.fds, ""),
+            counts(|census| census.parent.threads, ""),
+            counts(|census| census.parent.mappings, ""),
+            counts(|census| census.parent.rss_kib >> 10, " MiB"),
+            counts(|census| census.parent.files_kib >> 10, " MiB"),
+            counts(|census| census.processes, ""),
+            row.grown.clone().unwrap_or_else(|| "nothing".to_owned()),
         ]);
     }
     table

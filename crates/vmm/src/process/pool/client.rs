@@ -94,6 +94,15 @@ impl Pool {
         send(&self.socket, &Request::Prime(primer), fds.as_slice())
     }
 
+    /// The pool's process.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn pid(&self) -> io::Result<u32> {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
+        Ok(credentials.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
     fn answer(&self) -> io::Result<Vec<Starter>> {
         let (answer, sockets): (Answer, _) =
             receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
