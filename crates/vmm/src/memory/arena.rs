@@ -76,10 +76,12 @@ impl Spare {
         }
     }
 
-    /// Makes one that would do for a fork like the last, which needed `used` bytes.
-    pub(super) fn prepare(&self, used: usize) -> io::Result<()> {
+    /// Makes one that would do for a fork that needs about `expected` bytes.
+    pub(super) fn prepare(&self, expected: usize) -> io::Result<()> {
         const PAGE: usize = 4096;
-        let len = (2 * used).next_multiple_of(PAGE).clamp(LEAST, MOST);
+        const ROOM: usize = 1 << 20;
+        let len = (expected + expected.min(ROOM)).next_multiple_of(PAGE);
+        let len = len.clamp(LEAST, MOST);
         let arena = Arena::new(len)?;
         *self.lock() = Some(arena);
         Ok(())

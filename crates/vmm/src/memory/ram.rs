@@ -62,8 +62,8 @@ pub struct Aside {
     /// What a first freeze moved aside, and the base to seal when it is gone. Unmapping
     /// it costs milliseconds per GiB.
     moved: Option<(Mapping, Arc<File>)>,
-    /// Where a later one has copied to, and where to put another one as large.
-    arena: Option<(Arena, Spare, usize)>,
+    /// Where a later one has copied to, and where to put another one.
+    arena: Option<(Arena, Spare)>,
     /// Who keeps track of what is written, and how much was copied.
     tracking: Option<(Tracking, Arc<Pagemap>, Copied)>,
 }
@@ -165,10 +165,10 @@ impl Ram {
         }
         let (pagemap, spare) = (&self.pagemap, &self.spare);
         let tracked = self.tracking.freeze(&self.mapping, pagemap, spare)?;
-        let (arena, len, copied) = match tracked {
+        let (arena, copied) = match tracked {
             Some((layers, arena, len)) => {
                 image.changes = layers;
-                (arena, len, Copied::New(len))
+                (arena, Copied::New(len))
             }
             None => {
                 let ranges = pagemap.private_ranges(&self.mapping)?;
@@ -179,10 +179,10 @@ impl Ram {
                     image.changes = Layers::of(ranges, arena.file().clone());
                     arena
                 });
-                (arena, len, Copied::All(len))
+                (arena, Copied::All(len))
             }
         };
-        aside.arena = arena.map(|arena| (arena, spare.clone(), len));
+        aside.arena = arena.map(|arena| (arena, spare.clone()));
         aside.tracking = Some((self.tracking.clone(), pagemap.clone(), copied));
         Ok((image, aside))
     }
@@ -295,12 +295,13 @@ impl Aside {
             drop(mapping);
             memfd::seal(&*base)?;
         }
-        if let Some((arena, spare, used)) = self.arena {
+        let next = match self.tracking {
+            Some((tracking, pagemap, copied)) => tracking.settle(copied, &pagemap)?,
+            None => 0,
+        };
+        if let Some((arena, spare)) = self.arena {
             arena.finish()?;
-            spare.prepare(used)?;
-        }
-        if let Some((tracking, pagemap, copied)) = self.tracking {
-            tracking.settle(copied, &pagemap)?;
+            spare.prepare(next)?;
         }
         Ok(())
     }

@@ -105,11 +105,12 @@ impl Tracking {
         Ok(Some((layers.clone(), Some(arena), len)))
     }
 
-    /// Begins, ends, or tidies up, after a freeze and while the machine runs.
+    /// Begins, ends, or tidies up, after a freeze and while the machine runs. Tells how many
+    /// bytes the next freeze is likely to copy.
     ///
     /// # Errors
     /// When the host is out of memory.
-    pub(super) fn settle(&self, copied: Copied, pagemap: &Pagemap) -> io::Result<()> {
+    pub(super) fn settle(&self, copied: Copied, pagemap: &Pagemap) -> io::Result<usize> {
         let mut guard = self.lock();
         let tracker = &mut *guard;
         tracker.not_before = tracker.not_before.saturating_sub(1);
@@ -128,7 +129,10 @@ impl Tracking {
             (Copied::All(len), None) if len >= worth_at => tracker.begin(pagemap)?,
             _ => {}
         }
-        Ok(())
+        Ok(match (copied, &tracker.tracked) {
+            (Copied::All(_), Some(_)) => 0,
+            (Copied::All(len) | Copied::New(len), _) => len,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Tracker> {
