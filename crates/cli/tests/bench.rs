@@ -150,6 +150,47 @@ fn many_clones_at_once_and_long_lines_are_rows_and_series_of_their_own() {
 }
 
 #[test]
+fn forks_in_a_row_leave_nothing_behind_also_of_a_parent_whose_writes_are_tracked() {
+    let user = User::new();
+    let words = [
+        "bench",
+        "soak",
+        "-n",
+        "80",
+        "--memory-mib",
+        "64",
+        "--touched-mib",
+        "20",
+        "--dirty-pages",
+        "5000",
+        "--later-pages",
+        "20",
+        "--json",
+        "-",
+    ];
+    let document = user.json(&words);
+    let row = &rows(&document)[0];
+    assert_eq!(
+        (&row["failed"], &row["grown"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!((&row["n"], &row["dirty_pages"]), (&80.into(), &5000.into()));
+    let census = row["census"].as_array().expect("counts");
+    assert_eq!(census[0]["forks"], 40);
+    assert_eq!(census.last().expect("a count")["forks"], 80);
+    for counted in census {
+        for key in ["fds", "threads", "mappings", "rss_kib", "files_kib"] {
+            for process in ["parent", "pool"] {
+                assert!(counted[process][key].as_u64() > Some(0), "{counted}");
+            }
+        }
+        // This parent, and its shells.
+        assert!(counted["processes"].as_u64() > Some(1), "{counted}");
+    }
+    user.must_be_clean();
+}
+
+#[test]
 fn a_run_that_is_interrupted_leaves_no_vm_and_the_same_command_goes_on() {
     let user = User::new();
     let file = user.path("fork.json");

@@ -12,6 +12,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+/// What is read at once, in bytes. (The C library keeps what was allocated and freed: with
+/// whole pieces that was tens of MiB in the parents of many forks.)
+const PART: usize = 256 << 10;
+
 /// Pages by where their contents are. Nobody writes the files any more.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layers {
@@ -140,7 +144,8 @@ impl Layers {
         Ok(())
     }
 
-    /// Has `reader` read their contents, in the order of [`ranges`](Self::ranges).
+    /// Has `reader` read their contents, in the order of [`ranges`](Self::ranges), by
+    /// parts of no more than [`PART`].
     ///
     /// # Errors
     /// As `pread(2)`, and the reader's.
@@ -148,11 +153,16 @@ impl Layers {
         &self,
         mut reader: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        let mut bytes = vec![0; PART];
         for piece in &self.pieces {
-            bytes.resize(piece.range.len(), 0);
-            self.files[piece.file].read_exact_at(&mut bytes, piece.offset)?;
-            reader(&bytes)?;
+            let mut at = piece.offset;
+            while at < piece.end() {
+                let len = PART.min((piece.end() - at) as usize);
+                let bytes = &mut bytes[..len];
+                self.files[piece.file].read_exact_at(bytes, at)?;
+                reader(bytes)?;
+                at += len as u64;
+            }
         }
         Ok(())
     }
