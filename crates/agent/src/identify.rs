@@ -87,6 +87,14 @@ impl Machine for Pid1 {
         written.map_err(|error| failed(IDENTITY_PATH, error))
     }
 
+    fn settle(&mut self) {
+        if let Err(error) = self.card.settle() {
+            log::error(format_args!(
+                "connections of the machine this one was cloned from: {error}"
+            ));
+        }
+    }
+
     fn power_off(&mut self) {
         let deadline = Instant::now() + GRACE;
         let _ = signals::send(-1, libc::SIGTERM);

@@ -24,6 +24,9 @@ pub(crate) trait Machine {
         shares: &[(String, String, bool)],
     ) -> Result<(), Failure>;
 
+    /// Does what could wait until the host had its answer.
+    fn settle(&mut self) {}
+
     /// Ends all programs and the machine. Returns only where that fails.
     fn power_off(&mut self);
 }

@@ -1,15 +1,17 @@
 //! The guest's card: addresses, the way out, and what a clone inherits of connections.
 //!
-//! Everything is asked of the kernel in as few system calls as it takes, and nobody is
-//! started for it. Both ends of the card's link know each other's Ethernet address
-//! beforehand, so that nobody has to ask for it either; an announcement would have no
-//! listener.
+//! Everything is asked of the kernel in as few steps as it takes, and nobody is started
+//! for it: where the guest's kernel is emulated each costs milliseconds, and a clone answers
+//! nothing before. Its gateway is that of its parent, so there is no route to be changed.
+//! Both ends of the card's link know each other's Ethernet address beforehand, so that nobody
+//! has to ask for it either; an announcement would have no listener.
 
 mod connections;
 
 use crate::log;
+use connections::Connections;
 use hyperfork_api::net::GuestNetwork;
-use hyperfork_api::netlink::{ACK, Batch, CREATE, Content, REPLACE, messages};
+use hyperfork_api::netlink::{Batch, refusals};
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{
@@ -17,131 +19,122 @@ use rustix::net::{
 };
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 const CARD: &str = "eth0";
 const RESOLVER: &str = "/etc/resolv.conf";
 
-const NEWLINK: u16 = 16;
-const NEWADDR: u16 = 20;
-const DELADDR: u16 = 21;
-const NEWROUTE: u16 = 24;
-const NEWNEIGH: u16 = 28;
-
-/// `AF_INET`.
-const INET: u8 = 2;
-
 /// The card as it was set up last.
 #[derive(Debug, Default)]
 pub(crate) struct Card {
     set_up: Option<SetUp>,
+    /// Addresses that it had before, whose connections are still to be ended. More than
+    /// one when a clone was cloned before it came to that.
+    left: Vec<Ipv4Addr>,
 }
 
+/// Its sockets stay open: a clone has them from its parent.
 #[derive(Debug)]
 struct SetUp {
     kernel: OwnedFd,
+    connections: Connections,
     index: u32,
     network: GuestNetwork,
 }
 
 impl Card {
     /// Makes the guest's network this one. What its programs were connected to by another
-    /// address is over, and they are told at once.
+    /// address is over, as [`settle`](Self::settle) tells them.
     ///
     /// # Errors
     /// The kernel's. A guest whose kernel does not know the card goes on without.
     pub(crate) fn set_up(&mut self, network: &GuestNetwork) -> io::Result<()> {
-        let set_up = self.set_up.take();
-        if let Some(old) = &set_up
-            && old.network == *network
-        {
-            self.set_up = set_up;
+        let Some(card) = &mut self.set_up else {
+            self.set_up = SetUp::first(network)?;
+            return Ok(());
+        };
+        if card.network == *network {
             return Ok(());
         }
-        let (kernel, index, old) = match set_up {
-            Some(old) => (old.kernel, old.index, Some(old.network)),
-            None => {
-                let kernel = netlink(None)?;
-                match name_to_index(&kernel, CARD) {
-                    Ok(index) => (kernel, index, None),
-                    Err(Errno::NODEV) => {
-                        log::error(format_args!("this kernel has no driver for the network"));
-                        return Ok(());
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        };
-        request(&kernel, &changes(index, old.as_ref(), network))?;
-        if let Some(old) = &old
-            && old.ip != network.ip
-        {
-            connections::end_all_of(old.ip)?;
+        request(
+            &card.kernel,
+            &changes(card.index, Some(&card.network), network),
+        )?;
+        if card.network.ip != network.ip {
+            self.left.push(card.network.ip);
         }
-        if old.is_none_or(|old| old.nameservers != network.nameservers) {
+        if card.network.nameservers != network.nameservers {
             write_resolver(network);
         }
-        self.set_up = Some(SetUp {
+        card.network = network.clone();
+        Ok(())
+    }
+
+    /// Ends connections from an address that is not the guest's any more.
+    ///
+    /// That may come after the first answer: nothing that they send gets out, since the
+    /// address is not in this kernel nor let through by the namespace outside, and nobody sends
+    /// to it here.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        let Some(card) = &self.set_up else {
+            return Ok(());
+        };
+        for left in self.left.drain(..) {
+            card.connections.end_all_of(left)?;
+        }
+        Ok(())
+    }
+}
+
+impl SetUp {
+    fn first(network: &GuestNetwork) -> io::Result<Option<Self>> {
+        let kernel = netlink(None)?;
+        let index = match name_to_index(&kernel, CARD) {
+            Ok(index) => index,
+            Err(Errno::NODEV) => {
+                log::error(format_args!("this kernel has no driver for the network"));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        request(&kernel, &changes(index, None, network))?;
+        write_resolver(network);
+        Ok(Some(Self {
             kernel,
+            connections: Connections::open()?,
             index,
             network: network.clone(),
-        });
-        Ok(())
+        }))
     }
 }
 
 /// From one network to the next.
 fn changes(index: u32, old: Option<&GuestNetwork>, new: &GuestNetwork) -> Batch {
     let mut batch = Batch::new();
-    if let Some(old) = old.filter(|old| old.ip != new.ip) {
-        // Its routes go with it.
-        let header = address_header(index, old.prefix);
-        batch.message(DELADDR, ACK, &header, |message| {
-            message.attribute(IFA_LOCAL, &old.ip.octets());
-        });
+    let changed =
+        |differs: fn(&GuestNetwork, &GuestNetwork) -> bool| old.is_none_or(|old| differs(old, new));
+    if changed(|old, new| old.mac != new.mac) {
+        batch.mac(index, new.mac);
     }
-    let (create, up) = (ACK | CREATE | REPLACE, 1u32.to_ne_bytes());
-    let mut card = [0; 16];
-    card[4..8].copy_from_slice(&index.to_ne_bytes());
-    card[8..12].copy_from_slice(&up);
-    card[12..].copy_from_slice(&up);
-    batch.message(NEWLINK, ACK, &card, |message| {
-        message.attribute(IFLA_ADDRESS, &new.mac.0);
-    });
-    let header = address_header(index, new.prefix);
-    batch.message(NEWADDR, create, &header, |message| {
-        message.attribute(IFA_LOCAL, &new.ip.octets());
-        message.attribute(IFA_ADDRESS, &new.ip.octets());
-    });
-    // `NUD_PERMANENT`.
-    let mut neighbour = [INET, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0, 0];
-    neighbour[4..8].copy_from_slice(&index.to_ne_bytes());
-    batch.message(NEWNEIGH, create, &neighbour, |message| {
-        message.attribute(NDA_DST, &new.gateway.octets());
-        message.attribute(NDA_LLADDR, &new.gateway_mac.0);
-    });
-    // `RT_TABLE_MAIN`, `RTPROT_BOOT`, `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
-    let route = [INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
-    batch.message(NEWROUTE, create, &route, |message| {
-        message.attribute(RTA_GATEWAY, &new.gateway.octets());
-        message.number(RTA_OIF, index);
-    });
+    if old.is_none() {
+        batch.up(index);
+    }
+    // The new address before the old one goes: with the last all routes would.
+    if changed(|old, new| (old.ip, old.prefix) != (new.ip, new.prefix)) {
+        batch.address(index, (new.ip, new.prefix));
+        if let Some(old) = old {
+            batch.no_address(index, (old.ip, old.prefix));
+        }
+    }
+    batch.neighbour(index, new.gateway, new.gateway_mac);
+    if changed(|old, new| old.gateway != new.gateway) {
+        batch.way((Ipv4Addr::UNSPECIFIED, 0), new.gateway, index);
+    }
     batch
-}
-
-const IFLA_ADDRESS: u16 = 1;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-
-/// `struct ifaddrmsg`.
-fn address_header(index: u32, prefix: u8) -> [u8; 8] {
-    let mut header = [INET, prefix, 0, 0, 0, 0, 0, 0];
-    header[4..].copy_from_slice(&index.to_ne_bytes());
-    header
 }
 
 fn write_resolver(network: &GuestNetwork) {
@@ -157,62 +150,45 @@ fn netlink(part: Option<Protocol>) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC, part)?)
 }
 
-/// Has all of it done and waits for the answers.
+/// Has all of it done.
 fn request(kernel: &OwnedFd, batch: &Batch) -> io::Result<()> {
     send(kernel, batch.as_bytes(), SendFlags::empty())?;
-    let mut buffer = [0; 4096];
-    let mut left = batch.acks();
-    let mut result = Ok(());
-    while left > 0 {
-        let (len, _) = recv(kernel, &mut buffer, RecvFlags::empty())?;
-        for message in messages(&buffer[..len]) {
-            if let Content::Answer(number) = message.content {
-                left = left.saturating_sub(1);
-                if number != 0 && result.is_ok() {
-                    result = Err(io::Error::from_raw_os_error(number));
-                }
-            }
-        }
-    }
-    result
+    refusals(|buffer| Ok(recv(kernel, buffer, RecvFlags::DONTWAIT)?.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hyperfork_api::Mac;
-    use std::net::Ipv4Addr;
+    use hyperfork_api::netlink::messages;
 
     fn network(ip: [u8; 4]) -> GuestNetwork {
         let ip = Ipv4Addr::from(ip);
         GuestNetwork {
             mac: Mac::of(ip),
             ip,
-            prefix: 31,
-            gateway: Ipv4Addr::new(10, 0, 0, 2),
+            prefix: 32,
+            gateway: Ipv4Addr::new(169, 254, 1, 1),
             gateway_mac: Mac([2, 0, 0, 0, 0, 1]),
             nameservers: Vec::new(),
         }
     }
 
-    fn kinds(batch: &Batch) -> Vec<u16> {
-        let all = messages(batch.as_bytes());
-        let kinds = all.filter_map(|message| match message.content {
-            Content::Other(kind, _) => Some(kind),
-            _ => None,
-        });
-        kinds.collect()
+    fn count(batch: &Batch) -> usize {
+        messages(batch.as_bytes()).count()
     }
 
     #[test]
-    fn an_old_address_goes_before_a_new_one_comes() {
+    fn a_clone_changes_only_what_is_not_as_its_parents() {
         let (a, b) = (network([10, 0, 0, 3]), network([10, 0, 0, 7]));
-        let fresh = [NEWLINK, NEWADDR, NEWNEIGH, NEWROUTE];
-        assert_eq!(kinds(&changes(2, None, &a)), fresh);
-        assert_eq!(kinds(&changes(2, Some(&a), &a)), fresh);
-        let moved = changes(2, Some(&a), &b);
-        assert_eq!(kinds(&moved)[0], DELADDR);
-        assert_eq!(kinds(&moved)[1..], fresh);
-        assert_eq!(moved.acks(), 5);
+        // Address and switch, IP, gateway's Ethernet address, route.
+        assert_eq!(count(&changes(2, None, &a)), 5);
+        // Ethernet address, new IP, old IP, and the gateway's, forgotten with the first.
+        assert_eq!(count(&changes(2, Some(&a), &b)), 4);
+        let other = GuestNetwork {
+            gateway: Ipv4Addr::new(169, 254, 1, 2),
+            ..a.clone()
+        };
+        assert_eq!(count(&changes(2, Some(&a), &other)), 2);
     }
 }

@@ -250,6 +250,7 @@ impl Server {
             }
         }
         self.settle();
+        self.guest.machine.settle();
         if std::mem::take(&mut self.guest.powering_off) {
             self.guest.machine.power_off();
         }

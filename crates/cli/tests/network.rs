@@ -103,12 +103,13 @@ fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
         let seen = sh(
             &user,
             name,
-            "ip addr show dev eth0; ip route; until [ -e /tmp/ended ]; do sleep 0.1; done",
+            "hostname; ip addr show dev eth0; ip route; until [ -e /tmp/ended ]; do sleep 0.1; done",
         );
         assert!(
-            seen.contains(&format!("inet {own}/31")) && !seen.contains(&ip.to_string()),
+            seen.contains(&format!("inet {own}/32")) && !seen.contains(&ip.to_string()),
             "{seen}"
         );
+        assert!(seen.starts_with(&format!("{name}\n")), "{seen}");
         let [a, b, c, d] = own.octets();
         assert!(
             seen.contains(&format!("02:48:{a:02x}:{b:02x}:{c:02x}:{d:02x}")),

@@ -1,7 +1,7 @@
 //! TCP connections of an address that the guest no longer has (sock_diag(7)).
 
 use super::{netlink, request};
-use hyperfork_api::netlink::{ACK, Batch, Content, DUMP, messages};
+use hyperfork_api::netlink::{Batch, Content, DUMP, messages};
 use rustix::net::{RecvFlags, SendFlags, netlink as parts, recv, send};
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,31 +20,42 @@ const ID_LEN: usize = 48;
 const ID: usize = 4;
 const SOURCE: usize = 4;
 
-/// Ends all connections from this address: whoever waits for one gets an error, and so
-/// does whoever uses one later.
-///
-/// # Errors
-/// The kernel's. One that cannot end connections at all is no error.
-pub(super) fn end_all_of(address: Ipv4Addr) -> io::Result<()> {
-    let kernel = netlink(Some(parts::SOCK_DIAG))?;
-    let ids = match all_of(&kernel, address) {
-        Err(error) if is_unknown(&error) => return Ok(()),
-        ids => ids?,
-    };
-    if ids.is_empty() {
-        return Ok(());
+/// The kernel's list of TCP connections.
+#[derive(Debug)]
+pub(super) struct Connections(OwnedFd);
+
+impl Connections {
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn open() -> io::Result<Self> {
+        netlink(Some(parts::SOCK_DIAG)).map(Self)
     }
-    let mut batch = Batch::new();
-    for id in ids {
-        batch.message(SOCK_DESTROY, ACK, &question(&id), |_| ());
-    }
-    match request(&kernel, &batch) {
-        Err(error) if is_unknown(&error) || error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+
+    /// Ends all from this address: whoever waits for one gets an error, and so does whoever
+    /// uses one later.
+    ///
+    /// # Errors
+    /// The kernel's. One that cannot end connections at all is no error.
+    pub(super) fn end_all_of(&self, address: Ipv4Addr) -> io::Result<()> {
+        let ids = match all_of(&self.0, address) {
+            Err(error) if is_unknown(&error) => return Ok(()),
+            ids => ids?,
+        };
+        let mut result = Ok(());
+        // One by one: what has ended by itself must not hide what else is refused.
+        for id in ids {
+            let mut batch = Batch::new();
+            batch.message(SOCK_DESTROY, 0, &question(&id), |_| ());
+            match request(&self.0, &batch) {
+                Err(error) if !is_unknown(&error) => result = Err(error),
+                _ => {}
+            }
+        }
+        result
     }
 }
 
-/// Whether the kernel was built without this.
+/// Whether the kernel was built without this, or there is no such connection any more.
 fn is_unknown(error: &io::Error) -> bool {
     let numbers = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::ENOENT];
     error

@@ -1,12 +1,13 @@
 //! The network: whether VMs can have one, and how far it reaches.
 
 use super::Check;
+use hyperfork_api::NetMode;
 use hyperfork_vmm::net;
 
 /// What a VM's network is like on this host.
 pub(super) fn check() -> Check {
     const NAME: &str = "network";
-    if let Err(reason) = net::available() {
+    if let Err(reason) = net::available(NetMode::Own) {
         return Check::warning(
             NAME,
             format!(
@@ -20,7 +21,7 @@ pub(super) fn check() -> Check {
         return Check::warning(
             NAME,
             format!("{reach}; guests reach this host alone: its kernel translates no addresses"),
-            "sudo modprobe nf_tables nft_masq nft_chain_nat",
+            net::NF_TABLES,
         );
     }
     match net::host_forwards() {

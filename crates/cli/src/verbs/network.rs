@@ -16,7 +16,7 @@ pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
         Some(Net::Same) => NetMode::Same,
         Some(Net::Own) | None => NetMode::Own,
     };
-    match net::available() {
+    match net::available(mode) {
         Ok(()) => Ok(Some(Network {
             mode,
             ports: args.ports.clone(),

@@ -1,4 +1,5 @@
-//! The addresses of VMs: blocks of four, out of a pool.
+//! The addresses of VMs: blocks of four, out of a pool. Three are used: a guest's lies
+//! alone, so that everything else its kernel knows is the same in all of its clones.
 
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -19,13 +20,17 @@ pub struct Pool {
     prefix: u8,
 }
 
-/// Four addresses for one VM, two for each of its two links.
+/// Four addresses for one VM: two for the link between its namespace and the host, and the
+/// guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Block(u32);
 
-/// Bits of an address that all of a link have in common: two machines, no broadcast
-/// (RFC 3021).
+/// Bits of an address that both ends of the link to the host have in common: two machines,
+/// no broadcast (RFC 3021).
 pub const LINK_PREFIX: u8 = 31;
+
+/// Bits of an address that stands for itself.
+pub const HOST_PREFIX: u8 = 32;
 
 impl Pool {
     /// That of this process.
@@ -101,11 +106,6 @@ impl Block {
         (self.0 + 1).into()
     }
 
-    /// The namespace's end of the link to the guest.
-    pub fn gateway(self) -> Ipv4Addr {
-        (self.0 + 2).into()
-    }
-
     /// The guest.
     pub fn guest(self) -> Ipv4Addr {
         (self.0 + 3).into()
@@ -131,8 +131,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn all(block: Block) -> [Ipv4Addr; 4] {
-        [block.up(), block.host(), block.gateway(), block.guest()]
+    fn all(block: Block) -> [Ipv4Addr; 3] {
+        [block.up(), block.host(), block.guest()]
     }
 
     proptest! {
@@ -149,7 +149,7 @@ mod tests {
                     prop_assert!(!all(other).contains(&address));
                 }
             }
-            prop_assert_eq!(u32::from(block.gateway()) | 1, u32::from(block.guest()));
+            prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
             prop_assert!(is_ours(&block.interface()) && block.interface().len() < 16);
         }
     }

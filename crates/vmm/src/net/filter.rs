@@ -2,7 +2,7 @@
 
 use super::address::{Block, Pool};
 use super::netlink::Netlink;
-use hyperfork_api::netlink::{ACK, APPEND, Batch, CREATE, EXCLUSIVE};
+use hyperfork_api::netlink::{APPEND, Batch, CREATE, EXCLUSIVE};
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -49,33 +49,43 @@ fn transaction(host: &Netlink, fill: impl FnOnce(&mut Batch)) -> io::Result<()> 
 /// they speak to the world. Harmless when that is so already.
 pub(super) fn hide_guests(host: &Netlink) -> io::Result<()> {
     let pool = Pool::from_environment().map_err(io::Error::other)?;
-    let done = transaction(host, |batch| {
-        table(batch);
-        chain(batch, &ON_DEPARTURE);
-        rule(batch, &ON_DEPARTURE, |expressions| {
-            compare(expressions, SOURCE, (pool.base(), pool.prefix()), true);
-            compare(
-                expressions,
-                DESTINATION,
-                (pool.base(), pool.prefix()),
-                false,
-            );
-            expression(expressions, "masq", |_| ());
-        });
+    exists_after(transaction(host, |batch| hiding(batch, &pool)))
+}
+
+/// Whether [`hide_guests`] would do: what it makes is made and removed in one transaction.
+pub(super) fn can_hide_guests(host: &Netlink) -> bool {
+    let Ok(pool) = Pool::from_environment() else {
+        return false;
+    };
+    let probed = transaction(host, |batch| {
+        hiding(batch, &pool);
+        no_table(batch);
     });
-    match done {
+    exists_after(probed).is_ok()
+}
+
+/// It is all the same who has made it.
+fn exists_after(made: io::Result<()>) -> io::Result<()> {
+    match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
+fn hiding(batch: &mut Batch, pool: &Pool) {
+    let all = (pool.base(), pool.prefix());
+    table(batch);
+    chain(batch, &ON_DEPARTURE);
+    rule(batch, &ON_DEPARTURE, |expressions| {
+        compare(expressions, SOURCE, all, true);
+        compare(expressions, DESTINATION, all, false);
+        expression(expressions, "masq", |_| ());
+    });
+}
+
 /// Undoes [`hide_guests`].
 pub(super) fn show_guests(host: &Netlink) -> io::Result<()> {
-    transaction(host, |batch| {
-        batch.message(DELTABLE, ACK, &header(0), |message| {
-            message.text(1, TABLE);
-        });
-    })
+    transaction(host, no_table)
 }
 
 /// In a VM's namespace: the guest, who believes to be `visible`, is `real` outside.
@@ -108,13 +118,19 @@ pub(super) fn translate(inside: &Netlink, visible: Block, real: Block) -> io::Re
 }
 
 fn table(batch: &mut Batch) {
-    batch.message(NEWTABLE, ACK | CREATE | EXCLUSIVE, &header(0), |message| {
+    batch.message(NEWTABLE, CREATE | EXCLUSIVE, &header(0), |message| {
+        message.text(1, TABLE);
+    });
+}
+
+fn no_table(batch: &mut Batch) {
+    batch.message(DELTABLE, 0, &header(0), |message| {
         message.text(1, TABLE);
     });
 }
 
 fn chain(batch: &mut Batch, Hook(name, hook, priority): &Hook) {
-    batch.message(NEWCHAIN, ACK | CREATE, &header(0), |message| {
+    batch.message(NEWCHAIN, CREATE, &header(0), |message| {
         message.text(1, TABLE).text(3, name);
         message.nested(4, |place| {
             place.big_endian(1, *hook).big_endian(2, *priority as u32);
@@ -124,7 +140,7 @@ fn chain(batch: &mut Batch, Hook(name, hook, priority): &Hook) {
 }
 
 fn rule(batch: &mut Batch, hook: &Hook, expressions: impl FnOnce(&mut Batch)) {
-    batch.message(NEWRULE, ACK | CREATE | APPEND, &header(0), |message| {
+    batch.message(NEWRULE, CREATE | APPEND, &header(0), |message| {
         message.text(1, TABLE).text(2, hook.0);
         message.nested(4, expressions);
     });

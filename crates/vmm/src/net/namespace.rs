@@ -1,6 +1,6 @@
 //! A VM's namespace, made before it is needed.
 
-use super::address::{Block, LINK_PREFIX, Pool};
+use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
 use super::netlink::{Netlink, Part};
 use super::{filter, link, netns, resolver};
 use crate::sys::tap::Tap;
@@ -17,8 +17,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const TO_GUEST: &str = "tap0";
 const TO_HOST: &str = "up0";
 
-/// The same in all namespaces, so that no guest ever has to ask whose it is.
-const GATEWAY: Mac = Mac([0x02, b'H', 0, 0, 0, 1]);
+/// The guest's way out, the same in all namespaces: a clone has it from its parent, and no
+/// guest ever has to ask whose it is. Link-local, so nobody else's (RFC 3927).
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_MAC: Mac = Mac([0x02, b'H', 0, 0, 0, 1]);
 
 /// The namespace's settings: it forwards packets, drops those with a source that does not
 /// belong where they come from, and knows no IPv6.
@@ -96,11 +98,11 @@ impl Namespace {
                 }
             }
             let tap = Tap::create(TO_GUEST)?;
-            let sockets = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
-            Ok((tap, netns::own()?, sockets))
+            // Not every kernel has a filter, and mode `own` gets along without.
+            let filter = Netlink::open(Part::Filter);
+            Ok((tap, netns::own()?, Netlink::open(Part::Route)?, filter))
         });
-        let (tap, inside, (route, netfilter)) =
-            inside.map_err(failed("make a network namespace"))?;
+        let (tap, inside, route, netfilter) = inside.map_err(failed("make a network namespace"))?;
         let block = lease(pool, &host, inside.as_fd())?;
         let visible = match mode {
             NetMode::Own => block,
@@ -108,7 +110,8 @@ impl Namespace {
         };
         connect(&host, &route, pool, block, visible).map_err(failed("set up a VM's network"))?;
         if mode == NetMode::Same {
-            filter::translate(&netfilter, visible, block)
+            netfilter
+                .and_then(|netfilter| filter::translate(&netfilter, visible, block))
                 .map_err(failed("translate a VM's address"))?;
         }
         // Without it guests reach the host alone; `doctor` tells.
@@ -143,9 +146,9 @@ impl Namespace {
         GuestNetwork {
             mac: self.mac(),
             ip: self.visible.guest(),
-            prefix: LINK_PREFIX,
-            gateway: self.visible.gateway(),
-            gateway_mac: GATEWAY,
+            prefix: HOST_PREFIX,
+            gateway: GATEWAY,
+            gateway_mac: GATEWAY_MAC,
             nameservers: self.nameservers.clone(),
         }
     }
@@ -186,30 +189,29 @@ fn connect(
 ) -> io::Result<()> {
     let interface = host.index_of(&block.interface())?;
     let (to_host, to_guest) = (inside.index_of(TO_HOST)?, inside.index_of(TO_GUEST)?);
-    let mut batch = Batch::new();
-    link::address(&mut batch, to_host, block.up(), LINK_PREFIX);
-    link::up(&mut batch, to_host, None);
-    link::address(&mut batch, to_guest, visible.gateway(), LINK_PREFIX);
-    link::up(&mut batch, to_guest, Some(GATEWAY));
     let (guest, mac) = (visible.guest(), Mac::of(visible.guest()));
-    link::neighbour(&mut batch, to_guest, guest, mac);
-    link::way(
-        &mut batch,
-        (Ipv4Addr::UNSPECIFIED, 0),
-        block.host(),
-        to_host,
-    );
-    // Other VMs are in the pool, and nothing else is.
-    link::prohibit(&mut batch, (pool.base(), pool.prefix()));
+    let everywhere = (Ipv4Addr::UNSPECIFIED, 0);
+    let mut batch = Batch::new();
+    batch
+        .address(to_host, (block.up(), LINK_PREFIX))
+        .up(to_host)
+        .mac(to_guest, GATEWAY_MAC)
+        .address(to_guest, (GATEWAY, HOST_PREFIX))
+        .up(to_guest)
+        .link_to((guest, HOST_PREFIX), to_guest)
+        .neighbour(to_guest, guest, mac)
+        .way(everywhere, block.host(), to_host)
+        // Other VMs are in the pool, and nothing else is.
+        .prohibit((pool.base(), pool.prefix()));
     inside.request(&batch)?;
 
     // Nobody there speaks it. (Not there where the host has no IPv6.)
     let quiet = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", block.interface());
     let _ = fs::write(quiet, "1");
     let mut batch = Batch::new();
-    link::address(&mut batch, interface, block.host(), LINK_PREFIX);
-    link::up(&mut batch, interface, None);
-    let guests = (block.gateway(), LINK_PREFIX);
-    link::way(&mut batch, guests, block.up(), interface);
+    batch
+        .address(interface, (block.host(), LINK_PREFIX))
+        .up(interface)
+        .way((block.guest(), HOST_PREFIX), block.up(), interface);
     host.request(&batch)
 }

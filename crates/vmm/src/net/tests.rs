@@ -1,7 +1,8 @@
 //! On the host's own network, as root, with addresses of the documentation (RFC 5737).
 
 use super::address::Pool;
-use super::{Namespace, NetError};
+use super::netlink::{Netlink, Part};
+use super::{Namespace, NetError, available, filter, link, netns};
 use crate::sys::tap::HEADER_LEN;
 use hyperfork_api::NetMode;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -84,6 +85,25 @@ fn listener(network: &Namespace) -> (UdpSocket, (Ipv4Addr, u16)) {
         .unwrap();
     let port = socket.local_addr().unwrap().port();
     (socket, (network.host().1, port))
+}
+
+#[test]
+fn to_look_whether_there_can_be_a_network_makes_nothing() {
+    for mode in [NetMode::Own, NetMode::Same] {
+        available(mode).unwrap();
+    }
+    netns::inside_a_new_one(|| {
+        let (route, filter) = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
+        assert!(link::knows_veth(&route));
+        assert!(route.index_of("hf-probe").is_err());
+        assert!(filter::can_hide_guests(&filter));
+        // No table is left, and one that is there does not matter.
+        assert!(filter::show_guests(&filter).is_err());
+        filter::hide_guests(&filter)?;
+        assert!(filter::can_hide_guests(&filter));
+        filter::show_guests(&filter)
+    })
+    .unwrap();
 }
 
 #[test]

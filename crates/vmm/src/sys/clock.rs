@@ -2,6 +2,7 @@
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A reading of `CLOCK_MONOTONIC`, nanoseconds. The same clock for every process
 /// of the host.
@@ -18,6 +19,11 @@ impl Monotonic {
     /// Microseconds from `earlier` to this; 0 if it was not earlier.
     pub fn us_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0) / 1000
+    }
+
+    /// From the clock's zero to this.
+    pub fn as_duration(self) -> Duration {
+        Duration::from_nanos(self.0)
     }
 }
 

@@ -13,9 +13,10 @@ mod receive;
 mod transmit;
 mod wake;
 
-pub use rate::Bucket;
+use rate::Limit;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
 use crate::sys::tap::{Offload, Tap};
 use hyperfork_api::Mac;
@@ -89,7 +90,7 @@ impl Net {
     /// When the process is out of descriptors.
     pub fn new(tap: Tap, mac: Mac, bytes_per_s: Option<u64>) -> io::Result<Self> {
         let now = now();
-        let limit = || bytes_per_s.map(|rate| Bucket::new(rate, FRAME_MAX as u64, now));
+        let limit = || Limit::new(bytes_per_s, FRAME_MAX as u64, now);
         Ok(Self {
             wake: Wake::new(tap.as_fd())?,
             tap,
@@ -223,8 +224,7 @@ impl Net {
 
 /// The time, for limits.
 fn now() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    Monotonic::now().as_duration()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A bucket that fills at a steady rate up to what fits, and from which bytes are paid.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket {
+pub(super) struct Bucket {
     /// Bytes a second.
     rate: u64,
     /// Most bytes in it.
@@ -18,7 +18,7 @@ pub struct Bucket {
 impl Bucket {
     /// A full one for `rate` bytes a second, which holds what comes in a tenth of one,
     /// or the largest frame.
-    pub fn new(rate: u64, largest: u64, now: Duration) -> Self {
+    pub(super) fn new(rate: u64, largest: u64, now: Duration) -> Self {
         let rate = rate.max(1);
         let capacity = (rate / 10).max(largest);
         Self {
@@ -30,7 +30,7 @@ impl Bucket {
     }
 
     /// How long nothing may be sent yet.
-    pub fn wait(&mut self, now: Duration) -> Duration {
+    pub(super) fn wait(&mut self, now: Duration) -> Duration {
         self.fill(now);
         match u128::try_from(-self.level) {
             // More than nothing in it is enough for a frame of any size: the rest is owed.
@@ -43,7 +43,7 @@ impl Bucket {
     }
 
     /// Takes bytes out that were sent.
-    pub fn pay(&mut self, bytes: usize) {
+    pub(super) fn pay(&mut self, bytes: usize) {
         self.level -= bytes as i128;
     }
 
@@ -57,6 +57,30 @@ impl Bucket {
             // Parts of a byte are not lost: they count next time.
             let used = new.unsigned_abs() * NANOS / u128::from(self.rate);
             self.then += Duration::from_nanos(u64::try_from(used).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// What may pass one way: as much as a bucket allows, or everything.
+#[derive(Debug)]
+pub(super) struct Limit(Option<Bucket>);
+
+impl Limit {
+    /// One of so many bytes a second, if any, for frames up to `largest` bytes.
+    pub(super) fn new(rate: Option<u64>, largest: u64, now: Duration) -> Self {
+        Self(rate.map(|rate| Bucket::new(rate, largest, now)))
+    }
+
+    /// How long nothing may pass; `None` when something may now.
+    pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
+        let wait = self.0.as_mut()?.wait(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Counts bytes that have passed.
+    pub(super) fn pay(&mut self, bytes: usize) {
+        if let Some(bucket) = &mut self.0 {
+            bucket.pay(bytes);
         }
     }
 }

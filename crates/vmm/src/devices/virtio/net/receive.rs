@@ -1,6 +1,6 @@
 //! From the TAP to the driver.
 
-use super::{BUDGET, Bucket, DeviceError, FRAME_MAX, Moved, ring};
+use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
 use crate::sys::tap::{HEADER_LEN, Tap};
 use std::io::Write;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const NUM_BUFFERS: usize = 10;
 /// Puts frames into the ring.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    limit: Option<Bucket>,
+    limit: Limit,
     /// There may be frames in the TAP: it tells only of those that come.
     pub(super) ready: bool,
     frame: Vec<u8>,
@@ -24,7 +24,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(limit: Option<Bucket>) -> Self {
+    pub(super) fn new(limit: Limit) -> Self {
         Self {
             limit,
             ready: true,
@@ -54,8 +54,7 @@ impl Receiver {
             return Ok(moved);
         }
         for _ in 0..BUDGET {
-            let wait = self.limit.as_mut().map_or(Duration::ZERO, |l| l.wait(now));
-            if !wait.is_zero() {
+            if let Some(wait) = self.limit.wait(now) {
                 moved.again = (self.ready || self.kept.is_some()).then_some(wait);
                 return Ok(moved);
             }
@@ -68,9 +67,7 @@ impl Receiver {
             };
             self.kept = None;
             moved.used |= used;
-            if let Some(limit) = &mut self.limit {
-                limit.pay(len - HEADER_LEN);
-            }
+            self.limit.pay(len - HEADER_LEN);
         }
         moved.again = Some(Duration::ZERO);
         Ok(moved)

@@ -1,6 +1,6 @@
 //! From the driver to the TAP.
 
-use super::{BUDGET, Bucket, DeviceError, FRAME_MAX, Moved, ring};
+use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
 use crate::sys::tap::{HEADER_LEN, Tap};
 use std::io::Read;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use vm_memory::GuestMemoryMmap;
 /// Takes frames out of the ring.
 #[derive(Debug)]
 pub(super) struct Transmitter {
-    limit: Option<Bucket>,
+    limit: Limit,
     frame: Vec<u8>,
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Transmitter {
 const FULL: Duration = Duration::from_millis(1);
 
 impl Transmitter {
-    pub(super) fn new(limit: Option<Bucket>) -> Self {
+    pub(super) fn new(limit: Limit) -> Self {
         Self {
             limit,
             frame: Vec::new(),
@@ -41,10 +41,9 @@ impl Transmitter {
             let Some(chain) = ring::pop(queue, memory)? else {
                 break;
             };
-            let wait = self.limit.as_mut().map_or(Duration::ZERO, |l| l.wait(now));
-            if !wait.is_zero() {
+            again = self.limit.wait(now);
+            if again.is_some() {
                 queue.set_next_avail(before);
-                again = Some(wait);
                 break;
             }
             let head = chain.head_index();
@@ -54,9 +53,7 @@ impl Transmitter {
                 again = Some(FULL);
                 break;
             }
-            if let Some(limit) = &mut self.limit {
-                limit.pay(self.frame.len() - HEADER_LEN);
-            }
+            self.limit.pay(self.frame.len() - HEADER_LEN);
             queue.add_used(memory, head, 0)?;
             any = true;
         }
