@@ -12,6 +12,7 @@ use crate::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Sh
 use crate::net::Namespace;
 use crate::one_line;
 use crate::sys::clock::Monotonic;
+use crate::sys::descriptors;
 use crate::sys::sched::{self, Urgent};
 use std::error::Error;
 use std::io;
@@ -32,7 +33,7 @@ pub const VM_ARGUMENT: &str = "__vm";
 pub fn vm_main() -> ExitCode {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
-    allow_many_descriptors();
+    descriptors::expect_many();
     // Whoever asks for a fork waits for this process; its guest's CPUs compute.
     sched::prefer_short_turns();
     match live() {
@@ -97,15 +98,6 @@ pub(super) fn live_as(
 /// How long a clone is left alone to come out for the first time. Idle guests may take
 /// longer: a tick of their clock.
 const FIRST_EXIT: Duration = Duration::from_millis(5);
-
-/// A guest may have a thousand connections, each a descriptor here.
-fn allow_many_descriptors() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Without it the VM has fewer connections, and says so when it comes to that.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
 
 /// A shell with everything around it that does not depend on what it will be: it may
 /// wait long, and has little to do when it is wanted.

@@ -2,6 +2,7 @@
 //! of the monitor is in here, behind a safe function that argues why.
 
 pub mod clock;
+pub mod descriptors;
 pub mod fds;
 pub mod fork;
 pub mod kick;

@@ -6,6 +6,7 @@ use super::super::signals::reap_children;
 use super::builder::Stock;
 use super::stock::Client;
 use super::{Answer, Request, most, socket};
+use crate::sys::descriptors;
 use crate::sys::fds::FdTable;
 use crate::sys::sched;
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +22,7 @@ use std::thread;
 pub(super) fn main(path: PathBuf) -> ExitCode {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
+    descriptors::expect_many();
     sched::prefer_short_turns();
     match serve(&RunDir::at(path)) {
         Ok(()) => ExitCode::SUCCESS,
