@@ -2,7 +2,7 @@
 
 use super::super::handover::{Progress, Starter};
 use super::super::rundir::RunDir;
-use super::stock::{Client, Policy, Shelf, quiet_after};
+use super::stock::{Client, LEAST_QUIET, Policy, Shelf, quiet_after};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
 use std::cmp::Reverse;
@@ -45,6 +45,8 @@ struct Inner {
     /// Primings so far.
     primed: u64,
     connections: usize,
+    /// When something was taken last.
+    taken: Duration,
     /// Until when clones come to life that need the processors more than the builder.
     quiet_until: Duration,
     /// When the last connection ended.
@@ -70,6 +72,7 @@ impl Stock {
                 primings: HashMap::new(),
                 primed: 0,
                 connections: 0,
+                taken: Duration::ZERO,
                 quiet_until: Duration::ZERO,
                 idle: Duration::ZERO,
                 trouble: None,
@@ -99,7 +102,8 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// Has a client's shells made ready for clones of its line, when there is time.
+    /// Has a client's shells made ready for clones of its line, when there is time. Its
+    /// fork is complete.
     pub(super) fn prime(&self, shape: &Shape, client: Client, primer: Primer, fds: FdTable) {
         let mut inner = self.inner();
         inner.primed += 1;
@@ -110,6 +114,8 @@ impl Stock {
             number,
         };
         inner.primings.insert(Shelf::of(client, shape), priming);
+        let earliest = (inner.taken + LEAST_QUIET).max(self.begun.elapsed());
+        inner.quiet_until = inner.quiet_until.min(earliest);
         self.changed.notify_all();
     }
 
@@ -137,6 +143,7 @@ impl Stock {
                 taken.extend(inner.take_from(&shelf, count - taken.len()));
             }
         }
+        inner.taken = now;
         inner.quiet_until = match taken.len() < count {
             // Shells are being built on the fork path already.
             true => now,
