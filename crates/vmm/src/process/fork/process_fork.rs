@@ -21,7 +21,6 @@ use crate::machine::{self, Capture, Machine, MachineError, Paused, Restored};
 use crate::memory::ram::Aside;
 use crate::sys;
 use crate::sys::clock::Monotonic;
-use crate::sys::descriptors;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::{ShellSource, Strategy, VmState};
 use rustix::stdio::{dup2_stderr, dup2_stdin};
@@ -211,7 +210,6 @@ impl Unborn {
 /// own and no input. (`/proc/PID/cmdline` goes on saying what its parent's does.)
 fn become_process(name: &str, log: File) -> io::Result<()> {
     let _ = rustix::process::setsid();
-    descriptors::expect_many();
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stderr(log)?;
     fs::write("/proc/self/comm", name)
