@@ -33,7 +33,12 @@ impl Attr {
         (result == 0).then_some(attr)
     }
 
-    /// Makes them the calling thread's. The kernel may refuse.
+    /// Whether nobody has asked for another policy.
+    fn is_ordinary(&self) -> bool {
+        self.policy == libc::SCHED_OTHER as u32
+    }
+
+    /// Makes them the calling thread's. That the kernel may refuse does no harm.
     fn set(&self) -> bool {
         let attr = Self {
             size: size_of::<Self>() as u32,
@@ -61,14 +66,21 @@ pub fn take_usual_turns() {
 /// Waits by `wait`, and is let to the processor afterwards when others are done or the
 /// next tick comes, but takes it from nobody: who wakes this thread goes on first.
 pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
-    // SAFETY: asks for the calling thread's and takes plain numbers.
-    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
-        // Somebody has decided about it.
+    // Otherwise somebody has decided about it.
+    let Some(own) = Attr::own().filter(Attr::is_ordinary) else {
         return wait();
-    }
-    set(libc::SCHED_BATCH, 0, 0);
+    };
+    let usual = Attr {
+        runtime_ns: 0,
+        ..own
+    };
+    let polite = Attr {
+        policy: libc::SCHED_BATCH as u32,
+        ..usual
+    };
+    polite.set();
     let result = wait();
-    set(libc::SCHED_OTHER, 0, 0);
+    usual.set();
     result
 }
 
@@ -90,7 +102,7 @@ impl Urgent {
     /// Makes the calling thread urgent.
     pub fn now() -> Self {
         const RESET_ON_FORK: u64 = 0x01;
-        let usual = Attr::own().filter(|attr| attr.policy == libc::SCHED_OTHER as u32);
+        let usual = Attr::own().filter(Attr::is_ordinary);
         let urgent = Attr {
             policy: libc::SCHED_RR as u32,
             priority: 1,
@@ -113,21 +125,10 @@ impl Drop for Urgent {
 }
 
 fn set_turns(runtime_ns: u64) {
-    const KEEP_POLICY: u64 = 0x08;
-    set(0, KEEP_POLICY, runtime_ns);
-}
-
-fn set(policy: libc::c_int, flags: u64, runtime_ns: u64) {
-    let attr = Attr {
-        policy: policy as u32,
-        flags,
-        // SAFETY: asks for the calling thread's and takes plain numbers.
-        nice: unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) },
-        runtime_ns,
-        ..Attr::default()
-    };
-    // That it may be refused does no harm.
-    let _ = attr.set();
+    if let Some(own) = Attr::own() {
+        let turns = Attr { runtime_ns, ..own };
+        turns.set();
+    }
 }
 
 #[cfg(test)]
