@@ -7,7 +7,7 @@ use crate::guest::Guest;
 use hyperfork_api::control::{self, Reply, Request};
 use hyperfork_api::{CloneReport, ForkReport, Strategy, VmInfo, VmName};
 use hyperfork_vmm::process::{Client, ClientError, LaunchError, RunDir, VmDir, launch};
-use rustix::net::sockopt::socket_peercred;
+use hyperfork_vmm::sys::scm;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -189,8 +189,7 @@ impl<'a> Vms<'a> {
     pub(crate) fn cpu_us(&self, report: &ForkReport) -> Option<f64> {
         let used = |clone: &CloneReport| {
             let socket = UnixStream::connect(self.run_dir.vm(&clone.name).control_socket()).ok()?;
-            let process = socket_peercred(&socket).ok()?.pid;
-            cpu::used_us(process.as_raw_nonzero().get().unsigned_abs())
+            cpu::used_us(scm::peer(&socket).ok()?)
         };
         let used: Option<Vec<f64>> = report.clones.iter().map(used).collect();
         used.map(|used| used.iter().sum::<f64>() / used.len() as f64)

@@ -2,8 +2,8 @@
 //! KVM alone takes.
 //!
 //! Every cell, a strategy at a memory size with so many pages written between forks, so
-//! many clones at once and so many generations before, has a parent of its own. Cells take turns, a sample each, so that whatever else
-//! happens on the host happens to all of them.
+//! many clones at once and so many generations before, has a parent of its own. Cells take
+//! turns, a sample each, so that whatever else happens on the host happens to all of them.
 
 mod batches;
 mod lane;

@@ -83,7 +83,7 @@ impl Plan for SoakPlan {
                 continue;
             }
             // One that was interrupted has forgotten what it began with.
-            *row = row.anew();
+            *row = SoakRow::empty(&plan, row.strategy, row.dirty_pages);
             match soak(row, at, &plan, guest, vms) {
                 Ok(()) => {}
                 Err(error) if error.is_of_a_row() => {

@@ -64,21 +64,6 @@ impl SoakRow {
         }
     }
 
-    /// The same with nothing measured.
-    pub(super) fn anew(&self) -> Self {
-        Self {
-            n: 0,
-            from_pool: 0,
-            tracked: false,
-            grown: None,
-            total: Summary::default(),
-            failed: None,
-            census: Vec::new(),
-            samples: Vec::new(),
-            ..*self
-        }
-    }
-
     /// What the guest is told.
     pub(super) fn options(&self) -> String {
         let Self {

@@ -2,6 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -89,6 +90,15 @@ pub fn receive(mut socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<Owned
     let mut bytes = vec![0; len as usize];
     socket.read_exact(&mut bytes)?;
     Ok(Some((bytes, fds)))
+}
+
+/// The process at the other end: who connected, or bound the socket connected to.
+///
+/// # Errors
+/// The socket's.
+pub fn peer(socket: &UnixStream) -> io::Result<u32> {
+    let pid = socket_peercred(socket)?.pid;
+    Ok(pid.as_raw_nonzero().get().unsigned_abs())
 }
 
 /// Until there is something to receive.

@@ -162,30 +162,36 @@ impl Stock {
         inner
             .policy
             .wanted(shape, count.div_ceil(2), self.begun.elapsed());
-        inner.trouble = None;
-        self.changed.notify_all();
         let shelf = Shelf::anybodys(shape);
-        loop {
-            let now = self.begun.elapsed();
-            let have = inner.count(&shelf);
-            let is_full = have >= count.min(inner.target(&shelf, now));
-            if is_full && !inner.is_in_work(shape, now) || inner.trouble.is_some() {
-                return have;
-            }
-            inner = self.wait(inner, LOOK);
-        }
+        self.wait_until(inner, shape, |inner, now| {
+            inner.count(&shelf) >= count.min(inner.target(&shelf, now))
+        })
     }
 
     /// As [`warm`](Self::warm), but wants no more than there should be anyway: shells for
     /// anybody would be in the place of those that are kept for somebody.
     pub(super) fn settle(&self, shape: &Shape) -> usize {
-        let mut inner = self.inner();
+        self.wait_until(self.inner(), shape, |_, _| true)
+    }
+
+    /// Waits until nothing is in work for a shape and there `are_enough`, or no more can be
+    /// built. Gives the number of those for anybody.
+    fn wait_until(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        shape: &Shape,
+        are_enough: impl Fn(&Inner, Duration) -> bool,
+    ) -> usize {
         inner.trouble = None;
         self.changed.notify_all();
-        while inner.is_in_work(shape, self.begun.elapsed()) && inner.trouble.is_none() {
+        loop {
+            let now = self.begun.elapsed();
+            let is_done = are_enough(&inner, now) && !inner.is_in_work(shape, now);
+            if is_done || inner.trouble.is_some() {
+                return inner.count(&Shelf::anybodys(shape));
+            }
             inner = self.wait(inner, LOOK);
         }
-        inner.count(&Shelf::anybodys(shape))
     }
 
     /// Builds what is missing, one after the other, until nobody has been connected for

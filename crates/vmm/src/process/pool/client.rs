@@ -5,6 +5,7 @@ use super::super::rundir::RunDir;
 use super::{Answer, MOST_AT_ONCE, POOL_ARGUMENT, Request, most, socket};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
+use crate::sys::scm;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -99,8 +100,7 @@ impl Pool {
     /// # Errors
     /// The socket's.
     pub fn pid(&self) -> io::Result<u32> {
-        let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
-        Ok(credentials.pid.as_raw_nonzero().get().unsigned_abs())
+        scm::peer(&self.socket)
     }
 
     fn answer(&self) -> io::Result<Vec<Starter>> {
