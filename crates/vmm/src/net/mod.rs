@@ -8,11 +8,11 @@
 //! ```
 //!
 //! Each VM has a block of four addresses out of the [pool](address). The guest's gateway is
-//! the same everywhere. Packets are routed, not bridged. In its namespace a VM's way to every other block of the pool is
-//! prohibited, and packets with a foreign source are dropped. The host's end of the veth
-//! carries the block in its name, so that the kernel, which has every name once, is who
-//! leases blocks; when the process ends, however it does, its descriptors close, the
-//! namespace goes, and with it the interface and the lease.
+//! the same everywhere. Packets are routed, not bridged. In its namespace a VM's way to every
+//! other block of the pool is prohibited, and packets with a foreign source are dropped. The
+//! host's end of the veth carries the block in its name, so that the kernel, which has every
+//! name once, is who leases blocks; when the process ends, however it does, its descriptors
+//! close, the namespace goes, and with it the interface and the lease.
 
 pub mod address;
 mod filter;

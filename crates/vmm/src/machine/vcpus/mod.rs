@@ -221,9 +221,9 @@ impl Shared {
         }
     }
 
-    /// Rests while that is wanted, but for errands; `None` when it is time to end. When a machine goes on,
-    /// whoever paused it has something to do yet that others wait for; a vCPU that `is_new`
-    /// is itself waited for.
+    /// Rests while that is wanted, but for errands; `None` when it is time to end. When a
+    /// machine goes on, whoever paused it has something to do yet that others wait for; a
+    /// vCPU that `is_new` is itself waited for.
     fn may_run(&self, vcpu: &Mutex<Vcpu>, index: usize, is_new: bool) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {

@@ -38,7 +38,7 @@ pub(super) struct Policy {
 const FOR_ANYBODY: usize = 2;
 /// Kept for who has forked once and may again.
 const FOR_A_LINE: usize = 1;
-/// So long it is left alone in any case: the next one may follow.
+/// A fork is left alone so long in any case: the next one may follow.
 pub(super) const LEAST_QUIET: Duration = Duration::from_millis(30);
 /// Demand is forgotten by half after each such time.
 const MEMORY: Duration = Duration::from_secs(30);
@@ -142,8 +142,8 @@ impl Demand {
 }
 
 /// How long a fork that took so many shells is left alone at most before the stock is
-/// filled up again: building takes the processors, and the locks of the host's network,
-/// that the new clones need. Usually they are ready sooner, and that is told.
+/// filled up again: building takes what processors the new clones need. Usually they are
+/// ready sooner, and that is told.
 pub(super) fn quiet_after(taken: usize) -> Duration {
     const LONGEST: Duration = Duration::from_millis(120);
     const EACH: Duration = Duration::from_millis(2);
