@@ -220,11 +220,17 @@ impl RunDir {
         self.shell(&VmName::new(name).expect("digits are a name"))
     }
 
+    /// Others may take it away at any moment: what is done in it next tells.
     fn make_shells(&self) -> io::Result<()> {
-        DirBuilder::new()
+        let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(self.shells())
+            .create(self.shells());
+        match made {
+            // It was there, and gone when the library looked whether it is a directory.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
     }
 
     /// Where processes are that are no VMs yet.

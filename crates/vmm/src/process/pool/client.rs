@@ -56,10 +56,12 @@ impl Pool {
                     thread::sleep(Duration::from_millis(5));
                 }
                 // There is none, or the last one is just ending.
-                Err(_) => {
-                    start(run_dir)?;
-                    started = Some(Instant::now());
-                }
+                Err(_) => match start(run_dir) {
+                    Ok(()) => started = Some(Instant::now()),
+                    // That one took the directory along.
+                    Err(error) if is_race(&error) => thread::sleep(Duration::from_millis(1)),
+                    Err(error) => return Err(error),
+                },
             }
         };
         send(&socket, &Request::Keep(shape.clone()), &[])?;
@@ -154,6 +156,14 @@ pub fn settle(run_dir: &RunDir, shape: &Shape) -> io::Result<()> {
     };
     send(&pool.socket, &Request::Settle(shape.clone()), &[])?;
     pool.answer().map(drop)
+}
+
+/// Whether a directory came or went while something was made in it.
+fn is_race(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+    )
 }
 
 /// Starts the pool's process. If there is one already, the new one ends at once.
