@@ -281,6 +281,15 @@ impl Machine {
         }
     }
 
+    /// Does of its first capture what can be done while it runs.
+    ///
+    /// # Errors
+    /// [`MachineError::Host`]. The machine is as it was.
+    pub fn prepare_capture(&mut self) -> Result<(), MachineError> {
+        let prepared = self.ram.prepare_freeze();
+        prepared.map_err(MachineError::host("freezing memory"))
+    }
+
     /// Brings it to rest. The machine goes on when the result is dropped.
     pub fn pause(&mut self) -> Paused<'_> {
         Paused::new(self)

@@ -25,21 +25,38 @@ pub struct RamImage {
     pub(super) changes: Layers,
 }
 
+/// What has become of an image in a mapping.
+pub(super) struct Mapped {
+    /// What is mapped: all pages that the mapping does not have of its own are as in here.
+    pub(super) image: RamImage,
+    /// What was copied into pages of its own.
+    copied: Vec<Range<usize>>,
+}
+
+/// Pieces of this many bytes or more are mapped rather than copied. Mapping one takes as
+/// long as copying four pages, and the kernel then maps 16 pages at each read fault.
+const LEAST_MAPPED: usize = 64 << 10;
+
+/// An image whose changes are in more files is copied, so that a long line of clones does
+/// not need ever more of them.
+pub(super) const MOST_FILES: usize = 24;
+
 /// What is in a mapping that was [primed](RamImage::prime).
 #[derive(Debug)]
 pub(super) struct Primed {
     /// Device and inode of the base.
     base: (u64, u64),
-    /// Pages that hold something else than the base.
+    /// Pages that may hold something else than the base.
     changed: Vec<Range<usize>>,
     /// Pages that are the mapping's own; all others are the base's.
     populated: Vec<Range<usize>>,
 }
 
 impl RamImageState {
-    /// The image, or when its changes are more than `most` bytes, its base alone.
+    /// The image, or when placing it would copy more than `most` bytes, its base alone.
     pub fn bounded(mut self, most: usize) -> Self {
-        self.changes = self.changes.filter(|changes| changes.len() <= most);
+        let copied = |changes: &LayersState| changes.len_below(LEAST_MAPPED);
+        self.changes = self.changes.filter(|changes| copied(changes) <= most);
         self
     }
 }
@@ -68,11 +85,17 @@ pub struct RamImageState {
 
 impl RamImage {
     /// Puts the image into `mapping`, privately. What `primed` says is there already
-    /// need not be made again.
+    /// need not be made again. Large pieces of the changes are mapped, as the base is;
+    /// small ones, and such as are in pages that the mapping has of its own, are copied.
+    /// Returns what is mapped.
     ///
     /// # Errors
     /// As `mmap(2)`; `InvalidData` when the image does not fit the mapping.
-    pub(super) fn place(&self, mapping: &mut Mapping, primed: Option<&Primed>) -> io::Result<()> {
+    pub(super) fn place(
+        &self,
+        mapping: &mut Mapping,
+        primed: Option<&Primed>,
+    ) -> io::Result<Mapped> {
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.base.metadata()?.len() != mapping.len() as u64 {
             return invalid("the image is not of this machine's memory size");
@@ -80,16 +103,30 @@ impl RamImage {
         if !self.changes.are_within(mapping.len()) {
             return invalid("the image's changes lie outside of it");
         }
-        let changed = self.changes.ranges();
         let mut populated: &[Range<usize>] = &[];
         match primed {
-            Some(primed) if primed.suits(&self.base, &changed)? => populated = &primed.populated,
+            Some(primed) if primed.suits(&self.base, &self.changes.ranges())? => {
+                populated = &primed.populated;
+            }
             _ => mapping.place_private(&self.base)?,
         }
-        for range in ranges::without(&changed, populated) {
+        let least = match self.changes.depth() {
+            ..=MOST_FILES => LEAST_MAPPED,
+            _ => usize::MAX,
+        };
+        let (mapped, copied) = self.changes.split(populated, least);
+        mapped.map_into(mapping)?;
+        for range in ranges::without(&copied.ranges(), populated) {
             mapping.populate_write(range.start, range.len())?;
         }
-        self.changes.read_into(mapping)
+        copied.read_into(mapping)?;
+        Ok(Mapped {
+            image: Self {
+                base: self.base.clone(),
+                changes: mapped,
+            },
+            copied: copied.ranges(),
+        })
     }
 
     /// Puts the image into `mapping` in advance, for a clone of a later one of the same
@@ -102,7 +139,7 @@ impl RamImage {
         mapping: &mut Mapping,
         touched: &[Range<usize>],
     ) -> io::Result<Primed> {
-        self.place(mapping, None)?;
+        let Mapped { copied, .. } = self.place(mapping, None)?;
         if !ranges::are_ordered_within(touched, mapping.len()) {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -110,11 +147,10 @@ impl RamImage {
         for range in touched {
             mapping.populate_write(range.start, range.len())?;
         }
-        let changed = self.changes.ranges();
         Ok(Primed {
             base: identity(&self.base)?,
-            populated: ranges::union(&changed, touched),
-            changed,
+            changed: self.changes.ranges(),
+            populated: ranges::union(&copied, touched),
         })
     }
 

@@ -45,34 +45,66 @@ pub(super) struct LayersState {
 impl Layers {
     /// The pages `ranges`, whose contents are in `file` one after the other.
     pub(super) fn of(ranges: Vec<Range<usize>>, file: Arc<File>) -> Self {
-        let mut layers = Self::default();
-        layers.put(ranges, file);
+        let mut offset = 0;
+        let piece = |range: Range<usize>| {
+            let begin = offset;
+            offset += range.len() as u64;
+            Piece {
+                range,
+                file: 0,
+                offset: begin,
+            }
+        };
+        let mut layers = Self {
+            files: vec![file],
+            pieces: ranges.into_iter().map(piece).collect(),
+        };
+        layers.let_go();
         layers
     }
 
     /// Puts newer contents of some pages on top. Files of which nothing is seen any more
     /// are let go.
-    pub(super) fn put(&mut self, ranges: Vec<Range<usize>>, file: Arc<File>) {
-        let mut pieces: Vec<_> = self
-            .pieces
-            .iter()
-            .flat_map(|piece| piece.without(&ranges))
-            .collect();
-        let top = self.files.len();
-        self.files.push(file);
-        let mut offset = 0;
-        for range in ranges {
-            let len = range.len() as u64;
-            pieces.push(Piece {
-                range,
-                file: top,
-                offset,
-            });
-            offset += len;
+    pub(super) fn put(&mut self, newer: Self) {
+        if self.pieces.is_empty() {
+            *self = newer;
+            return;
         }
+        let mut pieces = self.pieces_without(&newer.ranges());
+        let above = self.files.len();
+        pieces.extend(newer.pieces.into_iter().map(|piece| Piece {
+            file: above + piece.file,
+            ..piece
+        }));
         pieces.sort_by_key(|piece| piece.range.start);
+        self.files.extend(newer.files);
         self.pieces = pieces;
         self.let_go();
+    }
+
+    /// Those that lie outside of `taken` in pieces of `least` bytes or more, and all others.
+    pub(super) fn split(&self, taken: &[Range<usize>], least: usize) -> (Self, Self) {
+        let is_large = |piece: &Piece| piece.range.len() >= least;
+        let large = self.pieces.iter().filter(|piece| is_large(piece));
+        let large: Vec<_> = large.flat_map(|piece| piece.without(taken)).collect();
+        let large = self.part(large.into_iter().filter(is_large).collect());
+        let others = match large.pieces.is_empty() {
+            true => self.clone(),
+            false => self.part(self.pieces_without(&large.ranges())),
+        };
+        (large, others)
+    }
+
+    fn part(&self, pieces: Vec<Piece>) -> Self {
+        let files = self.files.clone();
+        let mut part = Self { files, pieces };
+        part.let_go();
+        part
+    }
+
+    fn pieces_without(&self, ranges: &[Range<usize>]) -> Vec<Piece> {
+        let pieces = self.pieces.iter();
+        pieces.flat_map(|piece| piece.without(ranges)).collect()
     }
 
     fn let_go(&mut self) {
@@ -107,7 +139,7 @@ impl Layers {
 
     /// Bytes of guest RAM in them.
     pub(super) fn len(&self) -> usize {
-        len_of(&self.pieces)
+        self.pieces.iter().map(|piece| piece.range.len()).sum()
     }
 
     /// Whether they are pieces of a RAM of `len` bytes.
@@ -142,6 +174,17 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    /// Maps all of them into `mapping`, privately: nothing is copied until it is written.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    pub(super) fn map_into(&self, mapping: &mut Mapping) -> io::Result<()> {
+        self.pieces.iter().try_for_each(|piece| {
+            let file = &*self.files[piece.file];
+            mapping.place_private_part(piece.range.clone(), file, piece.offset)
+        })
     }
 
     /// Has `reader` read their contents, in the order of [`ranges`](Self::ranges), by
@@ -200,14 +243,11 @@ impl Layers {
 }
 
 impl LayersState {
-    /// Bytes of guest RAM in them.
-    pub(super) fn len(&self) -> usize {
-        len_of(&self.pieces)
+    /// Bytes of guest RAM in pieces of less than `least` bytes.
+    pub(super) fn len_below(&self, least: usize) -> usize {
+        let lens = self.pieces.iter().map(|piece| piece.range.len());
+        lens.filter(|&len| len < least).sum()
     }
-}
-
-fn len_of(pieces: &[Piece]) -> usize {
-    pieces.iter().map(|piece| piece.range.len()).sum()
 }
 
 impl Piece {
@@ -257,7 +297,7 @@ mod tests {
                 let contents: Vec<u8> = round.iter().map(|&(_, byte)| byte).collect();
                 file.write_all_at(&contents, 0).unwrap();
                 let pages: Vec<_> = round.iter().map(|&(page, _)| page..page + 1).collect();
-                layers.put(ranges::union(&pages, &[]), file);
+                layers.put(Layers::of(ranges::union(&pages, &[]), file));
                 for (page, byte) in round {
                     model[page] = Some(byte);
                 }
@@ -291,7 +331,7 @@ mod tests {
         };
         let pages = |pages: Range<usize>| pages.start * PAGE..pages.end * PAGE;
         let mut layers = Layers::of(vec![pages(1..4), pages(6..8)], file(1, 5));
-        layers.put(vec![pages(2..3), pages(7..9)], file(2, 3));
+        layers.put(Layers::of(vec![pages(2..3), pages(7..9)], file(2, 3)));
         let mut mapping = Mapping::reserve(16 * PAGE).unwrap();
         let backing = memfd::create("test", 16 * PAGE as u64).unwrap();
         mapping.place_private(&backing).unwrap();

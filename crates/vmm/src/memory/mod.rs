@@ -4,12 +4,13 @@
 //! guest physical          one Mapping of the monitor        behind it
 //! 0 ........ 3 GiB   ->   offset 0 ....                     before the first freeze: a memfd, shared
 //! 3 ........ 4 GiB        (devices, APICs)                  after it: the frozen memfd, private,
-//! 4 GiB .... end     ->   offset 3 GiB ...                  under pages of our own
+//! 4 GiB .... end     ->   offset 3 GiB ...                  and large changes to it, under pages of our own
 //! ```
 mod arena;
 pub mod image;
 mod layers;
 pub mod layout;
+mod own;
 pub mod ram;
 mod ranges;
 mod tracking;

@@ -4,6 +4,7 @@ use super::arena::{Arena, Spare};
 use super::image::{Primed, RamImage};
 use super::layers::Layers;
 use super::layout::ram_regions;
+use super::own::Own;
 use super::ranges;
 use super::tracking::{Copied, Tracking};
 use crate::sys::mapping::Mapping;
@@ -11,6 +12,7 @@ use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -22,11 +24,11 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 enum Backing {
     /// Nothing yet: only the addresses are there (a shell).
     Reserved,
-    /// A memory file nobody else has; writes go to it. Only a machine that was
-    /// booted and never forked is like this.
-    Own(File),
-    /// A frozen base under private pages.
-    Frozen(Arc<File>),
+    /// A memory file nobody else has. Only a machine that was booted and never forked is
+    /// like this.
+    Own(Own),
+    /// An image under private pages: what is mapped there, not all that was copied from.
+    Frozen(RamImage),
     /// An image that a clone is likely to want, put there before there is one.
     Primed(Primed),
 }
@@ -48,7 +50,7 @@ pub struct Ram {
 /// How much memory a machine's RAM takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// The frozen base: one and the same for all relatives, however much of it
+    /// The frozen image: one and the same for all relatives, however much of it
     /// each has looked at.
     pub shared: u64,
     /// Nobody else's.
@@ -59,13 +61,20 @@ pub struct Usage {
 #[derive(Debug, Default)]
 #[must_use = "retire it off the fork path"]
 pub struct Aside {
-    /// What a first freeze moved aside, and the base to seal when it is gone. Unmapping
-    /// it costs milliseconds per GiB.
-    moved: Option<(Mapping, Arc<File>)>,
+    /// Of a first freeze.
+    moved: Option<Moved>,
     /// Where a later one has copied to, and where to put another one.
     arena: Option<(Arena, Spare)>,
     /// Who keeps track of what is written, and how much was copied.
     tracking: Option<(Tracking, Arc<Pagemap>, Copied)>,
+}
+
+/// What a first freeze moved aside, and the base, which is sealed when that is gone.
+/// Unmapping it costs milliseconds per GiB.
+#[derive(Debug)]
+struct Moved {
+    mapping: Mapping,
+    base: Arc<File>,
 }
 
 /// Why RAM could not be made.
@@ -117,7 +126,7 @@ impl Ram {
         let file = memfd::create("hyperfork-ram", self.size())?;
         self.mapping.place_shared(&file)?;
         self.mapping.prefer_huge_pages();
-        self.backing = Backing::Own(file);
+        self.backing = Backing::Own(Own::new(file, &self.mapping)?);
         Ok(())
     }
 
@@ -130,8 +139,8 @@ impl Ram {
             Backing::Primed(primed) => Some(primed),
             _ => None,
         };
-        image.place(&mut self.mapping, primed)?;
-        self.backing = Backing::Frozen(image.base.clone());
+        let mapped = image.place(&mut self.mapping, primed)?;
+        self.backing = Backing::Frozen(mapped.image);
         Ok(())
     }
 
@@ -146,12 +155,24 @@ impl Ram {
         Ok(())
     }
 
+    /// Does what takes time of the first freeze, while the machine may run. There is nothing
+    /// to do before later ones.
+    ///
+    /// # Errors
+    /// When the host is out of memory. The machine's memory is then as before.
+    pub fn prepare_freeze(&mut self) -> io::Result<()> {
+        match &mut self.backing {
+            Backing::Own(own) => own.freeze(&mut self.mapping),
+            Backing::Reserved | Backing::Frozen(_) | Backing::Primed(_) => Ok(()),
+        }
+    }
+
     /// Freezes what the RAM holds now. The machine goes on privately on top of
     /// the result, at the same addresses. It must stand still meanwhile.
     ///
-    /// The first freeze takes time by the number of mapped page tables (0.25 ms
-    /// at 512 MiB); later ones by the number of pages written since the base was frozen
-    /// or, where these are many, since the last freeze.
+    /// It takes time by the number of pages written since the base was frozen or, where
+    /// these are many, since the last freeze; the first one also by the size of memory,
+    /// unless it was [prepared](Self::prepare_freeze).
     ///
     /// # Errors
     /// When the host is out of memory. The machine's memory is then as before.
@@ -160,34 +181,32 @@ impl Ram {
     /// On a shell, which holds nothing.
     pub fn freeze(&mut self) -> io::Result<(RamImage, Aside)> {
         let (mut image, mut aside) = self.freeze_base()?;
-        if aside.moved.is_some() {
-            return Ok((image, aside));
-        }
-        let (pagemap, spare) = (&self.pagemap, &self.spare);
-        let tracked = self.tracking.freeze(&self.mapping, pagemap, spare)?;
-        let (arena, copied) = match tracked {
-            Some((layers, arena, len)) => {
-                image.changes = layers;
-                (arena, Copied::New(len))
-            }
-            None => {
-                let ranges = pagemap.private_ranges(&self.mapping)?;
-                let len = ranges.iter().map(Range::len).sum();
-                let arena = (len > 0).then(|| spare.take(len)).transpose()?;
-                let arena = arena.map(|mut arena| {
-                    arena.copy_from(&self.mapping, &ranges);
-                    image.changes = Layers::of(ranges, arena.file().clone());
-                    arena
-                });
-                (arena, Copied::All(len))
-            }
-        };
-        aside.arena = arena.map(|arena| (arena, spare.clone()));
-        aside.tracking = Some((self.tracking.clone(), pagemap.clone(), copied));
+        let (changes, arena, copied) = self.copy_own_pages()?;
+        image.changes.put(changes);
+        aside.arena = arena.map(|arena| (arena, self.spare.clone()));
+        aside.tracking = Some((self.tracking.clone(), self.pagemap.clone(), copied));
         Ok((image, aside))
     }
 
-    /// As [`freeze`](Self::freeze), but what was written since the first one is not in
+    /// What lies in pages of the machine's own, on top of the frozen ones.
+    fn copy_own_pages(&self) -> io::Result<(Layers, Option<Arena>, Copied)> {
+        let (pagemap, spare) = (&self.pagemap, &self.spare);
+        let tracked = self.tracking.freeze(&self.mapping, pagemap, spare)?;
+        if let Some((layers, arena, len)) = tracked {
+            return Ok((layers, arena, Copied::New(len)));
+        }
+        let ranges = pagemap.private_ranges(&self.mapping)?;
+        let len = ranges.iter().map(Range::len).sum();
+        if len == 0 {
+            return Ok((Layers::default(), None, Copied::All(0)));
+        }
+        let mut arena = spare.take(len)?;
+        arena.copy_from(&self.mapping, &ranges);
+        let changes = Layers::of(ranges, arena.file().clone());
+        Ok((changes, Some(arena), Copied::All(len)))
+    }
+
+    /// As [`freeze`](Self::freeze), but what the machine has in pages of its own is not in
     /// the image: a child made by `fork(2)` [inherits](Self::inherit) it.
     ///
     /// # Errors
@@ -196,33 +215,35 @@ impl Ram {
     /// # Panics
     /// On a shell, which holds nothing.
     pub fn freeze_base(&mut self) -> io::Result<(RamImage, Aside)> {
+        self.prepare_freeze()?;
         let mut aside = Aside::default();
-        let base = match &self.backing {
+        let image = match mem::replace(&mut self.backing, Backing::Reserved) {
             Backing::Reserved | Backing::Primed(_) => panic!("a shell has no memory to freeze"),
-            Backing::Frozen(base) => base.clone(),
-            Backing::Own(file) => {
-                let base = Arc::new(file.try_clone()?);
-                let mapping = self.mapping.move_aside()?;
-                self.mapping.place_private(&base)?;
-                self.backing = Backing::Frozen(base.clone());
-                aside.moved = Some((mapping, base.clone()));
-                base
+            Backing::Frozen(image) => image,
+            Backing::Own(own) => {
+                let (base, mapping) = own.into_parts();
+                aside.moved = Some(Moved {
+                    mapping,
+                    base: base.clone(),
+                });
+                let changes = Layers::default();
+                RamImage { base, changes }
             }
         };
-        let changes = Layers::default();
-        Ok((RamImage { base, changes }, aside))
+        self.backing = Backing::Frozen(image.clone());
+        Ok((image, aside))
     }
 
     /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at
     /// the same addresses with all that was written since the parent's
-    /// [`freeze_base`](Self::freeze_base), of which `base` is.
+    /// [`freeze_base`](Self::freeze_base), of which `image` is.
     ///
     /// # Errors
     /// As [`Pagemap::open`].
-    pub fn inherit(&mut self, base: RamImage) -> io::Result<Self> {
+    pub fn inherit(&mut self, image: RamImage) -> io::Result<Self> {
         Ok(Self {
             memory: self.memory.clone(),
-            backing: Backing::Frozen(base.base),
+            backing: Backing::Frozen(image),
             spare: Spare::default(),
             pagemap: open_pagemap()?,
             tracking: Tracking::of(&self.mapping),
@@ -239,14 +260,14 @@ impl Ram {
         let allocated = |file: &File| file.metadata().map(|meta| meta.blocks() * 512);
         Ok(match &self.backing {
             Backing::Reserved | Backing::Primed(_) => Usage::default(),
-            Backing::Own(file) => Usage {
+            Backing::Own(own) => Usage {
                 shared: 0,
-                private: allocated(file)?,
+                private: allocated(own.file())?,
             },
-            Backing::Frozen(base) => {
+            Backing::Frozen(image) => {
                 let own = self.pagemap.private_ranges(&self.mapping)?;
                 Usage {
-                    shared: allocated(base)?,
+                    shared: allocated(&image.base)? + image.changes.len() as u64,
                     private: own.iter().map(|range| range.len() as u64).sum(),
                 }
             }
@@ -291,9 +312,8 @@ impl Aside {
     /// When the image cannot be sealed: somebody still has it mapped writable. When the
     /// host is out of memory.
     pub fn retire(self) -> io::Result<()> {
-        if let Some((mapping, base)) = self.moved {
-            drop(mapping);
-            memfd::seal(&*base)?;
+        if let Some(mut moved) = self.moved {
+            moved.seal()?;
         }
         let next = match self.tracking {
             Some((tracking, pagemap, copied)) => tracking.settle(copied, &pagemap)?,
@@ -304,6 +324,20 @@ impl Aside {
             spare.prepare(next)?;
         }
         Ok(())
+    }
+}
+
+impl Moved {
+    fn seal(&mut self) -> io::Result<()> {
+        drop(self.mapping.take());
+        memfd::seal(&*self.base)
+    }
+}
+
+impl Drop for Moved {
+    /// Nobody may write the base even if the fork came to nothing.
+    fn drop(&mut self) {
+        let _ = self.seal();
     }
 }
 
@@ -333,6 +367,7 @@ fn guest_memory(mapping: &Mapping, size: u64) -> Result<GuestMemoryMmap, MmapReg
 mod tests {
     use super::*;
     use crate::sys::userfault::Userfault;
+    use std::os::unix::fs::FileExt;
     use std::sync::atomic::{AtomicBool, Ordering};
     use vm_memory::{Bytes, GuestMemoryBackend};
 
@@ -436,6 +471,121 @@ mod tests {
         let mut clone = primed();
         clone.back_with(&strange).unwrap();
         assert_eq!(seen(&clone), [0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_first_freeze_can_be_prepared_while_the_machine_writes() {
+        const PAGES: u64 = 80 << 8;
+        let mut parent = Ram::reserve(PAGES * 0x1000).unwrap();
+        parent.back_with_zeroes().unwrap();
+        let memory = parent.memory().clone();
+        let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        let last = std::thread::scope(|scope| {
+            let guest = scope.spawn(|| {
+                let mut value = 0;
+                // All over the pieces, and the last page of one.
+                let pages = [0, 3, 8191, 8192, 12_345, PAGES - 1];
+                while !stop.load(Ordering::Relaxed) {
+                    value += 1;
+                    for page in pages {
+                        let address = GuestAddress(page * 0x1000);
+                        if value > 1 {
+                            // Nothing it has written is ever gone.
+                            let read: u64 = memory.read_obj(address).unwrap();
+                            assert_eq!(read, value - 1);
+                        }
+                        memory.write_obj(value, address).unwrap();
+                    }
+                    begun.store(true, Ordering::Relaxed);
+                }
+                value
+            });
+            while !begun.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            parent.prepare_freeze().unwrap();
+            stop.store(true, Ordering::Relaxed);
+            guest.join().unwrap()
+        });
+        let (image, aside) = parent.freeze().unwrap();
+        write(&parent, 0x3000, 0);
+        aside.retire().unwrap();
+        let mut clone = Ram::reserve(PAGES * 0x1000).unwrap();
+        clone.back_with(&image).unwrap();
+        let seen = [0, 3, 8191, 8192, 12_345, PAGES - 1].map(|page| read(&clone, page * 0x1000));
+        assert_eq!(seen, [last; 6]);
+    }
+
+    #[test]
+    fn the_base_is_sealed_even_if_the_fork_comes_to_nothing() {
+        let mut parent = Ram::reserve(SIZE).unwrap();
+        parent.back_with_zeroes().unwrap();
+        let (image, aside) = parent.freeze().unwrap();
+        drop(aside);
+        assert!(image.base.write_at(&[1], 0).is_err());
+    }
+
+    /// Long runs of pages are mapped into clones, short ones copied.
+    #[test]
+    fn a_long_line_of_clones_carries_runs_of_any_length() {
+        const PAGES: u64 = SIZE / 0x1000;
+        let mut machine = Ram::reserve(SIZE).unwrap();
+        machine.back_with_zeroes().unwrap();
+        let mut expected = vec![0; PAGES as usize];
+        let mut deepest = 0;
+        for generation in 1..80 {
+            let (start, len) = (generation * 17 % PAGES, generation * 11 % 40);
+            for page in start..(start + len).min(PAGES) {
+                write(&machine, page * 0x1000 + 8, generation);
+                expected[page as usize] = generation;
+            }
+            let (image, aside) = machine.freeze().unwrap();
+            deepest = deepest.max(image.changes.depth());
+            let touched = [0x3000..0x5000, 0x100_000..0x101_000];
+            let mut clone = Ram::reserve(SIZE).unwrap();
+            if generation % 3 > 0 {
+                clone.prime(&image, &touched).unwrap();
+            }
+            if generation % 3 > 1 {
+                // Primed for the clone before this one.
+                write(&machine, 0x3008, 1000 + generation);
+                write(&machine, 0x90_008, 1000 + generation);
+                let (image, _aside) = machine.freeze().unwrap();
+                expected[3] = 1000 + generation;
+                expected[0x90] = 1000 + generation;
+                clone.back_with(&image).unwrap();
+            } else {
+                clone.back_with(&image).unwrap();
+            }
+            // Neither what the parent writes then, nor what a sibling does, is seen.
+            let sibling = clone_of(&image);
+            for page in 0..PAGES {
+                write(&machine, page * 0x1000 + 8, u64::MAX);
+                write(&sibling, page * 0x1000 + 8, u64::MAX);
+            }
+            aside.retire().unwrap();
+            let pages = 0..PAGES;
+            let seen: Vec<_> = pages.map(|page| read(&clone, page * 0x1000 + 8)).collect();
+            assert_eq!(seen, expected, "generation {generation}");
+            machine = clone;
+        }
+        // So deep that all was copied once.
+        assert_eq!(deepest, super::super::image::MOST_FILES + 1);
+    }
+
+    #[test]
+    fn clones_share_what_is_mapped() {
+        let mut parent = Ram::reserve(SIZE).unwrap();
+        parent.back_with_zeroes().unwrap();
+        let (_, aside) = parent.freeze().unwrap();
+        drop(aside);
+        for page in 0..64 {
+            write(&parent, page * 0x1000, 1);
+        }
+        write(&parent, 0x200_000, 1);
+        let (image, _aside) = parent.freeze().unwrap();
+        assert_eq!(parent.usage().unwrap().private, 65 << 12);
+        assert_eq!(clone_of(&image).usage().unwrap().private, 1 << 12);
     }
 
     /// One page in three, in an order of its own each time.

@@ -99,7 +99,7 @@ impl Tracking {
         }
         let mut arena = spare.take(len)?;
         arena.copy_from(ram, &written);
-        layers.put(written.clone(), arena.file().clone());
+        layers.put(Layers::of(written.clone(), arena.file().clone()));
         // What is not protected counts as written, and is copied again next time.
         let _ = pagemap.protect(ram, &written);
         Ok(Some((layers.clone(), Some(arena), len)))

@@ -80,7 +80,7 @@ impl Mapping {
     /// # Errors
     /// As `mmap(2)` and `madvise(2)`.
     pub fn place_shared(&mut self, file: impl AsFd) -> io::Result<()> {
-        self.place(file, MapFlags::SHARED)?;
+        self.place(0..self.len, file, 0, MapFlags::SHARED)?;
         keep_from_children(self.base.as_ptr(), self.len)
     }
 
@@ -95,45 +95,71 @@ impl Mapping {
     /// # Errors
     /// As `mmap(2)`.
     pub fn place_private(&mut self, file: impl AsFd) -> io::Result<()> {
-        self.place(file, MapFlags::PRIVATE)
+        self.place_private_part(0..self.len, file, 0)
     }
 
-    fn place(&mut self, file: impl AsFd, sharing: MapFlags) -> io::Result<()> {
+    /// Puts what `file` holds from `offset` on into `range`, private.
+    ///
+    /// # Errors
+    /// As `mmap(2)`.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn place_private_part(
+        &mut self,
+        range: Range<usize>,
+        file: impl AsFd,
+        offset: u64,
+    ) -> io::Result<()> {
+        self.place(range, file, offset, MapFlags::PRIVATE)
+    }
+
+    fn place(
+        &mut self,
+        range: Range<usize>,
+        file: impl AsFd,
+        offset: u64,
+        sharing: MapFlags,
+    ) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: MAP_FIXED replaces only our own range; its users hold raw addresses
         // and no references, so new contents under them are what is asked for.
         unsafe {
             rustix::mm::mmap(
-                self.base.as_ptr().cast(),
-                self.len,
+                self.base.as_ptr().add(range.start).cast(),
+                range.len(),
                 ProtFlags::READ | ProtFlags::WRITE,
                 sharing | MapFlags::FIXED | MapFlags::NORESERVE,
                 file,
-                0,
+                offset,
             )?;
         }
         Ok(())
     }
 
-    /// Moves what is mapped here to other addresses, page tables and all, and
-    /// leaves this range reserved. Mapping over a populated range instead would
-    /// tear down its page tables while the guest waits.
+    /// Moves what is mapped in `range` to the same place in `aside`, page tables and all.
+    /// The file that was mapped here still is, without page tables. Mapping over a
+    /// populated range instead would tear them down while the guest waits.
     ///
     /// # Errors
     /// As `mremap(2)`.
-    pub fn move_aside(&mut self) -> io::Result<Mapping> {
-        let aside = Mapping::reserve(self.len)?;
+    ///
+    /// # Panics
+    /// When the range is not inside both mappings.
+    pub fn move_aside(&mut self, range: Range<usize>, aside: &mut Self) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len.min(aside.len));
         // SAFETY: both ranges are ours and of one length. DONTUNMAP leaves the old
-        // range mapped (and empty), so no other thread can be given its addresses.
+        // range mapped, so no other thread can be given its addresses.
         unsafe {
             rustix::mm::mremap_fixed(
-                self.base.as_ptr().cast(),
-                self.len,
-                self.len,
+                self.base.as_ptr().add(range.start).cast(),
+                range.len(),
+                range.len(),
                 MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP,
-                aside.base.as_ptr().cast(),
+                aside.base.as_ptr().add(range.start).cast(),
             )?;
         }
-        Ok(aside)
+        Ok(())
     }
 
     /// Takes what is mapped here over, private pages included, and leaves nothing. The

@@ -18,7 +18,7 @@ use super::owner::{Owner, Task};
 use super::record;
 use super::rundir::RunDirError;
 use crate::identity;
-use crate::machine::{Capture, MachineError};
+use crate::machine::{Capture, Machine, MachineError, Paused};
 use crate::memory::ram::Aside;
 use crate::one_line;
 use crate::snapshot::{MachineState, Primer};
@@ -160,7 +160,7 @@ fn await_births(
 /// Stops the VM, captures it, and lets it go on as it was. With the capture comes how much
 /// of the main program's output is in the log at that moment.
 fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, u64, Times), ForkError> {
-    let mut paused = owner.machine.pause();
+    let mut paused = pause(&mut owner.machine);
     let since = paused.since();
     let stands_still = Monotonic::now();
     let capture = paused.capture();
@@ -180,6 +180,15 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, u64, Times
         image_us: capture.image_us,
     };
     Ok((capture, logged, times))
+}
+
+/// Stops the machine, after what can be done for its capture while it runs.
+fn pause(machine: &mut Machine) -> Paused<'_> {
+    if let Err(error) = machine.prepare_capture() {
+        // It stands still longer for it.
+        eprintln!("{}", one_line(&error));
+    }
+    machine.pause()
 }
 
 fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {
