@@ -281,12 +281,21 @@ impl Machine {
         }
     }
 
-    /// Does of its first capture what can be done while it runs.
+    /// Does of a [capture](Paused::capture) what can be done while it runs.
     ///
     /// # Errors
-    /// [`MachineError::Host`]. The machine is as it was.
+    /// [`MachineError::Host`]. A capture only takes longer then.
     pub fn prepare_capture(&mut self) -> Result<(), MachineError> {
         let prepared = self.ram.prepare_freeze();
+        prepared.map_err(MachineError::host("freezing memory"))
+    }
+
+    /// The same for a [capture for children](Paused::capture_for_children).
+    ///
+    /// # Errors
+    /// As [`prepare_capture`](Self::prepare_capture).
+    pub fn prepare_capture_for_children(&mut self) -> Result<(), MachineError> {
+        let prepared = self.ram.prepare_freeze_base();
         prepared.map_err(MachineError::host("freezing memory"))
     }
 

@@ -10,6 +10,7 @@ use super::tracking::{Copied, Tracking};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
+use crate::sys::statm::Statm;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -42,6 +43,7 @@ pub struct Ram {
     spare: Spare,
     /// Tell which they are.
     pagemap: Arc<Pagemap>,
+    statm: Statm,
     tracking: Tracking,
     // After `memory`, which points into it.
     mapping: Mapping,
@@ -113,6 +115,7 @@ impl Ram {
             backing: Backing::Reserved,
             spare: Spare::default(),
             pagemap: open_pagemap().map_err(|source| RamError::Map { size, source })?,
+            statm: Statm::open().map_err(|source| RamError::Map { size, source })?,
             tracking: Tracking::of(&mapping),
             mapping,
         })
@@ -155,12 +158,23 @@ impl Ram {
         Ok(())
     }
 
-    /// Does what takes time of the first freeze, while the machine may run. There is nothing
-    /// to do before later ones.
+    /// Does of a [`freeze`](Self::freeze) what takes long, while the machine may run.
     ///
     /// # Errors
-    /// When the host is out of memory. The machine's memory is then as before.
+    /// When the host is out of memory. The freeze only takes longer then.
     pub fn prepare_freeze(&mut self) -> io::Result<()> {
+        match &self.backing {
+            Backing::Frozen(_) => self.tracking.prepare(&self.pagemap, &self.statm),
+            _ => self.prepare_freeze_base(),
+        }
+    }
+
+    /// Does of a [`freeze_base`](Self::freeze_base) what takes long, while the machine may
+    /// run.
+    ///
+    /// # Errors
+    /// As [`prepare_freeze`](Self::prepare_freeze).
+    pub fn prepare_freeze_base(&mut self) -> io::Result<()> {
         match &mut self.backing {
             Backing::Own(own) => own.freeze(&mut self.mapping),
             Backing::Reserved | Backing::Frozen(_) | Backing::Primed(_) => Ok(()),
@@ -192,11 +206,11 @@ impl Ram {
     fn copy_own_pages(&self) -> io::Result<(Layers, Option<Arena>, Copied)> {
         let (pagemap, spare) = (&self.pagemap, &self.spare);
         let tracked = self.tracking.freeze(&self.mapping, pagemap, spare)?;
-        if let Some((layers, arena, len)) = tracked {
-            return Ok((layers, arena, Copied::New(len)));
+        if let Some(tracked) = tracked {
+            return Ok(tracked);
         }
         let ranges = pagemap.private_ranges(&self.mapping)?;
-        let len = ranges.iter().map(Range::len).sum();
+        let len = ranges::len(&ranges);
         if len == 0 {
             return Ok((Layers::default(), None, Copied::All(0)));
         }
@@ -215,7 +229,7 @@ impl Ram {
     /// # Panics
     /// On a shell, which holds nothing.
     pub fn freeze_base(&mut self) -> io::Result<(RamImage, Aside)> {
-        self.prepare_freeze()?;
+        self.prepare_freeze_base()?;
         let mut aside = Aside::default();
         let image = match mem::replace(&mut self.backing, Backing::Reserved) {
             Backing::Reserved | Backing::Primed(_) => panic!("a shell has no memory to freeze"),
@@ -246,6 +260,7 @@ impl Ram {
             backing: Backing::Frozen(image),
             spare: Spare::default(),
             pagemap: open_pagemap()?,
+            statm: Statm::open()?,
             tracking: Tracking::of(&self.mapping),
             mapping: self.mapping.take(),
         })
@@ -609,6 +624,13 @@ mod tests {
                 write(&parent, page * 0x1000 + 8, round);
                 expected[page as usize] = round;
             }
+            if round % 3 > 0 {
+                parent.prepare_freeze().unwrap();
+                for page in scattered(round + 1).take(round as usize % 20) {
+                    write(&parent, page * 0x1000 + 8, round);
+                    expected[page as usize] = round;
+                }
+            }
             was_tracked += u32::from(parent.tracking.is_on());
             let (image, aside) = parent.freeze().unwrap();
             // What comes later is in no clone.
@@ -656,6 +678,9 @@ mod tests {
                     }
                 });
                 aside.retire().unwrap();
+                if round % 2 > 0 {
+                    parent.prepare_freeze().unwrap();
+                }
                 stop.store(true, Ordering::Relaxed);
                 guest.join().unwrap()
             });

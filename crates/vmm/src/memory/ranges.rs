@@ -12,6 +12,11 @@ pub(super) fn are_ordered_within(ranges: &[Range<usize>], end: usize) -> bool {
     })
 }
 
+/// How many bytes they are.
+pub(super) fn len(ranges: &[Range<usize>]) -> usize {
+    ranges.iter().map(Range::len).sum()
+}
+
 /// What of `all` is not in `other`.
 pub(super) fn without(all: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut rest = Vec::new();

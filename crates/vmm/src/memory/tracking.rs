@@ -8,11 +8,15 @@
 
 use super::arena::{Arena, Spare};
 use super::layers::Layers;
+use super::ranges;
 use crate::sys::mapping::{Alias, Mapping};
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
+use crate::sys::statm::Statm;
 use crate::sys::userfault::Userfault;
 use std::io;
+use std::mem;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +42,8 @@ struct Tracked {
     /// since are told. (A page that were taken from the RAM would still be in here: only
     /// what is not frozen yet can be given back.)
     layers: Layers,
+    /// Bytes of them that were [copied ahead](Tracking::prepare) since the last freeze.
+    ahead: usize,
     _watch: Userfault,
 }
 
@@ -46,12 +52,15 @@ struct Tracked {
 pub(super) enum Copied {
     /// All that the machine has written since the base was frozen.
     All(usize),
-    /// Only what it has written since the last freeze.
-    New(usize),
+    /// Only what it has written since the last freeze; of that, some was copied ahead.
+    New { len: usize, ahead: usize },
 }
 
 /// [`Tracker::least`], usually: 16 MiB take 3 ms.
 const LEAST: usize = 16 << 20;
+/// Of what a tracked machine has written, this part of [`Tracker::least`] is copied ahead:
+/// 4 MiB take 1 ms.
+const MUCH: usize = 4;
 /// Files on top of each other before they are made one.
 const DEEPEST: usize = 8;
 /// After tracking has turned out to be of no use.
@@ -74,6 +83,19 @@ impl Tracking {
         *self.lock() = Tracker::default();
     }
 
+    /// Before a freeze, while the machine runs: copies what would have to be copied while it
+    /// stands still, if that is much. What it writes meanwhile is copied again then.
+    ///
+    /// # Errors
+    /// When the host is out of memory. The freeze then copies more.
+    pub(super) fn prepare(&self, pagemap: &Pagemap, statm: &Statm) -> io::Result<()> {
+        match self.0.try_lock() {
+            Ok(mut tracker) => tracker.prepare(pagemap, statm),
+            // Whoever works on it does just that.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Where the RAM, which stands still, is tracked: all that differs from its base, of
     /// which what is new has been copied into the arena.
     ///
@@ -84,25 +106,29 @@ impl Tracking {
         ram: &Mapping,
         pagemap: &Pagemap,
         spare: &Spare,
-    ) -> io::Result<Option<(Layers, Option<Arena>, usize)>> {
+    ) -> io::Result<Option<(Layers, Option<Arena>, Copied)>> {
         // Whoever works on it takes longer than copying everything.
         let Ok(mut tracker) = self.0.try_lock() else {
             return Ok(None);
         };
-        let Some(Tracked { layers, .. }) = &mut tracker.tracked else {
+        let Some(Tracked { layers, ahead, .. }) = &mut tracker.tracked else {
             return Ok(None);
         };
         let written = pagemap.written_ranges(ram)?;
-        let len = written.iter().map(ExactSizeIterator::len).sum();
-        if len == 0 {
-            return Ok(Some((layers.clone(), None, 0)));
-        }
-        let mut arena = spare.take(len)?;
+        let len = ranges::len(&written);
+        let arena = (len > 0).then(|| spare.take(len)).transpose()?;
+        let copied = Copied::New {
+            len,
+            ahead: mem::take(ahead),
+        };
+        let Some(mut arena) = arena else {
+            return Ok(Some((layers.clone(), None, copied)));
+        };
         arena.copy_from(ram, &written);
         layers.put(Layers::of(written.clone(), arena.file().clone()));
         // What is not protected counts as written, and is copied again next time.
         let _ = pagemap.protect(ram, &written);
-        Ok(Some((layers.clone(), Some(arena), len)))
+        Ok(Some((layers.clone(), Some(arena), copied)))
     }
 
     /// Begins, ends, or tidies up, after a freeze and while the machine runs. Tells how many
@@ -119,11 +145,13 @@ impl Tracking {
             _ => usize::MAX,
         };
         match (copied, &mut tracker.tracked) {
-            (Copied::New(len), Some(tracked)) if len * 2 > tracked.layers.len() => {
+            (Copied::New { len, ahead }, Some(tracked))
+                if (len + ahead) * 2 > tracked.layers.len() =>
+            {
                 tracker.tracked = None;
                 tracker.not_before = FORKS_UNTIL_NEXT_TRY;
             }
-            (Copied::New(_), Some(tracked)) if tracked.layers.depth() > DEEPEST => {
+            (Copied::New { .. }, Some(tracked)) if tracked.layers.depth() > DEEPEST => {
                 tracked.layers = flattened(&tracked.layers)?;
             }
             (Copied::All(len), None) if len >= worth_at => tracker.begin(pagemap)?,
@@ -131,7 +159,7 @@ impl Tracking {
         }
         Ok(match (copied, &tracker.tracked) {
             (Copied::All(_), Some(_)) => 0,
-            (Copied::All(len) | Copied::New(len), _) => len,
+            (Copied::All(len) | Copied::New { len, .. }, _) => len,
         })
     }
 
@@ -141,8 +169,34 @@ impl Tracking {
 }
 
 impl Tracker {
-    /// Protects what there is, then copies it. A page that is written meanwhile counts as
-    /// written, so it does not matter how its copy turns out.
+    fn prepare(&mut self, pagemap: &Pagemap, statm: &Statm) -> io::Result<()> {
+        let Some(ram) = &self.ram else { return Ok(()) };
+        let Some(tracked) = &mut self.tracked else {
+            return match self.not_before == 0 && statm.anonymous()? >= self.least {
+                true => self.begin(pagemap),
+                false => Ok(()),
+            };
+        };
+        let written = pagemap.written_ranges(ram)?;
+        let len = ranges::len(&written);
+        if len < self.least / MUCH {
+            return Ok(());
+        }
+        match copied_out(ram, pagemap, written) {
+            Ok(layers) => {
+                tracked.layers.put(layers);
+                tracked.ahead += len;
+                Ok(())
+            }
+            Err(error) => {
+                // Some may be protected, and in no layer.
+                self.tracked = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// From here on writes are noticed.
     fn begin(&mut self, pagemap: &Pagemap) -> io::Result<()> {
         let Some(ram) = &self.ram else { return Ok(()) };
         let Ok(watch) = Userfault::watch(ram) else {
@@ -151,20 +205,27 @@ impl Tracker {
             return Ok(());
         };
         let ranges = pagemap.private_ranges(ram)?;
-        pagemap.protect(ram, &ranges)?;
-        let file = memfd::create("hyperfork-changes", 0)?;
-        let mut offset = 0;
-        for range in &ranges {
-            ram.write_out(range.clone(), &file, offset)?;
-            offset += range.len() as u64;
-        }
-        memfd::seal(&file)?;
         self.tracked = Some(Tracked {
-            layers: Layers::of(ranges, Arc::new(file)),
+            layers: copied_out(ram, pagemap, ranges)?,
+            ahead: 0,
             _watch: watch,
         });
         Ok(())
     }
+}
+
+/// What a machine has in `ranges`. They are protected first: a page that is written meanwhile
+/// counts as written, so it does not matter how its copy turns out.
+fn copied_out(ram: &Mapping, pagemap: &Pagemap, ranges: Vec<Range<usize>>) -> io::Result<Layers> {
+    pagemap.protect(ram, &ranges)?;
+    let file = memfd::create("hyperfork-changes", 0)?;
+    let mut offset = 0;
+    for range in &ranges {
+        ram.write_out(range.clone(), &file, offset)?;
+        offset += range.len() as u64;
+    }
+    memfd::seal(&file)?;
+    Ok(Layers::of(ranges, Arc::new(file)))
 }
 
 /// The same contents in one file.

@@ -12,6 +12,7 @@ pub mod pagemap;
 pub mod sched;
 pub mod scm;
 pub mod signals;
+pub mod statm;
 pub mod tap;
 pub mod userfault;
 

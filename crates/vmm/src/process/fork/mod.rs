@@ -1,8 +1,8 @@
 //! The fork path, from request to report (HyperFork paper, section 4.1).
 //!
 //! 1. [`fork`] asks the pool for [shells];
-//! 2. meanwhile the parent pauses, is [captured](crate::machine::Paused::capture)
-//!    and goes on;
+//! 2. meanwhile the parent [prepares](crate::machine::Machine::prepare_capture) what it
+//!    can, pauses, is [captured](crate::machine::Paused::capture) and goes on;
 //! 3. each shell gets a name and the capture, of which it
 //!    [restores](crate::machine::Machine::restore) a clone;
 //! 4. a thread waits for the [births].
@@ -18,7 +18,7 @@ use super::owner::{Owner, Task};
 use super::record;
 use super::rundir::RunDirError;
 use crate::identity;
-use crate::machine::{Capture, Machine, MachineError, Paused};
+use crate::machine::{Capture, MachineError};
 use crate::memory::ram::Aside;
 use crate::one_line;
 use crate::snapshot::{MachineState, Primer};
@@ -160,7 +160,8 @@ fn await_births(
 /// Stops the VM, captures it, and lets it go on as it was. With the capture comes how much
 /// of the main program's output is in the log at that moment.
 fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, u64, Times), ForkError> {
-    let mut paused = pause(&mut owner.machine);
+    prepared(owner.machine.prepare_capture());
+    let mut paused = owner.machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
     let capture = paused.capture();
@@ -182,13 +183,11 @@ fn capture(owner: &mut Owner, arrival: Monotonic) -> Result<(Capture, u64, Times
     Ok((capture, logged, times))
 }
 
-/// Stops the machine, after what can be done for its capture while it runs.
-fn pause(machine: &mut Machine) -> Paused<'_> {
-    if let Err(error) = machine.prepare_capture() {
-        // It stands still longer for it.
+/// A machine that could not prepare its capture stands still longer for it.
+fn prepared(result: Result<(), MachineError>) {
+    if let Err(error) = result {
         eprintln!("{}", one_line(&error));
     }
-    machine.pause()
 }
 
 fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {

@@ -15,7 +15,7 @@ use super::super::rundir::{Claim, RunDir};
 use super::super::vm_main::{Born, Waiting, live_as};
 use super::births::Births;
 use super::shells::{Names, Shell};
-use super::{ForkError, Times, await_births, birth_of, capture_failed, pause};
+use super::{ForkError, Times, await_births, birth_of, capture_failed, prepared};
 use crate::kvm::Host;
 use crate::machine::{self, Capture, Machine, MachineError, Paused, Restored};
 use crate::memory::ram::Aside;
@@ -119,7 +119,8 @@ fn fork_each(
     unborn: Vec<Unborn>,
     arrival: Monotonic,
 ) -> Result<Forked, ForkError> {
-    let mut paused = pause(&mut owner.machine);
+    prepared(owner.machine.prepare_capture_for_children());
+    let mut paused = owner.machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
     let logged = owner.output.logged();
