@@ -30,7 +30,8 @@ struct Tracker {
     ram: Option<Alias>,
     /// While writes are noticed.
     tracked: Option<Tracked>,
-    /// Machines that have written less, in bytes, are not tracked.
+    /// Machines that have written less, in bytes, are not tracked, and of those that are
+    /// no less is copied ahead.
     least: usize,
     /// Forks until it is worth another try.
     not_before: u32,
@@ -58,9 +59,6 @@ pub(super) enum Copied {
 
 /// [`Tracker::least`], usually: 16 MiB take 3 ms.
 const LEAST: usize = 16 << 20;
-/// Of what a tracked machine has written, this part of [`Tracker::least`] is copied ahead:
-/// 4 MiB take 1 ms.
-const MUCH: usize = 4;
 /// Files on top of each other before they are made one.
 const DEEPEST: usize = 8;
 /// After tracking has turned out to be of no use.
@@ -179,7 +177,7 @@ impl Tracker {
         };
         let written = pagemap.written_ranges(ram)?;
         let len = ranges::len(&written);
-        if len < self.least / MUCH {
+        if len < self.least {
             return Ok(());
         }
         match copied_out(ram, pagemap, written) {
