@@ -61,6 +61,7 @@ mod tests {
             dirty_pages: vec![0],
             clones: vec![1],
             depth: vec![0],
+            first: false,
             strategies: vec![Method::Image],
             n: 1,
         };

@@ -179,6 +179,7 @@ mod tests {
             strategies: vec![Method::Image, Method::ProcessFork],
             clones: vec![1, 64],
             depth: vec![0, 10],
+            first: false,
             n: 1,
         };
         let costs: Vec<_> = plan.rows().iter().map(Cost::of).collect();

@@ -22,6 +22,8 @@ pub(super) enum Lane {
         clones: u32,
         stock: Stock,
     },
+    /// A parent booted for each.
+    Firsts(Strategy, Stock),
     /// A VM booted for each.
     Boots(State, Stock),
     /// A machine captured once, in this very process.
@@ -55,6 +57,9 @@ impl Lane {
                 return Ok(Self::Raw(Box::new(template)));
             }
         };
+        if row.first {
+            return Ok(Self::Firsts(strategy, stock(vms)?));
+        }
         let booted = vms.boot(guest, plan.vcpus, row.memory_mib, &row.options())?;
         let mut line = vec![booted.info.name];
         let opened = descend(&mut line, row.depth, strategy, vms).and_then(|parent| {
@@ -101,6 +106,13 @@ impl Lane {
                 self.settle(vms);
                 sample
             }
+            Self::Firsts(strategy, _) => {
+                let booted = vms.boot(guest, row.vcpus, row.memory_mib, &row.options())?;
+                self.settle(vms);
+                let sample = fork(&booted.info.name, *strategy, row.clones, vms);
+                vms.remove(&booted.info.name);
+                sample
+            }
             Self::Boots(state, _) => {
                 if *state == State::Cold {
                     drop_page_cache()?;
@@ -122,7 +134,9 @@ impl Lane {
     /// Waits until nothing is done any more for the last sample.
     fn settle(&self, vms: &Vms<'_>) {
         match self {
-            Self::Forks { stock, .. } | Self::Boots(_, stock) => stock.settle(vms),
+            Self::Forks { stock, .. } | Self::Firsts(_, stock) | Self::Boots(_, stock) => {
+                stock.settle(vms);
+            }
             Self::Raw(_) => {}
         }
     }

@@ -48,6 +48,9 @@ pub struct ForkPlan {
     /// How many generations a parent is away from the VM that was booted, each.
     #[serde(default = "booted")]
     pub depth: Vec<u32>,
+    /// Whether each parent is forked only once: with all its memory to freeze.
+    #[serde(default)]
+    pub first: bool,
     /// Samples per row.
     pub n: usize,
 }

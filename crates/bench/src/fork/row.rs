@@ -39,6 +39,9 @@ pub struct ForkRow {
     /// How many generations the parent was away from the VM that was booted.
     #[serde(default)]
     pub depth: u32,
+    /// Whether each sample is the first fork of a parent.
+    #[serde(default)]
+    pub first: bool,
     /// Virtual CPUs.
     pub vcpus: u8,
     /// Number of samples.
@@ -102,6 +105,7 @@ impl ForkRow {
             written_pages: work.map_or(0, |work| guest::marked(&work)),
             clones,
             depth,
+            first: plan.first && matches!(strategy, Method::Image | Method::ProcessFork),
             vcpus: plan.vcpus,
             n: 0,
             from_pool: 0,
@@ -142,7 +146,8 @@ impl ForkRow {
             0 => String::new(),
             depth => format!(", depth {depth}"),
         };
-        format!("{}{clones}{depth}", self.strategy)
+        let first = if self.first { ", first fork" } else { "" };
+        format!("{}{clones}{depth}{first}", self.strategy)
     }
 
     /// How many of `n` samples are there, or never will be.
@@ -164,6 +169,7 @@ impl Row for ForkRow {
         "vcpus",
         "clones",
         "depth",
+        "first",
     ];
     const VALUES: &'static [&'static str] = &[
         "per_clone_us",
@@ -236,6 +242,7 @@ mod tests {
             strategies: vec![Method::ProcessFork, Method::Boot],
             clones: vec![4],
             depth: vec![10],
+            first: false,
             n: 2,
         };
         let mut rows = plan.rows();

@@ -112,6 +112,10 @@ pub(crate) struct BenchFork {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0",
           value_parser = clap::value_parser!(u32).range(0..=MAX_DEPTH))]
     depth: Vec<u32>,
+    /// Boot a parent for each sample, and take its first fork: the one that has all of
+    /// its memory to freeze
+    #[arg(long, conflicts_with_all = ["dirty_pages", "depth"])]
+    first: bool,
     /// Samples of each
     #[arg(short, value_name = "N", default_value_t = 100, value_parser = samples())]
     n: usize,

@@ -18,7 +18,10 @@ impl BenchFork {
             true => [&LINUX_METHODS[..], &[Method::Raw]].concat(),
             false => LINUX_METHODS.to_vec(),
         };
-        let dirty_pages = if nano { vec![0, 1000] } else { vec![0] };
+        let dirty_pages = match nano && !self.first {
+            true => vec![0, 1000],
+            false => vec![0],
+        };
         ForkPlan {
             guest: self.guests.guest.clone(),
             vcpus: self.guests.cpus,
@@ -28,6 +31,7 @@ impl BenchFork {
             strategies: or(distinct(&self.strategy), methods),
             clones: distinct(&self.clones),
             depth: distinct(&self.depth),
+            first: self.first,
             n: self.n,
         }
     }
@@ -45,6 +49,7 @@ impl BenchBoot {
             strategies: vec![Method::Boot],
             clones: vec![1],
             depth: vec![0],
+            first: false,
             n: self.n,
         }
     }
@@ -161,6 +166,8 @@ mod tests {
         assert_eq!(asked.dirty_pages, [7]);
         let asked = fork(&["fork", "--clones", "64,256,64", "--depth", "0,1,10"]);
         assert_eq!((asked.clones, asked.depth), (vec![64, 256], vec![0, 1, 10]));
+        let asked = fork(&["fork", "--first"]);
+        assert_eq!((asked.first, asked.dirty_pages), (true, vec![0]));
     }
 
     #[test]
@@ -188,6 +195,8 @@ mod tests {
             &["fork", "--clones", "0"],
             &["fork", "--clones", "2000"],
             &["fork", "--depth", "1000"],
+            &["fork", "--first", "--dirty-pages", "10"],
+            &["fork", "--first", "--depth", "1"],
             &["cow", "--strategy", "boot"],
             &["density", "-n", "2000"],
         ] {
