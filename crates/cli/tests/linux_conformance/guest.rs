@@ -38,8 +38,13 @@ pub(crate) struct Guest<'a> {
 impl<'a> Guest<'a> {
     /// Boots with two CPUs, the witness, and a kernel that says all it has to say.
     pub(crate) fn boot(user: &'a User, name: &str, more: &[&str]) -> Self {
+        Self::boot_with_cpus(user, name, "2", more)
+    }
+
+    /// The same, with so many CPUs.
+    pub(crate) fn boot_with_cpus(user: &'a User, name: &str, cpus: &str, more: &[&str]) -> Self {
         let mut args = vec!["run", "-d", "--quiet", "--name", name];
-        args.extend(["--cpus", "2", "--memory", "256MiB"]);
+        args.extend(["--cpus", cpus, "--memory", "256MiB"]);
         args.extend(more);
         assert_eq!(user.ok(&args), format!("{name}\n"));
         let guest = Self::named(user, name);

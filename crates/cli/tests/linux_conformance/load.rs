@@ -38,6 +38,15 @@ fn programs_on_all_cpus_find_their_memory_and_registers_after_every_of_many_fork
 }
 
 #[test]
+fn three_cpus_hear_of_memory_that_is_gone() {
+    let user = User::new();
+    // With two, one has only one other to tell.
+    let guest = Guest::boot_with_cpus(&user, "p", "3", &[]);
+    assert_eq!(guest.ask(&["witness", "unmap", "3"]), "done\n");
+    guest.must_be_at_peace();
+}
+
+#[test]
 fn idle_cpus_lose_no_interrupt_of_a_timer_or_of_each_other_in_any_of_many_forks() {
     fork_watched(&INTERRUPTS);
 }

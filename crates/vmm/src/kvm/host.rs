@@ -26,6 +26,14 @@ pub struct Host {
     tsc_deadline: bool,
 }
 
+/// The CPUID leaf that tells what KVM has for its guests (cpuid.rst).
+const KVM_FEATURES: u32 = 0x4000_0001;
+
+/// Of these what guests do by hypercalls: wake a CPU, flush another's TLB, interrupt several
+/// at once, yield to one. On a PVM host no hypercall of an emulated kernel ever returns, so a
+/// guest with more than two CPUs would hang as soon as two are to hear of the same thing.
+const BY_HYPERCALL: u32 = 1 << 7 | 1 << 9 | 1 << 11 | 1 << 13;
+
 /// Capabilities without which nothing works.
 const NEEDED: [(Cap, &str); 9] = [
     (Cap::Irqchip, "an in-kernel interrupt controller"),
@@ -100,6 +108,7 @@ impl Host {
                 0xb | 0x1f => entry.edx = u32::from(index),
                 // AMD APM vol. 3, extended APIC ID.
                 0x8000_001e => entry.eax = u32::from(index),
+                KVM_FEATURES if self.kind == HostKind::Pvm => entry.eax &= !BY_HYPERCALL,
                 _ => {}
             }
         }

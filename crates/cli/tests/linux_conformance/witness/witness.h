@@ -47,6 +47,7 @@ void files_part(void);
 
 /* What can be called by itself. */
 int timers_main(char **arguments);
+int unmap_main(char **arguments);
 int verify_main(char **arguments);
 int random_main(char **arguments);
 int notice_main(char **arguments);
