@@ -2,6 +2,7 @@
 //! use it.
 #![allow(unsafe_code)]
 
+pub(crate) mod clock;
 pub(crate) mod ioctl;
 pub(crate) mod port;
 pub(crate) mod signals;
