@@ -16,7 +16,7 @@ static void *on_cpu(void *argument)
 
 int unmap_main(char **arguments)
 {
-    enum { ROUNDS = 30, SIZE = 64 * 1024 };
+    enum { ROUNDS = 10, SIZE = 64 * 1024 };
     int cpus = atoi(arguments[0]);
     pin(0);
     for (intptr_t cpu = 1; cpu < cpus; cpu++)
