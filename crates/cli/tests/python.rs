@@ -7,7 +7,10 @@ use support::{User, eventually};
 #[test]
 fn the_demonstration_forks_python_while_it_runs() {
     let user = User::new();
-    let shown = user.ok(&["demo", "-n", "3"]);
+    let ended = user.run(&["demo", "-n", "3"]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(!ended.stderr.contains("Warning"), "{}", ended.stderr);
+    let shown = ended.stdout;
     for wanted in [
         "numpy.linalg.inv",
         "numpy.roots",

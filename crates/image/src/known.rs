@@ -48,6 +48,10 @@ pub(crate) fn images() -> Vec<ImageRecipe> {
                     include_str!("../../../guest/images/python/hyperfork.py"),
                 ),
                 text(
+                    "usr/lib/python3.11/sitecustomize.py",
+                    include_str!("../../../guest/images/python/sitecustomize.py"),
+                ),
+                text(
                     "usr/lib/hyperfork/env",
                     include_str!("../../../guest/images/python/env"),
                 ),
