@@ -1,6 +1,5 @@
 //! The guest's machine: how it becomes a machine of its own, and how it ends.
 
-use crate::clock::Clock;
 use crate::identity_file::IdentityFile;
 use crate::log;
 use crate::machine::Machine;
@@ -13,11 +12,18 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How far behind the host's time the clock may be.
+const MAX_BEHIND: Duration = Duration::from_millis(5);
+
+/// How far ahead it may be. More, since the time was told a while ago.
+const MAX_AHEAD: Duration = Duration::from_secs(1);
 
 /// How long programs have to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,7 +37,6 @@ pub(crate) struct Pid1 {
     random: std::io::Result<File>,
     identity_file: IdentityFile,
     card: Card,
-    clock: Clock,
 }
 
 impl Pid1 {
@@ -43,7 +48,6 @@ impl Pid1 {
                 Path::new(IDENTITY_PATH).parent().unwrap_or(Path::new("/")),
             ),
             card: Card::default(),
-            clock: Clock::default(),
         }
     }
 
@@ -71,8 +75,7 @@ impl Machine for Pid1 {
         self.reseed(&identity.seed)?;
         let name = identity.name.as_str();
         sethostname(name.as_bytes()).map_err(|error| failed("hostname", error))?;
-        let set = self.clock.set(realtime_ns);
-        set.map_err(|error| failed("clock", error))?;
+        set_clock(Duration::from_nanos(realtime_ns)).map_err(|error| failed("clock", error))?;
         if let Some(network) = &identity.network {
             let set_up = self.card.set_up(network);
             set_up.map_err(|error| failed("network", error))?;
@@ -89,12 +92,6 @@ impl Machine for Pid1 {
             log::error(format_args!(
                 "connections of the machine this one was cloned from: {error}"
             ));
-        }
-    }
-
-    fn follow_host(&mut self) {
-        if let Err(error) = self.clock.follow() {
-            log::error(format_args!("the clock cannot be set: {error}"));
         }
     }
 
@@ -117,6 +114,20 @@ impl Machine for Pid1 {
             log::error(format_args!("the machine cannot be ended: {error}"));
         }
     }
+}
+
+fn set_clock(realtime: Duration) -> Result<(), Errno> {
+    // Before 1970 is certainly wrong, and far enough behind to be set.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    if now + MAX_BEHIND >= realtime && now <= realtime + MAX_AHEAD {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: realtime.as_secs() as i64,
+        tv_nsec: realtime.subsec_nanos().into(),
+    };
+    clock_settime(ClockId::Realtime, time)
 }
 
 fn mount_share(tag: &str, mount_point: &str, read_only: bool) -> Result<(), Failure> {

@@ -15,7 +15,6 @@
 //! without copying page tables.
 #![deny(unsafe_code)]
 
-mod clock;
 mod connection;
 mod copy;
 mod environment;

@@ -2,7 +2,6 @@
 //! use it.
 #![allow(unsafe_code)]
 
-pub(crate) mod clock;
 pub(crate) mod ioctl;
 pub(crate) mod port;
 pub(crate) mod signals;

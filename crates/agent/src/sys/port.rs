@@ -19,25 +19,6 @@ pub(crate) fn open(first: u16, len: u16) -> io::Result<Ports> {
     Ok(Ports(first..=first + (len - 1)))
 }
 
-/// Lets `work` use all ports, and nobody afterwards: programs would inherit that. Where
-/// the kernel is emulated this costs a fraction of asking for ports by their numbers.
-///
-/// # Errors
-/// As [`open`].
-pub(crate) fn with_all<T>(work: impl FnOnce(&mut Ports) -> T) -> io::Result<T> {
-    struct GiveBack;
-    impl Drop for GiveBack {
-        fn drop(&mut self) {
-            // SAFETY: as below. Giving up a right does not fail.
-            let _ = unsafe { libc::iopl(0) };
-        }
-    }
-    // SAFETY: iopl takes a plain number and touches no memory of ours.
-    check(unsafe { libc::iopl(3) })?;
-    let _afterwards = GiveBack;
-    Ok(work(&mut Ports(0..=u16::MAX)))
-}
-
 impl Ports {
     /// `outl`.
     pub(crate) fn write(&mut self, port: u16, word: u32) {

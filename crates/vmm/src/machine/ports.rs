@@ -1,10 +1,8 @@
-//! Ports without a state: by some a guest ends its machine, by one it reads the host's
-//! clock.
+//! The ports by which a guest ends its machine.
 
 use super::{Event, Events};
 use crate::boot::acpi;
 use crate::bus::BusDevice;
-use crate::sys::clock::realtime_ns;
 
 /// The keyboard controller's command port, of which only the reset line is
 /// there: what kernels pull on to reboot (`reboot=k`).
@@ -63,20 +61,6 @@ impl BusDevice for PowerPort {
             (self.events)(Event::Reset);
         }
     }
-}
-
-/// The host's clock ([`hyperfork_api::clock`]).
-pub(super) struct ClockPort;
-
-impl BusDevice for ClockPort {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let ms = (realtime_ns() / 1_000_000).to_le_bytes();
-        for (place, byte) in data.iter_mut().enumerate() {
-            *byte = ms.get(offset as usize + place).copied().unwrap_or(0);
-        }
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) {}
 }
 
 #[cfg(test)]

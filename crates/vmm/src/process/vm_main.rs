@@ -236,7 +236,7 @@ impl Waiting {
 }
 
 impl Born {
-    fn live(mut self, started: Started, run_dir: RunDir, claim: Claim) {
+    fn live(self, started: Started, run_dir: RunDir, claim: Claim) {
         // First of all: somebody waits for its first instruction, and what is to be done
         // here takes the processor it could run on.
         self.machine.resume();

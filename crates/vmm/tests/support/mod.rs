@@ -48,7 +48,7 @@ impl Vm {
         let identity = identity::booted(&spec.name).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();
-        let mut machine = Machine::boot(shell, &host, &spec, &identity, &backends, events).unwrap();
+        let machine = Machine::boot(shell, &host, &spec, &identity, &backends, events).unwrap();
         machine.resume();
         let vm = Self {
             machine,
@@ -65,14 +65,6 @@ impl Vm {
     /// Captures it while it runs, and lets it go on.
     pub(crate) fn capture(&mut self) -> Capture {
         self.machine.pause().capture().unwrap()
-    }
-
-    /// Captures it while it is paused, and leaves it so.
-    pub(crate) fn capture_paused(&mut self) -> Capture {
-        let mut paused = self.machine.pause();
-        let capture = paused.capture().unwrap();
-        paused.stay();
-        capture
     }
 
     /// Forks it while it runs. The clones run.
@@ -94,7 +86,7 @@ impl Vm {
         // As it travels between processes.
         let bytes = postcard::to_stdvec(&capture.state).unwrap();
         let state: MachineState = postcard::from_bytes(&bytes).unwrap();
-        let (mut machine, _) =
+        let (machine, _) =
             Machine::restore(shell, state, &capture.fds, &identity, &backends, events).unwrap();
         machine.resume();
         Self {
