@@ -116,7 +116,8 @@ impl RamImage {
         };
         let (mapped, copied) = self.changes.split(populated, least);
         mapped.map_into(mapping)?;
-        for range in ranges::without(&copied.ranges(), populated) {
+        let copied_ranges = copied.ranges();
+        for range in ranges::without(&copied_ranges, populated) {
             mapping.populate_write(range.start, range.len())?;
         }
         copied.read_into(mapping)?;
@@ -125,7 +126,7 @@ impl RamImage {
                 base: self.base.clone(),
                 changes: mapped,
             },
-            copied: copied.ranges(),
+            copied: copied_ranges,
         })
     }
 

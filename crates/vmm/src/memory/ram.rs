@@ -283,7 +283,7 @@ impl Ram {
                 let own = self.pagemap.private_ranges(&self.mapping)?;
                 Usage {
                     shared: allocated(&image.base)? + image.changes.len() as u64,
-                    private: own.iter().map(|range| range.len() as u64).sum(),
+                    private: ranges::len(&own) as u64,
                 }
             }
         })

@@ -53,7 +53,8 @@ struct Tracked {
 pub(super) enum Copied {
     /// All that the machine has written since the base was frozen.
     All(usize),
-    /// Only what it has written since the last freeze; of that, some was copied ahead.
+    /// Only what it has written since the last freeze: so much while it stood still, and so
+    /// much ahead of that.
     New { len: usize, ahead: usize },
 }
 

@@ -220,17 +220,8 @@ impl RunDir {
         self.shell(&VmName::new(name).expect("digits are a name"))
     }
 
-    /// Others may take it away at any moment: what is done in it next tells.
     fn make_shells(&self) -> io::Result<()> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(self.shells());
-        match made {
-            // It was there, and gone when the library looked whether it is a directory.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            made => made,
-        }
+        make_fleeting(&self.shells())
     }
 
     /// Where processes are that are no VMs yet.
@@ -244,6 +235,12 @@ impl RunDir {
     pub(super) fn pool(&self) -> PathBuf {
         let program = fs::metadata("/proc/self/exe").map_or(0, |meta| meta.ino());
         self.0.join(POOLS).join(format!("{program:x}"))
+    }
+
+    /// Makes the pool's directory, which the last pool may take away at any moment.
+    pub(super) fn make_pool(&self) -> io::Result<PathBuf> {
+        let path = self.pool();
+        make_fleeting(&path).map(|()| path)
     }
 
     /// Removes the pool's directory, which has nothing of use in it any more.
@@ -459,6 +456,15 @@ impl Claim {
     pub(super) fn abandon(self) {
         let _ = self.dir.discard();
         self.dir.remove_shells();
+    }
+}
+
+/// Makes a directory that others may take away at any moment: what is done in it next tells.
+fn make_fleeting(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        // It was there, and gone when the library looked whether it is a directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 

@@ -6,9 +6,8 @@ use super::{Answer, MOST_AT_ONCE, POOL_ARGUMENT, Request, most, socket};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
 use crate::sys::scm;
-use std::fs::DirBuilder;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -59,7 +58,9 @@ impl Pool {
                 Err(_) => match start(run_dir) {
                     Ok(()) => started = Some(Instant::now()),
                     // That one took the directory along.
-                    Err(error) if is_race(&error) => thread::sleep(Duration::from_millis(1)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
                     Err(error) => return Err(error),
                 },
             }
@@ -158,24 +159,12 @@ pub fn settle(run_dir: &RunDir, shape: &Shape) -> io::Result<()> {
     pool.answer().map(drop)
 }
 
-/// Whether a directory came or went while something was made in it.
-fn is_race(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-    )
-}
-
 /// Starts the pool's process. If there is one already, the new one ends at once.
 ///
 /// # Errors
 /// When no process can be started.
 pub fn start(run_dir: &RunDir) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(run_dir.pool())?;
-    let log = std::fs::File::create(run_dir.pool().join("pool.log"))?;
+    let log = File::create(run_dir.make_pool()?.join("pool.log"))?;
     Command::new("/proc/self/exe")
         .arg0("hyperfork")
         .arg(POOL_ARGUMENT)
