@@ -2,6 +2,7 @@
 #![no_main]
 
 use hyperfork_vmm::devices::virtio::block::Block;
+use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
 use hyperfork_vmm::devices::virtio::hostile;
 use libfuzzer_sys::fuzz_target;
 use std::env;
@@ -15,8 +16,11 @@ static BASE: LazyLock<File> = LazyLock::new(|| {
     file
 });
 
+static OVERLAYS: LazyLock<Overlays> =
+    LazyLock::new(|| Overlays::in_directory(&env::temp_dir()).expect("a thread"));
+
 fuzz_target!(|script: &[u8]| {
     let base = BASE.try_clone().expect("a descriptor");
-    let block = Block::new(base, false, &env::temp_dir()).expect("a disk");
+    let block = Block::new(base, false, &OVERLAYS).expect("a disk");
     hostile::drive(Box::new(block), script);
 });

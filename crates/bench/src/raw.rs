@@ -110,7 +110,7 @@ fn backends(directory: &std::path::Path) -> io::Result<Backends> {
         plug: None,
         log: Log::new(File::create_new(directory.join("console.log"))?)?,
         console: UnixListener::bind(directory.join("console.sock"))?,
-        overlays: directory.to_owned(),
+        overlays: None,
     })
 }
 

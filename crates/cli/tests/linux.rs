@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -288,6 +289,37 @@ fn a_fork_goes_on_where_its_parent_was_and_each_has_its_own_files() {
     assert_eq!(exec(&user, "p-1-1", "cat /root/file").stdout, "p-1\n");
     user.ok(&["rm", "-f", "p", "p-1", "p-2", "p-1-1"]);
     user.must_be_clean();
+}
+
+/// A process's threads that handle what its guest writes, and whether the kernel lets them
+/// do all that the process may (0) or what a filter says (2).
+fn seccomp_modes(user: &User, vm: &str) -> BTreeMap<String, u32> {
+    let pid = user.json(&["inspect", vm])["pid"].as_u64().unwrap();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let threads = tasks.map(|task| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().to_owned()
+        };
+        (field("Name:"), field("Seccomp:").parse().unwrap())
+    });
+    let of_guest = |name: &str| name.starts_with("vcpu") || name == "devices";
+    threads.filter(|(name, _)| of_guest(name)).collect()
+}
+
+#[test]
+fn the_threads_that_serve_a_guest_are_confined_in_a_vm_and_in_clones_of_either_kind() {
+    let user = User::new();
+    boot(&user, "p", &["--cpus", "2"]);
+    user.ok(&["fork", "p"]);
+    user.ok(&["fork", "p", "--strategy", "process-fork"]);
+    let confined = ["devices", "vcpu0", "vcpu1"].map(|name| (name.to_owned(), 2));
+    for vm in ["p", "p-1", "p-2"] {
+        assert_eq!(seccomp_modes(&user, vm), confined.clone().into(), "{vm}");
+        let written = exec(&user, vm, "echo $HOSTNAME >/file && sync && cat /file");
+        assert_eq!(written.status, 0, "{written:?}");
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! the driver has queued but the thread has not seen stay in their rings, which
 //! are guest memory: parent and clone both find them when they resume.
 
+use super::confinement::Names;
 use super::virtio::transport::MmioTransport;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -65,11 +66,14 @@ struct Phase {
 }
 
 impl DeviceWorker {
-    /// Starts the thread, paused and without devices.
+    /// Starts the thread, confined ([`seccomp`](crate::sys::seccomp)) to what devices need
+    /// that open such `names`, paused and without devices.
     ///
     /// # Errors
-    /// When the process is out of descriptors or threads.
-    pub fn spawn() -> io::Result<Self> {
+    /// When the process is out of descriptors or threads, or the host's kernel cannot
+    /// confine them.
+    pub fn spawn(names: Names) -> io::Result<Self> {
+        let confinement = names.confinement()?;
         let control = Arc::new(Control {
             phase: Mutex::new(Phase {
                 wanted: Mode::Paused,
@@ -81,7 +85,10 @@ impl DeviceWorker {
         });
         let thread = thread::Builder::new().name("devices".into()).spawn({
             let control = control.clone();
-            move || run(&control)
+            move || match confinement.enter() {
+                Ok(()) => run(&control),
+                Err(error) => eprintln!("the device thread cannot be confined: {error}"),
+            }
         })?;
         Ok(Self {
             control,

@@ -2,6 +2,7 @@
 
 use super::MachineError;
 use super::vcpus::Vcpus;
+use crate::devices::confinement::Names;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
@@ -12,7 +13,7 @@ use crate::sys::fds::FdTable;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// VM, vCPUs and their threads, interrupt controllers, a registered memory slot over
+/// VM, vCPUs and their threads, confined, interrupt controllers, a registered memory slot over
 /// reserved addresses, and the lines of all devices. Setting up memory slots, timers
 /// and lines waits for grace periods of the host kernel, a millisecond or more each,
 /// so all of it is done before it is needed.
@@ -94,10 +95,15 @@ impl Shell {
         let (serial_irq, lines) = wire(&vm, &shape)?;
         let vcpus =
             Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
+        let names = match shape.shares {
+            true => Names::BelowShares,
+            false => Names::None,
+        };
         let worker = match lines.is_empty() {
             true => None,
             false => Some(
-                DeviceWorker::spawn().map_err(MachineError::host("starting the device thread"))?,
+                DeviceWorker::spawn(names)
+                    .map_err(MachineError::host("starting the device thread"))?,
             ),
         };
         Ok(Self {

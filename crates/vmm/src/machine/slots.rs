@@ -2,6 +2,7 @@
 
 use crate::devices::log::Log;
 use crate::devices::virtio::block::Block;
+use crate::devices::virtio::block::overlays::Overlays;
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::Net;
 use crate::devices::virtio::p9::P9;
@@ -16,7 +17,7 @@ use hyperfork_api::{Mac, VmSpec};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What of the host a machine's devices are connected to. A clone has its own.
 #[derive(Debug)]
@@ -25,8 +26,8 @@ pub struct Backends {
     pub log: Log,
     /// Where clients of the console connect.
     pub console: UnixListener,
-    /// A directory on a disk, for overlays (which have no name in it).
-    pub overlays: PathBuf,
+    /// What its disks write to.
+    pub overlays: Option<Overlays>,
     /// What its network card is plugged into.
     pub plug: Option<Plug>,
 }
@@ -88,15 +89,16 @@ pub fn share_tag(index: usize) -> String {
 
 /// How a machine for `spec` is built.
 pub fn shape(spec: &VmSpec) -> Shape {
-    let rings = match &spec.guest {
-        Guest::Nano { .. } => Vec::new(),
-        Guest::Linux(guest) => rings(guest),
+    let (rings, shares) = match &spec.guest {
+        Guest::Nano { .. } => (Vec::new(), false),
+        Guest::Linux(guest) => (rings(guest), !guest.shares.is_empty()),
     };
     Shape {
         cpus: spec.cpus,
         memory: spec.memory,
         rings,
         net: spec.guest.network().map(|network| network.mode),
+        shares,
     }
 }
 
@@ -118,7 +120,7 @@ fn rings(guest: &LinuxGuest) -> Vec<u8> {
 pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result<Slots, SlotError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for disk in &guest.disks {
-        devices.push(Box::new(open_disk(disk, &backends.overlays)?));
+        devices.push(Box::new(open_disk(disk, backends)?));
     }
     devices.push(Box::new(console(backends, Console::new)?));
     let (vsock, handle) = Vsock::new(cid).map_err(SlotError::device("socket device"))?;
@@ -152,7 +154,8 @@ pub(super) fn restored<'a>(
     for state in states {
         let device: Box<dyn VirtioDevice> = match state {
             DeviceState::Block(state) => Box::new(
-                Block::restore(state, fds, &backends.overlays)
+                overlays(backends)
+                    .and_then(|overlays| Block::restore(state, fds, overlays))
                     .map_err(SlotError::device("disk"))?,
             ),
             DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
@@ -177,13 +180,18 @@ pub(super) fn restored<'a>(
     Ok(slots)
 }
 
-fn open_disk(disk: &Disk, overlays: &Path) -> Result<Block, SlotError> {
+fn open_disk(disk: &Disk, backends: &Backends) -> Result<Block, SlotError> {
     File::open(&disk.path)
-        .and_then(|base| Block::new(base, disk.read_only, overlays))
+        .and_then(|base| Block::new(base, disk.read_only, overlays(backends)?))
         .map_err(|source| SlotError::Disk {
             path: disk.path.clone(),
             source,
         })
+}
+
+fn overlays(backends: &Backends) -> io::Result<&Overlays> {
+    let overlays = backends.overlays.as_ref();
+    overlays.ok_or_else(|| io::ErrorKind::NotConnected.into())
 }
 
 fn open_share(index: usize, share: &Share) -> Result<P9, SlotError> {

@@ -7,6 +7,7 @@ use super::publish::Published;
 use super::rundir::{Claim, RunDir, VmDir};
 use super::signals;
 use crate::devices::log::Log;
+use crate::devices::virtio::block::overlays::Overlays;
 use crate::kvm::Host;
 use crate::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Shell};
 use crate::net::Namespace;
@@ -158,11 +159,13 @@ impl Waiting {
                 mac: network.mac(),
             })
         });
+        let has_devices = !shell.shape().rings.is_empty();
+        let overlays = has_devices.then(|| Overlays::in_directory(&overlay_directory(run_dir)));
         let backends = Backends {
             plug: plug.transpose()?,
             log: Log::new(dir.create(&dir.console_log())?)?,
             console: UnixListener::bind(dir.console_socket())?,
-            overlays: overlay_directory(run_dir),
+            overlays: overlays.transpose()?,
         };
         let output = Log::new(dir.create(&dir.output_log())?)?;
         let tasks = channel();

@@ -50,4 +50,6 @@ pub struct Shape {
     pub rings: Vec<u8>,
     /// The kind of network around it, if any.
     pub net: Option<NetMode>,
+    /// Whether it has shared directories, whose devices open files by name.
+    pub shares: bool,
 }

@@ -11,6 +11,7 @@ pub mod memfd;
 pub mod pagemap;
 pub mod sched;
 pub mod scm;
+pub mod seccomp;
 pub mod signals;
 pub mod statm;
 pub mod tap;

@@ -152,7 +152,7 @@ fn backends() -> (TempDir, Log, Backends) {
         plug: None,
         log: console.clone(),
         console: UnixListener::bind(dir.path().join("console.sock")).unwrap(),
-        overlays: std::env::temp_dir(),
+        overlays: None,
     };
     (dir, console, backends)
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 fn start(devices: Devices, mode: Mode) -> io::Result<DeviceWorker> {
-    let worker = DeviceWorker::spawn()?;
+    let worker = DeviceWorker::spawn(Names::None)?;
     worker.attach(devices)?;
     if mode == Mode::Running {
         worker.resume();

@@ -1,5 +1,6 @@
 //! The vCPU threads.
 
+mod confinement;
 mod errands;
 
 use super::{Event, Events, FirstRun};
@@ -59,7 +60,7 @@ enum Wanted {
 }
 
 impl Vcpus {
-    /// Starts the threads, at rest. With `warm`, each has run its vCPU once by then
+    /// Starts the threads, confined and at rest. With `warm`, each has run its vCPU once by then
     /// ([`Vcpu::warm_up`]).
     pub(super) fn start(cpus: Vec<Vcpu>, warm: bool) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -79,12 +80,20 @@ impl Vcpus {
             cpus: Vec::new(),
             threads: Vec::new(),
         };
+        let confinement = Arc::new(confinement::new()?);
         for (index, vcpu) in cpus.into_iter().enumerate() {
             let vcpu = Arc::new(Mutex::new(vcpu));
             let (shared, cpu) = (vcpus.shared.clone(), vcpu.clone());
+            let confinement = confinement.clone();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || shared.serve(&cpu, index, warm))?;
+                .spawn(move || match confinement.enter() {
+                    Ok(()) => shared.serve(&cpu, index, warm),
+                    Err(error) => {
+                        eprintln!("vCPU {index} cannot be confined: {error}");
+                        shared.stop();
+                    }
+                })?;
             vcpus.cpus.push(vcpu);
             vcpus.threads.push(thread);
         }

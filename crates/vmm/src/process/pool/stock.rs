@@ -161,6 +161,7 @@ mod tests {
             cpus,
             memory: Bytes::mib(64),
             net: None,
+            shares: false,
             rings: Vec::new(),
         }
     }

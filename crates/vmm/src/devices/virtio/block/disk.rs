@@ -17,11 +17,11 @@
 
 use super::clusters::{CLUSTER, Extent};
 use super::layer::{Layer, TopLayer};
+use super::overlays::Overlays;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 /// Bytes of a sector, the unit of all virtio block requests (5.2.4).
 pub const SECTOR: u64 = 512;
@@ -39,7 +39,7 @@ pub struct Disk {
     layers: Vec<Layer>,
     top: Option<TopLayer>,
     /// Where tops are made. `None` for a read-only disk.
-    overlay_dir: Option<PathBuf>,
+    overlays: Option<Overlays>,
 }
 
 impl Disk {
@@ -47,16 +47,16 @@ impl Disk {
     ///
     /// # Errors
     /// When the base's length cannot be found out.
-    pub fn new(mut base: File, read_only: bool, overlay_dir: &Path) -> io::Result<Self> {
+    pub fn new(mut base: File, read_only: bool, overlays: &Overlays) -> io::Result<Self> {
         // Unlike fstat(2), this also knows the length of a block device.
         let base_len = base.seek(SeekFrom::End(0))?;
-        let overlay_dir = (!read_only).then(|| overlay_dir.to_owned());
+        let overlays = (!read_only).then(|| overlays.clone());
         Ok(Self {
             base,
             base_len,
             layers: Vec::new(),
             top: None,
-            overlay_dir,
+            overlays,
         })
     }
 
@@ -82,7 +82,7 @@ impl Disk {
 
     /// Whether the guest can only read.
     pub fn is_read_only(&self) -> bool {
-        self.overlay_dir.is_none()
+        self.overlays.is_none()
     }
 
     /// The base image.
@@ -241,11 +241,11 @@ impl Disk {
     }
 
     fn new_top(&mut self) -> io::Result<TopLayer> {
-        let dir = self
-            .overlay_dir
+        let overlays = self
+            .overlays
             .as_ref()
             .ok_or(io::ErrorKind::PermissionDenied)?;
-        let mut top = TopLayer::create(dir, self.clusters())?;
+        let mut top = TopLayer::create(overlays, self.clusters())?;
         let first = first_absorbed(&self.layers);
         match absorb(&mut top, &self.layers[first..]) {
             Ok(()) => {
@@ -253,7 +253,7 @@ impl Disk {
                 Ok(top)
             }
             // No room to tidy up. The layers are as they were.
-            Err(_) => TopLayer::create(dir, self.clusters()),
+            Err(_) => TopLayer::create(overlays, self.clusters()),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! One file of an overlay.
 
 use super::clusters::{CLUSTER, Clusters, Extent};
+use super::overlays::Overlays;
 use rustix::fs::{FallocateFlags, fallocate};
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::FileExt;
 
 /// A layer nobody writes to any more: shared with every clone made since.
 ///
@@ -60,13 +58,12 @@ impl Layer {
 }
 
 impl TopLayer {
-    /// An empty layer for a disk of `total` clusters: a file in `dir` that has
-    /// lost its name already.
+    /// An empty layer for a disk of `total` clusters.
     ///
     /// # Errors
-    /// When `dir` cannot be written to.
-    pub fn create(dir: &Path, total: u64) -> io::Result<Self> {
-        let (writer, file) = create_nameless(dir)?;
+    /// As [`Overlays::create`].
+    pub fn create(overlays: &Overlays, total: u64) -> io::Result<Self> {
+        let (writer, file) = overlays.create()?;
         writer.set_len(total * CLUSTER)?;
         Ok(Self {
             layer: Layer {
@@ -118,26 +115,5 @@ impl TopLayer {
     /// Nobody writes to it any more.
     pub fn freeze(self) -> Layer {
         self.layer
-    }
-}
-
-/// A file without a name, open for writing and, on its own, for reading only.
-///
-/// Not O_TMPFILE, since opening such a file a second time takes a mounted /proc,
-/// which a jailed process may not have.
-fn create_nameless(dir: &Path) -> io::Result<(File, File)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!(".overlay-{}-{number}", process::id()));
-        let mut options = OpenOptions::new();
-        let writer = match options.write(true).create_new(true).mode(0o600).open(&path) {
-            // Left behind by a killed process that had our id.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-            result => result?,
-        };
-        let reader = File::open(&path);
-        fs::remove_file(&path)?;
-        return Ok((writer, reader?));
     }
 }

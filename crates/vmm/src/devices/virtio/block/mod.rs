@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`clusters`] | which 4 KiB clusters a layer holds |
 //! | [`layer`] | one file of an overlay |
+//! | [`overlays`] | where such files come from |
 //! | [`disk`] | base and layers as one disk: read, write, freeze |
 //! | `request` | one request of the driver |
 //!
@@ -17,17 +18,18 @@
 pub mod clusters;
 pub mod disk;
 pub mod layer;
+pub mod overlays;
 mod request;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
 use crate::sys::fds::{FdIndex, FdTable};
 use clusters::{CLUSTER, Extent};
 use disk::{Disk, SECTOR};
+use overlays::Overlays;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -73,23 +75,23 @@ struct LayerState {
 impl Block {
     /// A disk whose content is `base`, which nobody may change from now on;
     /// open it for reading only. Unless `read_only`, what the guest writes goes
-    /// to unlinked files in `overlay_dir`, made at the first write.
+    /// to unlinked files in `overlays`, made at the first write.
     ///
     /// # Errors
     /// When the base's length cannot be found out.
-    pub fn new(base: File, read_only: bool, overlay_dir: &Path) -> io::Result<Self> {
-        Ok(Self::with(Disk::new(base, read_only, overlay_dir)?))
+    pub fn new(base: File, read_only: bool, overlays: &Overlays) -> io::Result<Self> {
+        Ok(Self::with(Disk::new(base, read_only, overlays)?))
     }
 
     /// A disk as it was when `state` was saved; its own writes go to new files
-    /// in `overlay_dir`.
+    /// in `overlays`.
     ///
     /// # Errors
     /// `InvalidData` when the state is not one of a disk, or its base has
     /// changed its length; when the process is out of descriptors.
-    pub fn restore(state: &BlockState, fds: &FdTable, overlay_dir: &Path) -> io::Result<Self> {
+    pub fn restore(state: &BlockState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
         let base = File::from(fds.get(state.base)?);
-        let mut disk = Disk::new(base, state.read_only, overlay_dir)?;
+        let mut disk = Disk::new(base, state.read_only, overlays)?;
         if disk.len() != state.len {
             let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));

@@ -25,8 +25,12 @@ fn base_content() -> Vec<u8> {
         .collect()
 }
 
+fn overlays(dir: &TempDir) -> Overlays {
+    Overlays::in_directory(dir.path()).unwrap()
+}
+
 fn disk(dir: &TempDir) -> Driver {
-    Driver::start(Block::new(base(), false, dir.path()).unwrap())
+    Driver::start(Block::new(base(), false, &overlays(dir)).unwrap())
 }
 
 fn header(kind: u32, sector: u64) -> Vec<u8> {
@@ -66,7 +70,10 @@ fn fork(parent: &Driver, dir: &TempDir) -> Driver {
     };
     let bytes = postcard::to_stdvec(block).unwrap();
     let block: BlockState = postcard::from_bytes(&bytes).unwrap();
-    parent.clone_into(Block::restore(&block, &fds, dir.path()).unwrap(), &state)
+    parent.clone_into(
+        Block::restore(&block, &fds, &overlays(dir)).unwrap(),
+        &state,
+    )
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn the_capacity_is_in_the_configuration_space() {
 fn what_was_written_is_read_back_and_the_base_is_untouched() {
     let dir = TempDir::new().unwrap();
     let image = base();
-    let block = Block::new(image.try_clone().unwrap(), false, dir.path()).unwrap();
+    let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
     let mut driver = Driver::start(block);
     assert_eq!(write(&mut driver, 9, &[0xee; 512]), OK);
     let (_, data) = read(&mut driver, 8, 3 * 512);
@@ -167,7 +174,7 @@ fn header_data_and_status_may_be_split_anywhere() {
 #[test]
 fn a_read_only_disk_says_so_and_refuses_writes() {
     let dir = TempDir::new().unwrap();
-    let mut driver = Driver::start(Block::new(base(), true, dir.path()).unwrap());
+    let mut driver = Driver::start(Block::new(base(), true, &overlays(&dir)).unwrap());
     assert_ne!(driver.offered_features() & (1 << VIRTIO_BLK_F_RO), 0);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(clear(&mut driver, VIRTIO_BLK_T_DISCARD, 0, 8, 0), UNSUPP);
@@ -179,7 +186,7 @@ fn the_last_sector_of_an_odd_image_ends_in_zeroes() {
     let dir = TempDir::new().unwrap();
     let image = tempfile::tempfile().unwrap();
     image.write_all_at(&[7; 700], 0).unwrap();
-    let mut driver = Driver::start(Block::new(image, false, dir.path()).unwrap());
+    let mut driver = Driver::start(Block::new(image, false, &overlays(&dir)).unwrap());
     let (status, data) = read(&mut driver, 0, 1024);
     assert_eq!(
         (status, &data[..700], &data[700..]),
@@ -194,7 +201,7 @@ fn the_last_sector_of_an_odd_image_ends_in_zeroes() {
 fn an_image_that_is_cut_under_a_running_machine_fails_reads_instead_of_inventing_data() {
     let dir = TempDir::new().unwrap();
     let image = base();
-    let block = Block::new(image.try_clone().unwrap(), false, dir.path()).unwrap();
+    let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
     let mut driver = Driver::start(block);
     image.set_len(512).unwrap();
     assert_eq!(read(&mut driver, 1, 512).0, IOERR);
@@ -205,7 +212,9 @@ fn an_image_that_is_cut_under_a_running_machine_fails_reads_instead_of_inventing
 fn a_host_that_cannot_keep_an_overlay_fails_writes_and_nothing_else() {
     let dir = TempDir::new().unwrap();
     let nowhere = dir.path().join("missing");
-    let mut driver = Driver::start(Block::new(base(), false, &nowhere).unwrap());
+    let mut driver = Driver::start(
+        Block::new(base(), false, &Overlays::in_directory(&nowhere).unwrap()).unwrap(),
+    );
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(
         clear(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0),
@@ -374,7 +383,7 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
     let refused = |change: fn(&mut BlockState)| {
         let mut state = good.clone();
         change(&mut state);
-        Block::restore(&state, &fds, dir.path()).is_err()
+        Block::restore(&state, &fds, &overlays(&dir)).is_err()
     };
     assert!(!refused(|_| ()));
     assert!(refused(|state| state.len += 512));
@@ -447,7 +456,7 @@ proptest! {
     ) {
         let dir = TempDir::new().unwrap();
         let image = base();
-        let block = Block::new(image.try_clone().unwrap(), false, dir.path()).unwrap();
+        let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
         hostile::drive(Box::new(block), &script);
         let mut content = vec![0; base_content().len()];
         image.read_exact_at(&mut content, 0).unwrap();
