@@ -1,6 +1,7 @@
 //! What a fork reports: the document that `hyperfork fork --json` prints.
 
 use crate::VmName;
+use crate::net::Protocol;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -52,6 +53,10 @@ pub struct CloneReport {
 /// A guest port reachable on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
+    /// Of what.
+    pub protocol: Protocol,
+    /// The host's address at which it is reached; 0.0.0.0 for all.
+    pub address: Ipv4Addr,
     /// Port on the host.
     pub host: u16,
     /// Port in the guest.

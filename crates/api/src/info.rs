@@ -53,6 +53,9 @@ pub struct VmInfo {
     pub cid: u32,
     /// What its clones' addresses are; `null` without a network.
     pub net: Option<NetMode>,
+    /// Whom it and its clones may begin to speak to, as `run --egress` takes it; `null` without
+    /// a network.
+    pub egress: Option<Vec<String>>,
     /// Its address, as the host knows it; `null` without a network.
     pub ip: Option<Ipv4Addr>,
     /// Its published ports.

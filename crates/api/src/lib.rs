@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod egress;
 pub mod fork;
 pub mod frame;
 pub mod guest;
@@ -24,10 +25,11 @@ pub mod signal;
 pub mod size;
 pub mod spec;
 
+pub use egress::Egress;
 pub use fork::{CloneReport, ForkReport, Phases, ShellSource, Strategy};
 pub use identity::Identity;
 pub use info::{VmInfo, VmState};
 pub use name::VmName;
-pub use net::{Mac, NetMode, Network};
+pub use net::{Mac, NetKind, NetMode, Network};
 pub use size::Bytes;
 pub use spec::VmSpec;

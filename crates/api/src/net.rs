@@ -1,5 +1,6 @@
 //! The network of a VM.
 
+use crate::egress::Egress;
 use crate::fork::PublishedPort;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,11 +37,49 @@ pub enum NetMode {
     Same,
 }
 
+/// What has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// Its number in IP headers.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// What of a network is made before it is known whose it will be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct NetKind {
+    /// What clones get.
+    pub mode: NetMode,
+    /// Whom a guest may begin to speak to.
+    pub egress: Egress,
+}
+
 /// The network a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Network {
-    /// What clones get.
-    pub mode: NetMode,
+    /// What is the same for all clones.
+    pub kind: NetKind,
     /// Guest ports to be reached on the host.
     pub ports: Vec<PublishedPort>,
     /// Most bytes a second, each way; `None` for no limit.

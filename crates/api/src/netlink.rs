@@ -183,6 +183,17 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     })
 }
 
+/// The attributes in what follows a message's header: their kinds and values. What is
+/// malformed ends them.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (len, kind) = (usize::from(u16_at(bytes, 0)?), u16_at(bytes, 2)?);
+        let value = bytes.get(ATTRIBUTE..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !NESTED, value))
+    })
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?;
     bytes.try_into().ok().map(u32::from_ne_bytes)
@@ -218,6 +229,20 @@ mod tests {
         assert_eq!(payload[4..12], [7, 0, 3, 0, b'a', b'b', 0, 0]);
         assert_eq!(payload[12..16], [20, 0, 4, 0x80]);
         assert_eq!(payload[24..], [5, 0, 6, 0, 9, 0, 0, 0]);
+    }
+
+    #[test]
+    fn attributes_are_read_as_they_were_written_until_one_is_malformed() {
+        let mut batch = Batch::new();
+        batch.message(7, 0, &[], |message| {
+            message.text(3, "ab").number(4, 5);
+        });
+        let mut bytes = batch.as_bytes()[HEADER..].to_vec();
+        let all: Vec<_> = attributes(&bytes).collect();
+        assert_eq!(all, [(3, &b"ab\0"[..]), (4, &5u32.to_ne_bytes()[..])]);
+        bytes[8] = 3;
+        assert_eq!(attributes(&bytes).count(), 1);
+        assert_eq!(attributes(&bytes[..2]).count(), 0);
     }
 
     /// Messages of these lengths and kinds, each with a number in it.

@@ -8,10 +8,10 @@ mod support;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Ended, HYPERFORK, User, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,11 +50,37 @@ fn echo(to: (Ipv4Addr, u16), word: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// The same of an echo of datagrams. Those that come before it listens are lost.
+fn echo_datagram(to: (Ipv4Addr, u16), word: &str) -> String {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    let mut answer = [0; 100];
+    let begun = Instant::now();
+    loop {
+        socket.send_to(word.as_bytes(), to).unwrap();
+        match socket.recv_from(&mut answer) {
+            Ok((len, from)) => {
+                assert_eq!(from, SocketAddr::from(to));
+                return String::from_utf8_lossy(&answer[..len]).into_owned();
+            }
+            Err(_) => assert!(begun.elapsed() < PATIENCE, "no answer from {to:?}"),
+        }
+    }
+}
+
 /// The published port of guest port 7 as the report or the VM tells it.
 fn port(info: &Value) -> u16 {
-    let ports = info["ports"].as_array().expect("ports");
-    assert_eq!((ports.len(), &ports[0]["guest"]), (1, &Value::from(7)));
-    ports[0]["host"].as_u64().unwrap().try_into().unwrap()
+    port_of(info, 7)
+}
+
+fn port_of(info: &Value, guest: u16) -> u16 {
+    let ports = info["ports"].as_array().expect("ports").iter();
+    let mut ports = ports.filter(|port| port["guest"] == guest);
+    let host = ports.next().expect("a port")["host"].as_u64().unwrap();
+    assert_eq!(ports.next(), None);
+    host.try_into().unwrap()
 }
 
 #[test]
@@ -167,6 +193,66 @@ fn clones_of_mode_same_keep_their_address_and_are_told_apart_outside() {
     }
 }
 
+/// Compiles the guest's program and has it run in a VM.
+fn start_callback(user: &User, vm: &str) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network_guest/callback.c");
+    let program = user.path("callback");
+    let compiled = Command::new("cc")
+        .args(["-static", "-O2", "-s", "-Wall", "-Wextra", "-o"])
+        .args([&program, &source])
+        .status();
+    assert!(compiled.expect("cc").success());
+    let to = format!("{vm}:/usr/bin/callback");
+    user.ok(&["cp", program.to_str().unwrap(), &to]);
+    user.ok(&["exec", vm, "--", "callback"]);
+}
+
+/// What comes of a guest's connecting to an address (0.0.0.0: its caller's) and port, asked
+/// of its program at this port of the host: an error's number, 0 for none.
+fn calls_back(at: u16, ip: Ipv4Addr, port: u16) -> u8 {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, at)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asked = [&ip.octets()[..], &port.to_be_bytes()].concat();
+    stream.write_all(&asked).unwrap();
+    let mut answer = [0];
+    stream.read_exact(&mut answer).expect("an answer");
+    answer[0]
+}
+
+#[test]
+fn a_vm_and_its_clones_connect_to_those_alone_whom_they_may_and_are_reached_all_the_same() {
+    /// `EHOSTUNREACH`.
+    const REFUSED: u8 = 113;
+    let user = User::new();
+    // At all of this host's addresses, of which a guest may try two ports and use one.
+    let [open, closed] = [(); 2].map(|()| TcpListener::bind("0.0.0.0:0").unwrap());
+    let [open_port, closed_port] =
+        [&open, &closed].map(|listener| listener.local_addr().unwrap().port());
+    let egress = format!("10.213.0.0/16:{open_port}/tcp,192.0.2.1");
+    boot(
+        &user,
+        &["--egress", &egress, "-p", "0:7", "-p", "127.0.0.1:0:8/udp"],
+    );
+    start_callback(&user, "p");
+    user.ok(&["fork", "p", "-n", "2"]);
+    for name in ["p", "p-1", "p-2"] {
+        let info = user.json(&["inspect", name]);
+        let shown = [format!("10.213.0.0/16:{open_port}/tcp"), "192.0.2.1".into()];
+        assert_eq!(info["egress"], Value::from(&shown[..]));
+        let calls = |port_there| calls_back(port(&info), Ipv4Addr::UNSPECIFIED, port_there);
+        assert_eq!([calls(open_port), calls(closed_port)], [0, REFUSED]);
+        let ports = &info["ports"];
+        assert_eq!(
+            [&ports[1]["address"], &ports[1]["protocol"]],
+            ["127.0.0.1", "udp"]
+        );
+        let datagrams = (Ipv4Addr::LOCALHOST, port_of(&info, 8));
+        assert_eq!(echo_datagram(datagrams, name), name);
+    }
+    closed.set_nonblocking(true).unwrap();
+    assert!(closed.accept().is_err(), "a guest got through");
+}
+
 #[test]
 fn a_port_in_use_is_told_and_nothing_is_left() {
     let user = User::new();
@@ -178,9 +264,16 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
         &["run", "-d", "--quiet", "--name", "p", "-p", &publish],
     );
     assert!(
-        error.contains(&format!("port {port} of this host")),
+        error.contains(&format!("tcp port {port} of this host")),
         "{error}"
     );
+    // Nor can a VM have what is not this host's.
+    let elsewhere = ["-p", "192.0.2.1:0:80/udp"];
+    let error = user.fails(
+        125,
+        &[&["run", "-d", "--quiet", "--name", "p"][..], &elsewhere].concat(),
+    );
+    assert!(error.contains("udp port 0 of 192.0.2.1"), "{error}");
     user.must_be_clean();
 }
 

@@ -1,6 +1,6 @@
 //! Interfaces, addresses, routes and neighbours of IPv4: rtnetlink(7) messages.
 
-use super::{Batch, CREATE, REPLACE};
+use super::{Batch, CREATE, DUMP, REPLACE, attributes};
 use crate::Mac;
 use std::net::Ipv4Addr;
 
@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 pub const NEWLINK: u16 = 16;
 const NEWADDR: u16 = 20;
 const DELADDR: u16 = 21;
+const GETADDR: u16 = 22;
 const NEWROUTE: u16 = 24;
 const NEWNEIGH: u16 = 28;
 
@@ -66,6 +67,11 @@ impl Batch {
         self.message(DELADDR, 0, &address_header(index, prefix), |message| {
             message.attribute(IFA_LOCAL, &ip.octets());
         })
+    }
+
+    /// Lists all addresses, which [`listed_address`] reads.
+    pub fn list_addresses(&mut self) -> &mut Self {
+        self.message(GETADDR, DUMP, &address_header(0, 0), |_| ())
     }
 
     /// Packets for `to` leave through an interface, where their receiver is.
@@ -128,6 +134,14 @@ impl Batch {
             message.attribute(NDA_LLADDR, &mac.0);
         })
     }
+}
+
+/// The address that a message of a listing is about, if it is about one.
+pub fn listed_address(kind: u16, payload: &[u8]) -> Option<Ipv4Addr> {
+    let all = payload.get(address_header(0, 0).len()..)?;
+    let mut all = attributes(all).filter(|_| kind == NEWADDR);
+    let (_, local) = all.find(|(kind, _)| *kind == IFA_LOCAL)?;
+    <[u8; 4]>::try_from(local).ok().map(Ipv4Addr::from)
 }
 
 /// `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.

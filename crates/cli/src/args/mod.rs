@@ -6,6 +6,7 @@ mod exec;
 mod fork;
 mod image;
 mod list;
+mod ports;
 mod run;
 mod values;
 mod vms;

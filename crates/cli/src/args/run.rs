@@ -1,10 +1,11 @@
 //! `run`.
 
-use super::values;
+use super::{ports, values};
+use crate::exit::Usage;
 use clap::{Args, ValueEnum};
 use hyperfork_api::fork::PublishedPort;
 use hyperfork_api::spec::Share;
-use hyperfork_api::{Bytes, VmName, VmSpec};
+use hyperfork_api::{Bytes, Egress, VmName, VmSpec};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ Examples:
   hyperfork run --rm --image python -- python3 -c 'print(6 * 7)'
   hyperfork run -d --name p --image python --memory 1GiB
   hyperfork run -d --name web --image python -p 8080:8000 -- python3 -m http.server
+  hyperfork run -d --name box --egress dns,public
   hyperfork run -d --image nano --append touch_mib=64
   hyperfork run --kernel vmlinux --initrd initrd.cpio --append quiet")]
 pub(crate) struct Run {
@@ -66,13 +68,18 @@ pub(crate) struct Run {
     /// Share a host directory into the guest
     #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = share)]
     pub(crate) volumes: Vec<Share>,
-    /// Pass TCP connections to a port of this host on to one of the guest; HOST 0 is any
-    /// free port. Clones get free ports, which their fork's report tells
-    #[arg(short, long = "publish", value_name = "HOST:GUEST", value_parser = port)]
+    /// Pass what comes to a port of this host on to one of the guest; HOST 0 is any free
+    /// port. Clones get free ports, which their fork's report tells
+    #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = ports::published)]
     pub(crate) ports: Vec<PublishedPort>,
     /// The network of the VM and its clones [default: own, where this host allows it]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) net: Option<Net>,
+    /// Whom the VM and its clones may connect to: all, none, dns (its name servers), host (this
+    /// one), public (the internet without private addresses), or addresses, as in 10.0.0.0/8 or
+    /// 1.2.3.4:443/tcp; several with commas, or again [default: all]
+    #[arg(long, value_name = "WHOM", value_delimiter = ',', value_parser = values::egress)]
+    egress: Vec<String>,
     /// Most bytes a second to the network, and from it
     #[arg(long, value_name = "SIZE")]
     pub(crate) net_rate: Option<Bytes>,
@@ -109,17 +116,18 @@ impl Run {
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
         values::variables(&self.env)
     }
-}
 
-/// `HOST:GUEST`, also with Docker's `/tcp`.
-fn port(text: &str) -> Result<PublishedPort, String> {
-    let form = || "write HOST:GUEST, two TCP ports, as in 8080:80".to_owned();
-    let ports = text.strip_suffix("/tcp").unwrap_or(text);
-    let (host, guest) = ports.split_once(':').ok_or_else(form)?;
-    let host = host.parse().map_err(|_| form())?;
-    match guest.parse() {
-        Ok(guest) if guest > 0 => Ok(PublishedPort { host, guest }),
-        _ => Err(form()),
+    /// Whom the VM may connect to.
+    ///
+    /// # Errors
+    /// What is wrong with all that was said about it.
+    pub(crate) fn egress(&self) -> Result<Egress, Usage> {
+        Egress::of(&self.egress).map_err(|words| Usage(format!("--egress: {words}")))
+    }
+
+    /// Whether it asks for something that takes a network.
+    pub(crate) fn asks_for_network(&self) -> bool {
+        !self.ports.is_empty() || !self.egress.is_empty()
     }
 }
 
@@ -148,24 +156,6 @@ fn share(text: &str) -> Result<Share, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_published_port_is_one_of_the_host_and_one_of_the_guest() {
-        let published = |host, guest| Ok(PublishedPort { host, guest });
-        assert_eq!(port("8080:80"), published(8080, 80));
-        assert_eq!(port("0:80/tcp"), published(0, 80));
-        for bad in [
-            "80",
-            "80:0",
-            ":80",
-            "80:",
-            "65536:80",
-            "80:80/udp",
-            "1.2.3.4:80:80",
-        ] {
-            assert!(port(bad).is_err(), "{bad:?} was taken");
-        }
-    }
 
     #[test]
     fn a_volume_is_a_host_directory_and_an_absolute_guest_path() {

@@ -1,6 +1,6 @@
 //! Values with a form of their own.
 
-use hyperfork_api::{Bytes, VmSpec};
+use hyperfork_api::{Bytes, Egress, VmSpec};
 use std::time::Duration;
 
 /// A time span: `120s`, `2m`, `500ms`, or plain seconds.
@@ -35,6 +35,15 @@ pub(super) fn memory(text: &str) -> Result<Bytes, String> {
         return Err(format!("memory comes in steps of {step}"));
     }
     Ok(memory)
+}
+
+/// One of those whom a guest may connect to; as it was written, for what it means depends on
+/// the others.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn egress(text: &str) -> Result<String, String> {
+    Egress::of(&[text]).map(|_| text.to_owned())
 }
 
 /// A variable, `NAME=VALUE`, or `NAME` to pass on the caller's own; `None` where

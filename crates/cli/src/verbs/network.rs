@@ -3,7 +3,7 @@
 use crate::args::{Net, Run};
 use crate::ui;
 use anyhow::bail;
-use hyperfork_api::{NetMode, Network};
+use hyperfork_api::{NetKind, NetMode, Network};
 use hyperfork_vmm::net;
 
 /// The network that was asked for, or, where nothing was, the one this host allows.
@@ -18,11 +18,14 @@ pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
     };
     match net::available(mode) {
         Ok(()) => Ok(Some(Network {
-            mode,
+            kind: NetKind {
+                mode,
+                egress: args.egress()?,
+            },
             ports: args.ports.clone(),
             bytes_per_s: args.net_rate.map(|rate| rate.0),
         })),
-        Err(reason) if args.net.is_some() || !args.ports.is_empty() => {
+        Err(reason) if args.net.is_some() || args.asks_for_network() => {
             bail!(
                 "this VM cannot have a network: {reason}; without one (--net none), exec, cp, logs and fork work all the same"
             )

@@ -88,15 +88,18 @@ fn check(args: &Run) -> Result<(), Usage> {
             "this guest has no agent that could mount a volume: choose an image with --image",
         );
     }
-    let network = args.net.is_some_and(|net| net != Net::None) || !args.ports.is_empty();
+    let network = args.net.is_some_and(|net| net != Net::None) || args.asks_for_network();
     if no_agent && network {
         return usage(
-            "this guest has no agent that could set up a network: leave out --net and -p, or choose an image with --image",
+            "this guest has no agent that could set up a network: leave out --net, -p and --egress, or choose an image with --image",
         );
     }
-    if args.net == Some(Net::None) && !args.ports.is_empty() {
-        return usage("a VM without a network publishes no ports: leave out --net none, or -p");
+    if args.net == Some(Net::None) && args.asks_for_network() {
+        return usage(
+            "a VM without a network publishes no ports and connects to nobody: leave out --net none, or -p and --egress",
+        );
     }
+    args.egress()?;
     if nano && args.kernel.is_some() {
         return usage("the image nano has no kernel: leave out --kernel, or choose another image");
     }

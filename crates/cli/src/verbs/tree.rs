@@ -158,6 +158,7 @@ mod tests {
     fn vm(name: &str, parent: Option<&str>, generation: u32, index: u32) -> VmInfo {
         let named = |name: &str| VmName::new(name).unwrap();
         VmInfo {
+            egress: None,
             net: None,
             ip: None,
             ports: Vec::new(),

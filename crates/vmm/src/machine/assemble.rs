@@ -68,9 +68,9 @@ pub enum MachineError {
     #[error("a shell of {shell:?} cannot take a machine of {state:?}")]
     Shape {
         /// What there is.
-        shell: Shape,
+        shell: Box<Shape>,
         /// What is needed.
-        state: Shape,
+        state: Box<Shape>,
     },
     /// The host failed in something else.
     #[error("{what} failed")]
@@ -189,8 +189,8 @@ impl Machine {
     ) -> Result<(Self, Restored), MachineError> {
         if shell.shape != state.shape {
             return Err(MachineError::Shape {
-                shell: shell.shape,
-                state: state.shape,
+                shell: Box::new(shell.shape),
+                state: Box::new(state.shape),
             });
         }
         let vcpus = shell.vcpus.restore(mem::take(&mut state.vcpus));

@@ -97,7 +97,7 @@ pub fn shape(spec: &VmSpec) -> Shape {
         cpus: spec.cpus,
         memory: spec.memory,
         rings,
-        net: spec.guest.network().map(|network| network.mode),
+        net: spec.guest.network().map(|network| network.kind.clone()),
         shares,
     }
 }

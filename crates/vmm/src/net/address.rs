@@ -44,6 +44,11 @@ impl Pool {
         }
     }
 
+    /// Whether an address is one of its.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.base)) >> (32 - self.prefix) == 0
+    }
+
     /// Its first address.
     pub fn base(&self) -> Ipv4Addr {
         self.base
@@ -144,6 +149,7 @@ mod tests {
             let block = pool.block(index);
             let others = [pool.visible(), pool.block((index + 1) % pool.len())];
             for address in all(block) {
+                prop_assert!(pool.contains(address));
                 prop_assert_eq!(u32::from(address) & mask, base & mask);
                 for other in others.into_iter().filter(|other| *other != block) {
                     prop_assert!(!all(other).contains(&address));
@@ -169,6 +175,7 @@ mod tests {
             assert!(error.contains("10.213.0.0/16"), "{error}");
         }
         assert_eq!("10.213.0.0/16".parse(), Ok(DEFAULT));
+        assert!(!DEFAULT.contains(Ipv4Addr::new(10, 214, 0, 0)));
         assert_eq!(DEFAULT.len(), 16_383);
         assert_eq!("10.0.0.0/28".parse::<Pool>().unwrap().len(), 3);
     }

@@ -1,10 +1,15 @@
-//! Address translation: nf_tables messages (nfnetlink, what the program `nft` speaks).
+//! The packet filter: nf_tables messages (nfnetlink, what the program `nft` speaks).
 
-use super::address::{Block, Pool};
+mod gate;
+mod nat;
+
+pub(super) use gate::guard;
+pub(super) use nat::{can_hide_guests, hide_guests, show_guests, translate};
+
 use super::netlink::Netlink;
+use hyperfork_api::netlink::route::Net;
 use hyperfork_api::netlink::{APPEND, Batch, CREATE, EXCLUSIVE};
 use std::io;
-use std::net::Ipv4Addr;
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -24,11 +29,8 @@ const IPV4: u8 = 2;
 const SOURCE: u32 = 12;
 const DESTINATION: u32 = 16;
 
-/// Where a chain hangs: its name, hook and priority.
-struct Hook(&'static str, u32, i32);
-
-const ON_ARRIVAL: Hook = Hook("prerouting", 0, -100);
-const ON_DEPARTURE: Hook = Hook("postrouting", 4, 100);
+/// Where a chain hangs: its name, kind, hook and priority.
+struct Hook(&'static str, &'static str, u32, i32);
 
 /// `struct nfgenmsg`.
 fn header(resource: u16) -> [u8; 4] {
@@ -45,79 +47,15 @@ fn transaction(host: &Netlink, fill: impl FnOnce(&mut Batch)) -> io::Result<()> 
     host.request(&batch)
 }
 
-/// Has the host put its own address in place of those of all guests of the pool when
-/// they speak to the world. Harmless when that is so already.
-pub(super) fn hide_guests(host: &Netlink) -> io::Result<()> {
-    let pool = Pool::from_environment().map_err(io::Error::other)?;
-    exists_after(transaction(host, |batch| hiding(batch, &pool)))
-}
-
-/// Whether [`hide_guests`] would do: what it makes is made and removed in one transaction.
-pub(super) fn can_hide_guests(host: &Netlink) -> bool {
-    let Ok(pool) = Pool::from_environment() else {
-        return false;
-    };
-    let probed = transaction(host, |batch| {
-        hiding(batch, &pool);
-        no_table(batch);
-    });
-    exists_after(probed).is_ok()
-}
-
-/// It is all the same who has made it.
-fn exists_after(made: io::Result<()>) -> io::Result<()> {
-    match made {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
-}
-
-fn hiding(batch: &mut Batch, pool: &Pool) {
-    let all = (pool.base(), pool.prefix());
-    table(batch);
-    chain(batch, &ON_DEPARTURE);
-    rule(batch, &ON_DEPARTURE, |expressions| {
-        compare(expressions, SOURCE, all, true);
-        compare(expressions, DESTINATION, all, false);
-        expression(expressions, "masq", |_| ());
-    });
-}
-
-/// Undoes [`hide_guests`].
-pub(super) fn show_guests(host: &Netlink) -> io::Result<()> {
-    transaction(host, no_table)
-}
-
-/// In a VM's namespace: the guest, who believes to be `visible`, is `real` outside.
-pub(super) fn translate(inside: &Netlink, visible: Block, real: Block) -> io::Result<()> {
-    /// `NFT_NAT_SNAT`, `NFT_NAT_DNAT`.
-    const SOURCE_NAT: u32 = 0;
-    const DESTINATION_NAT: u32 = 1;
-    transaction(inside, |batch| {
-        table(batch);
-        for (hook, field, from, to, kind) in [
-            (&ON_DEPARTURE, SOURCE, visible, real, SOURCE_NAT),
-            (&ON_ARRIVAL, DESTINATION, real, visible, DESTINATION_NAT),
-        ] {
-            chain(batch, hook);
-            rule(batch, hook, |expressions| {
-                compare(expressions, field, (from.guest(), 32), true);
-                expression(expressions, "immediate", |data| {
-                    data.big_endian(1, REGISTER);
-                    data.nested(2, |value| {
-                        value.attribute(1, &to.guest().octets());
-                    });
-                });
-                expression(expressions, "nat", |data| {
-                    data.big_endian(1, kind).big_endian(2, IPV4.into());
-                    data.big_endian(3, REGISTER);
-                });
-            });
-        }
-    })
-}
-
+/// The table, which may be there already.
 fn table(batch: &mut Batch) {
+    batch.message(NEWTABLE, CREATE, &header(0), |message| {
+        message.text(1, TABLE);
+    });
+}
+
+/// The table, which must not be there yet.
+fn new_table(batch: &mut Batch) {
     batch.message(NEWTABLE, CREATE | EXCLUSIVE, &header(0), |message| {
         message.text(1, TABLE);
     });
@@ -129,13 +67,13 @@ fn no_table(batch: &mut Batch) {
     });
 }
 
-fn chain(batch: &mut Batch, Hook(name, hook, priority): &Hook) {
+fn chain(batch: &mut Batch, Hook(name, kind, hook, priority): &Hook) {
     batch.message(NEWCHAIN, CREATE, &header(0), |message| {
         message.text(1, TABLE).text(3, name);
         message.nested(4, |place| {
             place.big_endian(1, *hook).big_endian(2, *priority as u32);
         });
-        message.text(7, "nat");
+        message.text(7, kind);
     });
 }
 
@@ -152,35 +90,104 @@ fn expression(list: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
     });
 }
 
-/// Goes on only with packets in whose header an address lies in a network, or does not.
-fn compare(list: &mut Batch, offset: u32, (network, prefix): (Ipv4Addr, u8), inside: bool) {
-    /// `NFT_PAYLOAD_NETWORK_HEADER`.
-    const NETWORK_HEADER: u32 = 1;
-    /// `NFT_CMP_EQ`, `NFT_CMP_NEQ`.
-    const EQUAL: u32 = 0;
-    const NOT_EQUAL: u32 = 1;
-    expression(list, "payload", |data| {
-        data.big_endian(1, REGISTER).big_endian(2, NETWORK_HEADER);
-        data.big_endian(3, offset).big_endian(4, 4);
-    });
-    if prefix < 32 {
-        let mask = !(u32::MAX >> prefix);
-        expression(list, "bitwise", |data| {
-            data.big_endian(1, REGISTER).big_endian(2, REGISTER);
-            data.big_endian(3, 4);
-            data.nested(4, |value| {
-                value.big_endian(1, mask);
-            });
-            data.nested(5, |value| {
-                value.big_endian(1, 0);
-            });
-        });
-    }
-    expression(list, "cmp", |data| {
+/// Puts bytes into the register.
+fn immediate(list: &mut Batch, bytes: &[u8]) {
+    expression(list, "immediate", |data| {
         data.big_endian(1, REGISTER);
-        data.big_endian(2, if inside { EQUAL } else { NOT_EQUAL });
-        data.nested(3, |value| {
-            value.attribute(1, &network.octets());
+        data.nested(2, |value| {
+            value.attribute(1, bytes);
         });
     });
+}
+
+/// Lets the packet pass.
+fn accept(list: &mut Batch) {
+    /// `NFT_REG_VERDICT`, `NF_ACCEPT`.
+    const VERDICT: u32 = 0;
+    const ACCEPT: u32 = 1;
+    expression(list, "immediate", |data| {
+        data.big_endian(1, VERDICT);
+        data.nested(2, |value| {
+            value.nested(2, |verdict| {
+                verdict.big_endian(1, ACCEPT);
+            });
+        });
+    });
+}
+
+/// Refuses the packet, and its sender is told that it may not.
+fn reject(list: &mut Batch) {
+    /// `NFT_REJECT_ICMP_UNREACH`, `ICMP_PKT_FILTERED`.
+    const UNREACHABLE: u32 = 0;
+    const FILTERED: u8 = 13;
+    expression(list, "reject", |data| {
+        data.big_endian(1, UNREACHABLE).attribute(2, &[FILTERED]);
+    });
+}
+
+/// Which header of a packet.
+#[derive(Debug, Clone, Copy)]
+enum Header {
+    /// `NFT_PAYLOAD_NETWORK_HEADER`: IPv4's.
+    Network = 1,
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`.
+    Transport = 2,
+}
+
+/// How two values compare.
+#[derive(Debug, Clone, Copy)]
+enum Is {
+    /// `NFT_CMP_EQ`, `NFT_CMP_NEQ`, `NFT_CMP_LTE`, `NFT_CMP_GTE`.
+    Equal = 0,
+    Not = 1,
+    AtMost = 3,
+    AtLeast = 5,
+}
+
+/// Puts a part of a header into the register.
+fn load(list: &mut Batch, header: Header, offset: u32, len: u32) {
+    expression(list, "payload", |data| {
+        data.big_endian(1, REGISTER).big_endian(2, header as u32);
+        data.big_endian(3, offset).big_endian(4, len);
+    });
+}
+
+/// Puts what the kernel knows of a packet into the register: `kind` is `meta` or `ct`.
+fn look_up(list: &mut Batch, kind: &str, key: u32) {
+    expression(list, kind, |data| {
+        data.big_endian(1, REGISTER).big_endian(2, key);
+    });
+}
+
+/// Keeps of the register the bits of a mask.
+fn mask(list: &mut Batch, bits: [u8; 4]) {
+    expression(list, "bitwise", |data| {
+        data.big_endian(1, REGISTER).big_endian(2, REGISTER);
+        data.big_endian(3, 4);
+        data.nested(4, |value| {
+            value.attribute(1, &bits);
+        });
+        data.nested(5, |value| {
+            value.attribute(1, &[0; 4]);
+        });
+    });
+}
+
+/// Goes on only if the register compares so.
+fn only_if(list: &mut Batch, is: Is, bytes: &[u8]) {
+    expression(list, "cmp", |data| {
+        data.big_endian(1, REGISTER).big_endian(2, is as u32);
+        data.nested(3, |value| {
+            value.attribute(1, bytes);
+        });
+    });
+}
+
+/// Goes on only with packets in whose header an address lies in a network, or does not.
+fn address(list: &mut Batch, offset: u32, (network, prefix): Net, is: Is) {
+    load(list, Header::Network, offset, 4);
+    if prefix < 32 {
+        mask(list, (!(u32::MAX >> prefix)).to_be_bytes());
+    }
+    only_if(list, is, &network.octets());
 }

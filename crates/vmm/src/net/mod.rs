@@ -15,12 +15,14 @@
 //! close, the namespace goes, and with it the interface and the lease.
 
 pub mod address;
+mod egress;
 mod filter;
 mod link;
 mod namespace;
 mod netlink;
 mod netns;
 mod resolver;
+pub mod sessions;
 
 pub use namespace::{Namespace, NetError};
 
@@ -60,7 +62,8 @@ pub fn available(mode: NetMode) -> Result<(), String> {
 }
 
 /// What translates addresses, and how to get it.
-pub const NF_TABLES: &str = "`modprobe -a nf_tables nft_chain_nat nft_masq nft_nat` as root";
+pub const NF_TABLES: &str =
+    "`modprobe -a nf_tables nft_chain_nat nft_ct nft_masq nft_nat nft_reject_ipv4` as root";
 
 /// Whether the host lets packets through between its interfaces: without that, guests
 /// reach the host and are reached by it, and nobody else.

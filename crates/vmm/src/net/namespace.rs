@@ -1,12 +1,13 @@
 //! A VM's namespace, made before it is needed.
 
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
+use super::egress::{self, Around};
 use super::netlink::{Netlink, Part};
-use super::{filter, link, netns, resolver};
+use super::{NF_TABLES, filter, link, netns, resolver};
 use crate::sys::tap::Tap;
 use hyperfork_api::net::GuestNetwork;
 use hyperfork_api::netlink::Batch;
-use hyperfork_api::{Mac, NetMode};
+use hyperfork_api::{Mac, NetKind, NetMode};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs;
 use std::io;
@@ -53,6 +54,9 @@ pub enum NetError {
         "all {} blocks of addresses are in use: stop some VMs, or set {} to a larger pool", .0.len(), super::address::POOL
     )]
     Exhausted(Pool),
+    /// The kernel cannot keep a guest from connecting to others.
+    #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
+    Egress(#[source] io::Error),
     /// The kernel refuses.
     #[error("cannot {what}{}", needs(.source))]
     Kernel {
@@ -79,13 +83,13 @@ impl Namespace {
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn prepare(mode: NetMode) -> Result<Self, NetError> {
+    pub fn prepare(kind: &NetKind) -> Result<Self, NetError> {
         let pool = Pool::from_environment().map_err(NetError::Pool)?;
-        Self::prepare_in(&pool, mode)
+        Self::prepare_in(&pool, kind)
     }
 
     /// As [`prepare`](Self::prepare), with addresses of this pool.
-    pub(super) fn prepare_in(pool: &Pool, mode: NetMode) -> Result<Self, NetError> {
+    pub(super) fn prepare_in(pool: &Pool, kind: &NetKind) -> Result<Self, NetError> {
         let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
         let inside = netns::inside_a_new_one(|| {
             for (setting, value) in SETTINGS {
@@ -104,15 +108,35 @@ impl Namespace {
         });
         let (tap, inside, route, netfilter) = inside.map_err(failed("make a network namespace"))?;
         let block = lease(pool, &host, inside.as_fd())?;
-        let visible = match mode {
+        let nameservers = resolver::nameservers();
+        let mut around = Around {
+            nameservers: nameservers.clone(),
+            host: vec![block.host()],
+        };
+        if egress::is_about_the_host(&kind.egress) {
+            let addresses = host
+                .addresses()
+                .map_err(failed("list this host's addresses"))?;
+            let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
+            around.host.extend(addresses.into_iter().filter(others));
+        }
+        let visible = match kind.mode {
             NetMode::Own => block,
             NetMode::Same => pool.visible(),
         };
         connect(&host, &route, pool, block, visible).map_err(failed("set up a VM's network"))?;
-        if mode == NetMode::Same {
-            netfilter
-                .and_then(|netfilter| filter::translate(&netfilter, visible, block))
+        let with_filter = |work: &dyn Fn(&Netlink) -> io::Result<()>| match &netfilter {
+            Ok(netfilter) => work(netfilter),
+            Err(error) => Err(error.kind().into()),
+        };
+        if kind.mode == NetMode::Same {
+            with_filter(&|netfilter| filter::translate(netfilter, visible, block))
                 .map_err(failed("translate a VM's address"))?;
+        }
+        if let Some(rules) = egress::rules(&kind.egress, &around) {
+            let guest = route.index_of(TO_GUEST).map_err(NetError::Egress)?;
+            with_filter(&|netfilter| filter::guard(netfilter, guest, &rules))
+                .map_err(NetError::Egress)?;
         }
         // Without it guests reach the host alone; `doctor` tells.
         let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host));
@@ -120,7 +144,7 @@ impl Namespace {
             block,
             visible,
             tap,
-            nameservers: resolver::nameservers(),
+            nameservers,
             _inside: inside,
         })
     }

@@ -1,10 +1,12 @@
 //! Asking the host kernel over netlink.
 
-use hyperfork_api::netlink::{Batch, refusals};
+use hyperfork_api::netlink::route::listed_address;
+use hyperfork_api::netlink::{Batch, Content, messages, refusals};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What of the kernel to speak to.
@@ -46,6 +48,39 @@ impl Netlink {
     pub(super) fn request(&self, batch: &Batch) -> io::Result<()> {
         send(&self.0, batch.as_bytes(), SendFlags::empty())?;
         refusals(|buffer| Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0))
+    }
+
+    /// Has something listed, and `each` told of what is in the list, by kind and payload.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn list(&self, batch: &Batch, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        send(&self.0, batch.as_bytes(), SendFlags::empty())?;
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            let (len, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())?;
+            for message in messages(&buffer[..len]) {
+                match message.content {
+                    Content::Done | Content::Answer(0) => return Ok(()),
+                    Content::Answer(number) => return Err(io::Error::from_raw_os_error(number)),
+                    Content::Other(kind, payload) => each(kind, payload),
+                }
+            }
+        }
+    }
+
+    /// All addresses of the namespace in which this was opened.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn addresses(&self) -> io::Result<Vec<Ipv4Addr>> {
+        let mut batch = Batch::new();
+        batch.list_addresses();
+        let mut addresses = Vec::new();
+        self.list(&batch, |kind, payload| {
+            addresses.extend(listed_address(kind, payload))
+        })?;
+        Ok(addresses)
     }
 
     /// The number of a network interface.

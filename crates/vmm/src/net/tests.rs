@@ -4,7 +4,7 @@ use super::address::Pool;
 use super::netlink::{Netlink, Part};
 use super::{Namespace, NetError, available, filter, link, netns};
 use crate::sys::tap::HEADER_LEN;
-use hyperfork_api::NetMode;
+use hyperfork_api::{Egress, NetKind, NetMode};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::thread;
@@ -21,7 +21,12 @@ fn pool(text: &str) -> Pool {
 }
 
 fn namespace(pool: &Pool, mode: NetMode) -> Namespace {
-    Namespace::prepare_in(pool, mode).unwrap_or_else(|error| panic!("{}", crate::one_line(&error)))
+    guarded(pool, mode, Egress::All)
+}
+
+fn guarded(pool: &Pool, mode: NetMode, egress: Egress) -> Namespace {
+    Namespace::prepare_in(pool, &NetKind { mode, egress })
+        .unwrap_or_else(|error| panic!("{}", crate::one_line(&error)))
 }
 
 /// Waits for something that must come, but not for ever.
@@ -113,7 +118,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
     let mut all: Vec<_> = (0..pool.len())
         .map(|_| namespace(&pool, NetMode::Own))
         .collect();
-    let error = Namespace::prepare_in(&pool, NetMode::Own).unwrap_err();
+    let error = Namespace::prepare_in(&pool, &NetKind::default()).unwrap_err();
     assert!(matches!(error, NetError::Exhausted(_)), "{error:?}");
     assert!(error.to_string().contains("all 3 blocks"), "{error}");
     let first = all.swap_remove(0);
@@ -122,7 +127,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
     assert!(there.exists());
     drop(first);
     let again = eventually("address", || {
-        Namespace::prepare_in(&pool, NetMode::Own).ok()
+        Namespace::prepare_in(&pool, &NetKind::default()).ok()
     });
     assert_eq!(again.ip(), ip);
     drop((all, again));
@@ -200,4 +205,59 @@ fn a_guest_of_mode_same_sees_the_same_address_everywhere_and_has_its_own_outside
             (&b"out"[..], (network.ip(), 4000).into())
         );
     }
+}
+
+/// Whether a datagram to this port of the host's end arrives there, or its sender is told
+/// that it may not send it.
+fn arrives(network: &Namespace) -> bool {
+    let (socket, address) = listener(network);
+    socket.set_nonblocking(true).unwrap();
+    arrives_at(network, &socket, address)
+}
+
+fn arrives_at(network: &Namespace, socket: &UdpSocket, address: (Ipv4Addr, u16)) -> bool {
+    let visible = network.guest().ip;
+    send(network, &datagram(network, visible, address, b"hello"));
+    eventually("arrival or refusal", || {
+        if socket.recv(&mut [0; 10]).is_ok() {
+            return Some(true);
+        }
+        let mut frame = vec![0; 2000];
+        network.tap().read(&mut frame).unwrap()?;
+        let refused = frame[PROTOCOL] == 1 && frame[IP + 20..][..2] == [3, 13];
+        refused.then_some(false)
+    })
+}
+
+#[test]
+fn a_guest_begins_to_speak_to_those_alone_whom_it_may() {
+    let pool = pool("192.0.2.0/26");
+    let may = |mode, words: &[&str]| arrives(&guarded(&pool, mode, Egress::of(words).unwrap()));
+    for mode in [NetMode::Own, NetMode::Same] {
+        assert!(may(mode, &["all"]));
+        assert!(may(mode, &["host"]));
+        assert!(may(mode, &["10.0.0.0/8", "192.0.2.0/26:1-65535/udp"]));
+        for refused in [
+            &["none"][..],
+            &["192.0.2.0/26/tcp"],
+            &["public", "dns"],
+            &["192.0.2.0/26:1"],
+        ] {
+            assert!(!may(mode, refused), "{mode:?} {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn who_may_begin_nothing_still_answers() {
+    let pool = pool("192.0.2.64/26");
+    let network = guarded(&pool, NetMode::Own, Egress::Only(Vec::new()));
+    let (socket, address) = listener(&network);
+    socket.set_nonblocking(true).unwrap();
+    assert!(!arrives_at(&network, &socket, address));
+    socket.send_to(b"in", (network.ip(), 4000)).unwrap();
+    frame_of(&network, 17);
+    assert!(arrives_at(&network, &socket, address));
+    // To this one, and nobody else.
+    assert!(!arrives(&network));
 }

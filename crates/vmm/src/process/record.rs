@@ -11,6 +11,7 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
         Guest::Nano { .. } => None,
     };
+    let kind = spec.guest.network().map(|network| &network.kind);
     VmInfo {
         name: identity.name.clone(),
         state: VmState::Starting,
@@ -22,7 +23,8 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         generation: identity.generation,
         index: identity.index,
         cid: identity.cid,
-        net: spec.guest.network().map(|network| network.mode),
+        net: kind.map(|kind| kind.mode),
+        egress: kind.map(|kind| kind.egress.words()),
         // Known when its process knows it.
         ip: None,
         ports: Vec::new(),

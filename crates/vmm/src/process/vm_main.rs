@@ -152,7 +152,8 @@ impl Waiting {
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
-        let network = shell.shape().net.map(Namespace::prepare).transpose()?;
+        let network = shell.shape().net.as_ref().map(Namespace::prepare);
+        let network = network.transpose()?;
         let plug = network.as_ref().map(|network| -> io::Result<_> {
             Ok(Plug {
                 tap: network.tap().try_clone()?,

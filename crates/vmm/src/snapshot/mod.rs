@@ -6,7 +6,7 @@ use crate::devices::serial::SerialState;
 use crate::devices::virtio::transport::TransportState;
 use crate::kvm::{VcpuState, VmState};
 use crate::memory::image::RamImageState;
-use hyperfork_api::{Bytes, NetMode};
+use hyperfork_api::{Bytes, NetKind};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -49,7 +49,7 @@ pub struct Shape {
     /// How many rings each virtio device has, by slot.
     pub rings: Vec<u8>,
     /// The kind of network around it, if any.
-    pub net: Option<NetMode>,
+    pub net: Option<NetKind>,
     /// Whether it has shared directories, whose devices open files by name.
     pub shares: bool,
 }

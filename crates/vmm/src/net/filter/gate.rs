@@ -1,0 +1,66 @@
+//! Where a guest may connect to, as rules of its namespace, out of the guest's reach.
+
+use super::super::egress::{Rule, Transport};
+use super::{
+    Batch, DESTINATION, Header, Hook, Is, Netlink, accept, address, chain, load, look_up, mask,
+    only_if, reject, rule, table, transaction,
+};
+use std::io;
+
+/// What passes through the namespace.
+const PASSING: Hook = Hook("forward", "filter", 2, 0);
+
+/// `NFT_META_IIF`, `NFT_META_L4PROTO`; `NFT_CT_STATE`.
+const CAME_FROM: u32 = 4;
+const PROTOCOL: u32 = 16;
+const STATE: u32 = 0;
+
+/// `NF_CT_STATE_BIT` of what belongs to a connection, or is about one.
+const ESTABLISHED: u32 = 2;
+const RELATED: u32 = 4;
+
+/// Offset of the destination's port in the headers of TCP and UDP.
+const PORT: u32 = 2;
+
+/// Lets what comes from one interface pass as the first rule says that is about it, or not.
+/// Answers to what came from elsewhere pass, and so does everything that comes from there.
+pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> io::Result<()> {
+    transaction(inside, |batch| {
+        table(batch);
+        chain(batch, &PASSING);
+        rule(batch, &PASSING, |list| {
+            look_up(list, "meta", CAME_FROM);
+            only_if(list, Is::Not, &guest.to_ne_bytes());
+            accept(list);
+        });
+        rule(batch, &PASSING, |list| {
+            look_up(list, "ct", STATE);
+            mask(list, (ESTABLISHED | RELATED).to_ne_bytes());
+            only_if(list, Is::Not, &[0; 4]);
+            accept(list);
+        });
+        for one in rules {
+            rule(batch, &PASSING, |list| whom(list, one));
+        }
+        rule(batch, &PASSING, reject);
+    })
+}
+
+fn whom(list: &mut Batch, rule: &Rule) {
+    if rule.to.1 > 0 {
+        address(list, DESTINATION, rule.to, Is::Equal);
+    }
+    if let Some(Transport { protocol, ports }) = rule.transport {
+        look_up(list, "meta", PROTOCOL);
+        only_if(list, Is::Equal, &[protocol.number()]);
+        if let Some((first, last)) = ports {
+            load(list, Header::Transport, PORT, 2);
+            only_if(list, Is::AtLeast, &first.to_be_bytes());
+            only_if(list, Is::AtMost, &last.to_be_bytes());
+        }
+    }
+    match rule.allow {
+        true => accept(list),
+        false => reject(list),
+    }
+}
