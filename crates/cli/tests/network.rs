@@ -7,6 +7,7 @@ mod support;
 
 use serde_json::Value;
 use std::collections::HashSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -275,6 +276,52 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
     );
     assert!(error.contains("udp port 0 of 192.0.2.1"), "{error}");
     user.must_be_clean();
+}
+
+#[test]
+fn addresses_that_run_out_are_told_and_nothing_is_left_of_processes_that_were_killed() {
+    let user = User::new();
+    // Three VMs, not those of another run of this test.
+    let pool = Ipv4Addr::from(0xc612_0000 | (std::process::id() & 0xfff) << 4);
+    let in_pool = |args: &[&str]| {
+        let mut command = user.command(args);
+        command.env("HYPERFORK_NET_POOL", format!("{pool}/28"));
+        Ended::of(command.output().expect("hyperfork"))
+    };
+    let interfaces = || {
+        let names = fs::read_dir("/sys/class/net")
+            .expect("interfaces")
+            .flatten();
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let ours = format!("hf{:07x}", u32::from(pool) >> 4);
+        names.filter(|name| name.starts_with(&ours)).count()
+    };
+    let run = |name| {
+        let run = ["run", "-d", "--quiet", "--cpus", "1", "--memory", "256MiB"];
+        in_pool(&[&run[..], &["-p", "0:7", "--name", name]].concat())
+    };
+    assert_eq!(run("p").status, 0);
+    // Two more shells wait for its clones.
+    eventually("all addresses being leased", || interfaces() == 3);
+    let error = run("q").must_have_failed(125);
+    assert!(
+        error.contains("all 3 blocks of addresses are in use")
+            && error.contains("HYPERFORK_NET_POOL"),
+        "{error}"
+    );
+    let error = in_pool(&["fork", "p", "-n", "3"]).must_have_failed(1);
+    assert!(error.contains("all 3 blocks"), "{error}");
+    assert_eq!(user.names(), ["p"]);
+    assert_eq!(user.json(&["inspect", "p"])["state"], "running");
+
+    // While shells are being built again.
+    for pid in user.all_processes() {
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        killed.expect("kill");
+    }
+    eventually("the end of all interfaces", || interfaces() == 0);
+    assert_eq!(run("q").status, 0);
+    assert_eq!(sh(&user, "q", "hostname"), "q\n");
 }
 
 #[test]

@@ -129,6 +129,11 @@ impl User {
         self.processes_with(|path| !pool.iter().any(|dir| path.starts_with(dir)))
     }
 
+    /// Those and the pool's, waiting shells included.
+    pub(crate) fn all_processes(&self) -> Vec<u32> {
+        self.processes_with(|_| true)
+    }
+
     /// The processes that have a file open under the run directory for which `which`
     /// holds.
     fn processes_with(&self, which: impl Fn(&Path) -> bool) -> Vec<u32> {
