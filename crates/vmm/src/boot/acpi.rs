@@ -6,7 +6,7 @@
 //! "hardware-reduced" one, for it has PICs and a PIT, by which kernels without a
 //! better reference calibrate their timers.
 
-use super::{Boot, BootError};
+use super::{Boot, BootError, generation};
 use crate::devices::serial::{COM1, COM1_IRQ, COM1_LEN};
 use crate::memory::layout;
 use acpi_tables::Aml;
@@ -164,6 +164,7 @@ fn dsdt(virtio_devices: usize) -> Sdt {
     const REVISION: u8 = 2;
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, REVISION, OEM, OEM_TABLE, OEM_REVISION);
     let mut devices = serial_port();
+    devices.extend(generation::devices());
     for slot in 0..virtio_devices {
         devices.extend(virtio_device(slot));
     }
@@ -239,7 +240,7 @@ mod tests {
     fn every_table_is_found_from_the_root_pointer_and_adds_up() {
         for (cpus, devices) in [(1, 0), (8, layout::VIRTIO_MAX)] {
             let tables = tables(cpus, devices);
-            assert!(ADDRESS as usize + tables.len() <= 1 << 20);
+            assert!(ADDRESS as usize + tables.len() <= generation::ADDRESS as usize);
             assert!(adds_up(&tables[..20]) && adds_up(&tables[..36]));
             let xsdt = table(&tables, word(&tables, 24));
             let (fadt, madt) = (word(xsdt, 36), word(xsdt, 44));

@@ -14,6 +14,7 @@
 pub mod acpi;
 pub mod cmdline;
 pub mod entry;
+pub mod generation;
 pub mod kernel;
 pub mod mptable;
 pub mod nano;

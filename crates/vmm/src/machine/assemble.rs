@@ -12,7 +12,7 @@ use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::devices::worker::DeviceWorker;
-use crate::kvm::{Host, KvmError, VcpuState, Vm, VmState};
+use crate::kvm::{Host, HostKind, KvmError, VcpuState, Vm, VmState};
 use crate::memory::ram::RamError;
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{MachineState, Shape};
@@ -150,6 +150,7 @@ impl Machine {
                 let initrd = guest.initrd.as_deref();
                 let boot = boot(&cmdline, count);
                 let entry = boot::kernel::load(&memory, &guest.kernel, initrd, &boot)?;
+                boot::generation::write(&memory, identity).map_err(BootError::from)?;
                 (entry, slots::fresh(guest, identity.cid, backends)?)
             }
         };
@@ -234,6 +235,7 @@ impl Machine {
         events: Events,
     ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
+        let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
         let device_states = state.devices.iter().map(|transport| &transport.device);
         let slots = slots::restored(device_states, fds, identity.cid, backends)?;
         let serial_irq = serial_line(&shell)?;
@@ -253,6 +255,11 @@ impl Machine {
             vsock: slots.vsock,
         };
         let machine = assemble(shell, parts, identity, events)?;
+        // What the doorbell then tells of. It is for kernels that a PVM host cannot run, and in
+        // memory that the embedded guest, which has no devices, takes for its own.
+        if is_read {
+            boot::generation::write(&memory, identity).map_err(BootError::from)?;
+        }
         // Queued before the first instruction, so that the guest cannot miss that it
         // is a clone.
         machine.vm.interrupt(layout::DOORBELL_IRQ)?;

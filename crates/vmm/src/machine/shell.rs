@@ -6,7 +6,7 @@ use crate::devices::confinement::Names;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
-use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
+use crate::kvm::{Host, HostKind, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
@@ -29,6 +29,7 @@ pub struct Shell {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
+    pub(super) host: HostKind,
 }
 
 impl Shell {
@@ -114,6 +115,7 @@ impl Shell {
             vm,
             ram,
             shape,
+            host: host.kind(),
         })
     }
 }
