@@ -1,5 +1,6 @@
 //! What programs find in their environment, and where they are looked for.
 
+use hyperfork_api::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::os::unix::ffi::OsStringExt;
@@ -41,6 +42,15 @@ impl Environment {
         }
         for (name, value) in variables {
             all.insert(name.clone().into_bytes(), value.clone().into_bytes());
+        }
+        Self(all)
+    }
+
+    /// With secrets on top.
+    pub(crate) fn with_secrets(&self, secrets: &[(String, Secret)]) -> Self {
+        let mut all = self.0.clone();
+        for (name, value) in secrets {
+            all.insert(name.clone().into_bytes(), value.reveal().to_vec());
         }
         Self(all)
     }

@@ -1,20 +1,22 @@
 //! The guest's machine: how it becomes a machine of its own, and how it ends.
 
-use crate::identity_file::IdentityFile;
+use crate::hooks::Hooks;
 use crate::log;
 use crate::machine::Machine;
 use crate::network::Card;
+use crate::pages::Pages;
+use crate::secrets::SecretFiles;
 use crate::sys::{ioctl, signals};
-use hyperfork_api::Identity;
-use hyperfork_api::guest::{Failure, IDENTITY_PATH};
+use hyperfork_api::guest::{Failure, RUN_DIR, SECRETS_DIR};
+use hyperfork_api::{Id, Identity, Secrets};
 use rustix::fs::sync;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
 use rustix::time::{ClockId, Timespec, clock_settime};
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -35,8 +37,12 @@ const GRACE_STEP: Duration = Duration::from_millis(20);
 pub(crate) struct Pid1 {
     /// Kept open: that is one system call less in a clone.
     random: std::io::Result<File>,
-    identity_file: IdentityFile,
+    pages: Pages,
     card: Card,
+    secret_files: SecretFiles,
+    hooks: Hooks,
+    /// Whose identity it has, by its token.
+    is: Option<Id>,
 }
 
 impl Pid1 {
@@ -44,10 +50,11 @@ impl Pid1 {
     pub(crate) fn new() -> Self {
         Self {
             random: File::open("/dev/urandom"),
-            identity_file: IdentityFile::in_directory(
-                Path::new(IDENTITY_PATH).parent().unwrap_or(Path::new("/")),
-            ),
+            pages: Pages::in_directory(Path::new(RUN_DIR)),
             card: Card::default(),
+            secret_files: SecretFiles::in_directory(SECRETS_DIR.into()),
+            hooks: Hooks::watched(),
+            is: None,
         }
     }
 
@@ -71,7 +78,12 @@ impl Machine for Pid1 {
         identity: &Identity,
         realtime_ns: u64,
         shares: &[(String, String, bool)],
+        secrets: &Secrets,
     ) -> Result<(), Failure> {
+        // The host has not heard the answer, and asks again.
+        if self.is == Some(identity.token) {
+            return Ok(());
+        }
         self.reseed(&identity.seed)?;
         let name = identity.name.as_str();
         sethostname(name.as_bytes()).map_err(|error| failed("hostname", error))?;
@@ -83,8 +95,24 @@ impl Machine for Pid1 {
         for (tag, mount_point, read_only) in shares {
             mount_share(tag, mount_point, *read_only)?;
         }
-        let written = self.identity_file.write(identity);
-        written.map_err(|error| failed(IDENTITY_PATH, error))
+        let written = self.pages.write(identity);
+        written.map_err(|error| failed(RUN_DIR, error))?;
+        let replaced = self.secret_files.replace(secrets);
+        replaced.map_err(|error| failed(SECRETS_DIR, error))?;
+        match identity.generation {
+            0 => hide_boot_id(),
+            _ => self.hooks.run(identity)?,
+        }
+        self.is = Some(identity.token);
+        Ok(())
+    }
+
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.hooks.changes()
+    }
+
+    fn changed(&mut self) {
+        self.hooks.changed();
     }
 
     fn settle(&mut self) {
@@ -128,6 +156,15 @@ fn set_clock(realtime: Duration) -> Result<(), Errno> {
         tv_nsec: realtime.subsec_nanos().into(),
     };
     clock_settime(ClockId::Realtime, time)
+}
+
+/// The kernel makes its boot identifier once; a file of ours covers it.
+fn hide_boot_id() {
+    const KERNELS: &str = "/proc/sys/kernel/random/boot_id";
+    let ours = Path::new(RUN_DIR).join("boot-id");
+    if let Err(error) = mount_bind(&ours, KERNELS) {
+        log::error(format_args!("{KERNELS}: {error}"));
+    }
 }
 
 fn mount_share(tag: &str, mount_point: &str, read_only: bool) -> Result<(), Failure> {

@@ -1,14 +1,15 @@
 //! What the agent does to the machine it runs on; and how to try it on a machine
 //! that must not be changed.
 
-use crate::identity_file::IdentityFile;
 use crate::listener::Listener;
 use crate::log;
+use crate::pages::Pages;
 use crate::server::Server;
-use hyperfork_api::Identity;
 use hyperfork_api::guest::Failure;
+use hyperfork_api::{Identity, Secrets};
 use std::ffi::{OsString, c_int};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// The effects of the host's requests on the whole guest.
@@ -22,7 +23,17 @@ pub(crate) trait Machine {
         identity: &Identity,
         realtime_ns: u64,
         shares: &[(String, String, bool)],
+        secrets: &Secrets,
     ) -> Result<(), Failure>;
+
+    /// Ready to be read when something has changed that the machine wants to know of before
+    /// it is given another identity.
+    fn changes(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Something has.
+    fn changed(&mut self) {}
 
     /// Does what could wait until the host had its answer.
     fn settle(&mut self) {}
@@ -31,10 +42,10 @@ pub(crate) trait Machine {
     fn power_off(&mut self);
 }
 
-/// A machine that stays as it is: only the identity file is written, beside the
-/// sockets.
+/// A machine that stays as it is: only the files that tell who it is are written,
+/// beside the sockets.
 struct Rehearsal {
-    identity_file: IdentityFile,
+    pages: Pages,
 }
 
 impl Machine for Rehearsal {
@@ -43,10 +54,11 @@ impl Machine for Rehearsal {
         identity: &Identity,
         _realtime_ns: u64,
         _shares: &[(String, String, bool)],
+        _secrets: &Secrets,
     ) -> Result<(), Failure> {
-        let written = self.identity_file.write(identity);
+        let written = self.pages.write(identity);
         written.map_err(|error| Failure::File {
-            path: "the identity file".to_owned(),
+            path: "the identity's files".to_owned(),
             reason: error.to_string(),
         })
     }
@@ -85,7 +97,7 @@ pub(crate) fn rehearse(arguments: &[OsString]) -> c_int {
         return usage();
     }
     let machine = Box::new(Rehearsal {
-        identity_file: IdentityFile::in_directory(Path::new(directory)),
+        pages: Pages::in_directory(Path::new(directory)),
     });
     match unix_listeners(sockets).and_then(|listeners| Server::new(listeners, machine)) {
         Ok(server) => server.run(),

@@ -17,6 +17,7 @@ use crate::sys::signals;
 use hyperfork_api::Identity;
 use hyperfork_api::frame::CHUNK;
 use hyperfork_api::guest::{Command, Failure, Reply, Request};
+use hyperfork_api::secret::Secret;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
@@ -38,6 +39,8 @@ const ACCEPT_PAUSE: Timespec = Timespec {
 pub(crate) struct Guest {
     machine: Box<dyn Machine>,
     environment: Environment,
+    /// Variables that only the machine with this identity may have.
+    secrets: Vec<(String, Secret)>,
     main: Option<MainProgram>,
     /// Who this machine is; `None` from boot until it is told.
     cid: Option<u32>,
@@ -75,7 +78,17 @@ impl Guest {
                 identity,
                 realtime_ns,
                 shares,
-            } => return self.identify(&identity, realtime_ns, &shares, cid),
+                secrets,
+            } => {
+                let machine = &mut self.machine;
+                check_cid(&identity, cid)?;
+                machine.identify(&identity, realtime_ns, &shares, &secrets)?;
+                self.cid = Some(cid);
+                self.secrets = secrets.variables;
+                return Ok(Answer::Reply(Reply::Identified {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                }));
+            }
             Request::PowerOff => {
                 self.powering_off = true;
                 return Ok(Answer::Reply(Reply::Ok));
@@ -107,33 +120,14 @@ impl Guest {
         }
     }
 
-    fn identify(
-        &mut self,
-        identity: &Identity,
-        realtime_ns: u64,
-        shares: &[(String, String, bool)],
-        cid: u32,
-    ) -> Result<Answer, Failure> {
-        if identity.cid != cid {
-            return Err(refused(&format!(
-                "the identity's CID is {}, but this machine was addressed as {cid}",
-                identity.cid
-            )));
-        }
-        self.machine.identify(identity, realtime_ns, shares)?;
-        self.cid = Some(cid);
-        Ok(Answer::Reply(Reply::Identified {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }))
-    }
-
     fn start(&mut self, command: &Command) -> Result<Program, Failure> {
         if self.running_programs >= MAX_PROGRAMS {
             return Err(refused(&format!(
                 "{MAX_PROGRAMS} programs are running already"
             )));
         }
-        let program = Program::start(command, &self.environment)?;
+        let environment = self.environment.with_secrets(&self.secrets);
+        let program = Program::start(command, &environment)?;
         self.running_programs += 1;
         Ok(program)
     }
@@ -165,6 +159,16 @@ impl Guest {
     }
 }
 
+fn check_cid(identity: &Identity, cid: u32) -> Result<(), Failure> {
+    if identity.cid == cid {
+        return Ok(());
+    }
+    Err(refused(&format!(
+        "the identity's CID is {}, but this machine was addressed as {cid}",
+        identity.cid
+    )))
+}
+
 fn refused(why: &str) -> Failure {
     Failure::Refused(why.to_owned())
 }
@@ -189,6 +193,7 @@ pub(crate) struct Server {
 enum Token {
     Listener(usize),
     Signals,
+    Machine,
     MainOutput(usize),
     Session(usize, Part),
 }
@@ -206,6 +211,7 @@ impl Server {
             guest: Guest {
                 machine,
                 environment: Environment::inherited(),
+                secrets: Vec::new(),
                 main: None,
                 cid: None,
                 running_programs: 0,
@@ -237,6 +243,7 @@ impl Server {
             match token {
                 Token::Listener(index) => self.accept(index),
                 Token::Signals => self.on_signals(),
+                Token::Machine => self.guest.machine.changed(),
                 Token::MainOutput(index) => {
                     if let Some(main) = &mut self.guest.main {
                         main.keep_output(index, &mut self.scratch);
@@ -277,6 +284,11 @@ impl Server {
                 tokens.push(Token::Session(index, part));
                 fds.push(PollFd::from_borrowed_fd(fd, events));
             });
+        }
+        // The last, which comes first below: before a clone is told who it is.
+        if let Some(changes) = self.guest.machine.changes() {
+            tokens.push(Token::Machine);
+            fds.push(PollFd::from_borrowed_fd(changes, PollFlags::IN));
         }
         poll(&mut fds, (!self.accepting).then_some(&ACCEPT_PAUSE))?;
         let ready = tokens.into_iter().zip(fds.iter().map(PollFd::revents));

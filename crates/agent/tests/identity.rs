@@ -3,6 +3,7 @@
 
 mod support;
 
+use hyperfork_api::Secrets;
 use hyperfork_api::guest::{Failure, GuestIdentity, Reply, Request, Stream};
 use support::*;
 
@@ -43,10 +44,11 @@ fn an_identity_is_confirmed_and_written_down_for_programs() {
     let expected = |cid: u32| {
         let identity = identity(cid);
         GuestIdentity {
+            generation: identity.generation,
             name: identity.name.to_string(),
             index: identity.index,
-            generation: identity.generation,
             cid,
+            generation_again: identity.generation,
         }
     };
     assert_eq!(read(), expected(PARENT));
@@ -61,6 +63,7 @@ fn an_identity_meant_for_another_machine_is_refused() {
         identity: identity(PARENT),
         realtime_ns: 0,
         shares: Vec::new(),
+        secrets: Secrets::default(),
     };
     let reply = agent.ask(CLONE, &request);
     assert!(matches!(reply, Reply::Failed(Failure::Refused(_))));

@@ -6,7 +6,7 @@
 mod support;
 
 use hyperfork_api::guest::{GuestIdentity, Reply, Request, Stream};
-use hyperfork_api::{VmName, guest};
+use hyperfork_api::{Secrets, VmName, guest};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -66,6 +66,7 @@ impl Guest {
             identity,
             realtime_ns: now.as_nanos() as u64,
             shares: Vec::new(),
+            secrets: Secrets::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! (`<run dir>/<name>/control.sock`): one JSON [`Request`] a line, answered by
 //! one JSON [`Reply`] a line, as many as one likes on a connection.
 
-use crate::{ForkReport, Strategy, VmInfo, VmName};
+use crate::{ForkReport, Secrets, Strategy, VmInfo, VmName};
 use serde::{Deserialize, Serialize};
 
 /// What one may ask of a VM's process.
@@ -44,6 +44,9 @@ pub struct Fork {
     pub prefix: Option<VmName>,
     /// How.
     pub strategy: Strategy,
+    /// What the clones may know. They know none of their parent's.
+    #[serde(default)]
+    pub secrets: Secrets,
 }
 
 /// The answer.

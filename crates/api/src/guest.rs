@@ -15,15 +15,25 @@
 //! and the programs in it must not notice.) To end a program, the host sends it a
 //! signal first. To end its input alone, [`Stream::StdinEnd`].
 
-use crate::Identity;
+use crate::{Identity, Secrets};
 use serde::{Deserialize, Serialize};
 
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;
 
-/// Where the guest's programs find who they are: a JSON file, replaced
-/// atomically after every fork. See [`GuestIdentity`].
+/// Where the guest's programs find who they are, in files that change without a system
+/// call. See docs/identity.md.
+pub const RUN_DIR: &str = "/run/hyperfork";
+
+/// A JSON file that a clone's agent overwrites in place. See [`GuestIdentity`].
 pub const IDENTITY_PATH: &str = "/run/hyperfork/identity.json";
+
+/// Where secret files are, for the guest's root.
+pub const SECRETS_DIR: &str = "/run/hyperfork/secrets";
+
+/// Programs in this directory of the guest are run in a clone before it answers, in the
+/// order of their names; if one fails there is no clone.
+pub const HOOKS_DIR: &str = "/etc/hyperfork/clone.d";
 
 /// Which program's turn it is to have the machine forked: locked (`flock`) by it.
 pub const FORK_LOCK_PATH: &str = "/run/hyperfork/fork.lock";
@@ -31,14 +41,18 @@ pub const FORK_LOCK_PATH: &str = "/run/hyperfork/fork.lock";
 /// The content of [`IDENTITY_PATH`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestIdentity {
+    /// As [`Identity::generation`]: the first thing in the file.
+    pub generation: u32,
     /// The VM's name.
     pub name: String,
     /// As [`Identity::index`].
     pub index: u32,
-    /// As [`Identity::generation`].
-    pub generation: u32,
     /// As [`Identity::cid`].
     pub cid: u32,
+    /// The generation again, as the last thing in the file, which is written from its end
+    /// to its beginning. Who reads it and finds the two differ has read parts of two
+    /// identities, and reads again.
+    pub generation_again: u32,
 }
 
 /// What the host asks.
@@ -53,6 +67,8 @@ pub enum Request {
         realtime_ns: u64,
         /// 9p shares to mount, as (tag, mount point, read-only); only after boot.
         shares: Vec<(String, String, bool)>,
+        /// All that the machine may know from now on; what it knew is to be forgotten.
+        secrets: Secrets,
     },
     /// Run a program; its streams are this connection.
     Exec(Command),

@@ -21,15 +21,17 @@ pub mod info;
 pub mod name;
 pub mod net;
 pub mod netlink;
+pub mod secret;
 pub mod signal;
 pub mod size;
 pub mod spec;
 
 pub use egress::Egress;
 pub use fork::{CloneReport, ForkReport, Phases, ShellSource, Strategy};
-pub use identity::Identity;
+pub use identity::{Id, Identity};
 pub use info::{VmInfo, VmState};
 pub use name::VmName;
 pub use net::{Mac, NetKind, NetMode, Network};
+pub use secret::Secrets;
 pub use size::Bytes;
 pub use spec::VmSpec;

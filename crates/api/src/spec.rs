@@ -19,6 +19,9 @@ pub struct VmSpec {
     pub image: String,
     /// How many clones may be made of this VM in its life; `None` for no limit.
     pub max_forks: Option<u32>,
+    /// Whether a guest without an agent, whose clones cannot be told who they are nor be
+    /// given randomness of their own, may be forked all the same.
+    pub identical_clones: bool,
     /// Milliseconds after which a guest that has not become ready, after boot or
     /// after a fork, is given up.
     pub ready_timeout_ms: u64,

@@ -52,6 +52,7 @@ impl Guest {
             },
             image: self.name().to_owned(),
             max_forks: None,
+            identical_clones: false,
             ready_timeout_ms: READY_TIMEOUT_MS,
         }
     }

@@ -5,7 +5,7 @@ use crate::cpu;
 use crate::error::BenchError;
 use crate::guest::Guest;
 use hyperfork_api::control::{self, Reply, Request};
-use hyperfork_api::{CloneReport, ForkReport, Strategy, VmInfo, VmName};
+use hyperfork_api::{CloneReport, ForkReport, Secrets, Strategy, VmInfo, VmName};
 use hyperfork_vmm::process::{Client, ClientError, LaunchError, RunDir, VmDir, launch};
 use hyperfork_vmm::sys::scm;
 use std::fs;
@@ -89,7 +89,7 @@ impl<'a> Vms<'a> {
         let name = VmName::new(format!("{}{}", self.prefix, self.booted))?;
         let spec = guest.spec(name, cpus, memory_mib, options);
         let begun = Instant::now();
-        let info = launch(&self.run_dir, &spec)
+        let info = launch(&self.run_dir, &spec, Secrets::default())
             .and_then(|launched| launched.wait_ready_while(|| self.watch.wanted()))
             .map_err(|error| match error {
                 LaunchError::Interrupted => BenchError::Interrupted,
@@ -121,6 +121,7 @@ impl<'a> Vms<'a> {
             count,
             prefix: Some(prefix.clone()),
             strategy,
+            secrets: Secrets::default(),
         });
         match self.ask(parent, &request)? {
             Reply::Forked(report) => Ok(report),

@@ -32,6 +32,11 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         &["run", "--image", "nano", "--kernel", "/dev/null"],
         &["run", "--image", "nano", "--append", "touch_mib=4 frob=1"],
         &["run", "-v", "/no/such:/data"],
+        &["run", "--secret", "HYPERFORK_NOT_SET"],
+        &["run", "--secret-file", "/no/such"],
+        &["run", "--image", "nano", "--secret", "A=1"],
+        &["run", "--image", "base", "--identical-clones"],
+        &["fork", "p", "--secret-file", "/dev/null:../x"],
         &["fork", "p", "-n", "0"],
         &["fork", "p", "--strategy", "copy"],
         &["exec", "p"],
@@ -196,9 +201,10 @@ fn forks_beyond_the_limit_are_refused() {
     let user = User::new();
     user.ok(&nano(&["-d", "--name", "p", "--max-forks", "2"]));
     user.ok(&["fork", "p", "-n", "2"]);
+    let line = user.fails(1, &["fork", "p"]);
     assert!(
-        user.fails(1, &["fork", "p"])
-            .contains("may be forked 2 times")
+        line.contains("may be forked 2 times") && line.contains("--max-forks"),
+        "{line}"
     );
 }
 
@@ -206,6 +212,8 @@ fn forks_beyond_the_limit_are_refused() {
 fn the_embedded_guest_has_no_agent() {
     let user = User::new();
     user.nano("p");
+    let line = user.fails(1, &["fork", "p", "--secret", "A=1"]);
+    assert!(line.contains("no agent that could take secrets"), "{line}");
     assert!(
         user.fails(125, &["exec", "p", "true"])
             .contains("p has no agent")

@@ -52,6 +52,10 @@ pub(crate) fn images() -> Vec<ImageRecipe> {
                     include_str!("../../../guest/images/python/sitecustomize.py"),
                 ),
                 text(
+                    "usr/lib/python3.11/_hyperfork_renewal.py",
+                    include_str!("../../../guest/images/python/_hyperfork_renewal.py"),
+                ),
+                text(
                     "usr/lib/hyperfork/env",
                     include_str!("../../../guest/images/python/env"),
                 ),
@@ -88,11 +92,21 @@ fn every_image() -> Vec<GuestFile> {
         text("etc/hostname", "hyperfork\n"),
         text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
         text("etc/resolv.conf", ""),
+        symlink("etc/machine-id", "/run/hyperfork/machine-id"),
         GuestFile::Regular {
             path: "usr/lib/hyperfork/agent",
             mode: 0o755,
             content: Cow::Borrowed(AGENT),
         },
+        GuestFile::Regular {
+            path: "usr/lib/hyperfork/renew-ssh-host-keys",
+            mode: 0o755,
+            content: Cow::Borrowed(include_bytes!(
+                "../../../guest/images/every/renew-ssh-host-keys"
+            )),
+        },
+        directory("etc/hyperfork/clone.d", 0o755),
+        directory("etc/ssh", 0o755),
         symlink("usr/bin/hf-fork", "../lib/hyperfork/agent"),
         symlink("usr/bin/hf-done", "../lib/hyperfork/agent"),
     ]

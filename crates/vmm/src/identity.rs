@@ -1,6 +1,6 @@
 //! Making identities.
 
-use hyperfork_api::{Identity, VmName};
+use hyperfork_api::{Id, Identity, VmName};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io;
 
@@ -19,6 +19,9 @@ pub fn booted(name: &VmName) -> io::Result<Identity> {
         cid: random_cid()?,
         network: None,
         seed: random(Identity::SEED_LEN)?,
+        machine_id: random_id()?,
+        boot_id: random_id()?,
+        token: random_id()?,
     })
 }
 
@@ -34,6 +37,9 @@ pub fn cloned(parent: &Identity, name: VmName, index: u32) -> io::Result<Identit
         cid: random_cid()?,
         network: None,
         seed: random(Identity::SEED_LEN)?,
+        machine_id: random_id()?,
+        boot_id: random_id()?,
+        token: random_id()?,
     })
 }
 
@@ -43,6 +49,13 @@ fn random_cid() -> io::Result<u32> {
     let bytes = random(4)?;
     let any = u32::from_le_bytes(bytes.try_into().expect("four bytes"));
     Ok(FIRST_CID + (any >> 1))
+}
+
+fn random_id() -> io::Result<Id> {
+    let bytes = random(Id::LEN)?;
+    Ok(Id::from_random(
+        bytes.try_into().expect("as many as asked for"),
+    ))
 }
 
 fn random(len: usize) -> io::Result<Vec<u8>> {

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use hyperfork_api::guest::{Command, Failure, Reply, Request, Stream, WindowSize};
-use hyperfork_api::{Identity, VmName, frame};
+use hyperfork_api::{Id, Identity, Secrets, VmName, frame};
 use serde::{Serialize, de::DeserializeOwned};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -56,6 +56,7 @@ impl Agent {
             identity: identity(cid),
             realtime_ns: 0,
             shares: Vec::new(),
+            secrets: Secrets::default(),
         };
         self.ask(cid, &request)
     }
@@ -193,6 +194,11 @@ impl Talk {
 
 /// The test's identity for a CID.
 pub(crate) fn identity(cid: u32) -> Identity {
+    let id = |which: u8| {
+        let mut bytes = [which; Id::LEN];
+        bytes[0] = cid as u8;
+        Id::from_random(bytes)
+    };
     Identity {
         network: None,
         name: VmName::new(format!("vm-{cid}")).unwrap(),
@@ -200,6 +206,9 @@ pub(crate) fn identity(cid: u32) -> Identity {
         generation: cid - PARENT,
         cid,
         seed: vec![cid as u8; Identity::SEED_LEN],
+        machine_id: id(1),
+        boot_id: id(2),
+        token: id(3),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `fork` and `demo`.
 
+use super::secrets::Secrets;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use hyperfork_api::{Strategy, VmName};
@@ -11,7 +12,7 @@ const MAX_CLONES: i64 = 1024;
 ///
 /// The clones are named <VM>-<k>, with the first free numbers. They have the
 /// parent's memory as it was at one moment, every program in it included, and
-/// run on from there; the parent runs on too.
+/// run on from there; the parent runs on too. They do not have the parent's secrets.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: hyperfork fork p -n 8 --json")]
 pub(crate) struct Fork {
@@ -27,6 +28,8 @@ pub(crate) struct Fork {
     /// How memory and state are duplicated
     #[arg(long, value_name = "STRATEGY", default_value = "image", value_parser = strategy())]
     pub(crate) strategy: Strategy,
+    #[command(flatten)]
+    pub(crate) secrets: Secrets,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,6 +8,7 @@ mod image;
 mod list;
 mod ports;
 mod run;
+mod secrets;
 mod values;
 mod vms;
 

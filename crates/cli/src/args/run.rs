@@ -1,6 +1,6 @@
 //! `run`.
 
-use super::{ports, values};
+use super::{ports, secrets::Secrets, values};
 use crate::exit::Usage;
 use clap::{Args, ValueEnum};
 use hyperfork_api::fork::PublishedPort;
@@ -86,6 +86,12 @@ pub(crate) struct Run {
     /// How many clones may be made of this VM in its life, also by its own guest
     #[arg(long, value_name = "K")]
     pub(crate) max_forks: Option<u32>,
+    /// Let a guest without an agent be forked, though its clones will have the same random
+    /// numbers, names and addresses
+    #[arg(long)]
+    pub(crate) identical_clones: bool,
+    #[command(flatten)]
+    pub(crate) secrets: Secrets,
     /// Give up on a guest that is not ready after this long
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration)]
     pub(crate) ready_timeout: Duration,

@@ -5,7 +5,7 @@ use crate::ui::{self, duration_us};
 use crate::verbs::{boot, fork_vm, free_name_like, remove_by_force};
 use anyhow::Context;
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{Bytes, ForkReport, Strategy, VmInfo, VmName, VmSpec, control};
+use hyperfork_api::{Bytes, ForkReport, Secrets, Strategy, VmInfo, VmName, VmSpec, control};
 use hyperfork_vmm::process::VmDir;
 
 /// A VM and its clones. Dropping it ends and removes all of them.
@@ -37,9 +37,16 @@ impl<'a> Family<'a> {
             guest,
             image: image.to_owned(),
             max_forks: None,
+            identical_clones: false,
             ready_timeout_ms: READY_TIMEOUT_MS,
         };
-        let parent = boot(&stage.run_dir, &spec, stage.progress, &stage.interrupt)?;
+        let parent = boot(
+            &stage.run_dir,
+            &spec,
+            Secrets::default(),
+            stage.progress,
+            &stage.interrupt,
+        )?;
         let ready = duration_us(parent.ready_us.unwrap_or(0));
         ui::note(&format!("booting {}: {ready}", parent.name));
         Ok(Self { stage, parent })
@@ -54,6 +61,7 @@ impl<'a> Family<'a> {
             count,
             prefix: None,
             strategy: Strategy::Image,
+            secrets: Secrets::default(),
         };
         let report = fork_vm(&self.dir(&self.parent.name), request, self.stage.progress)?;
         self.stage.interrupt.check()?;

@@ -19,6 +19,7 @@ pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
         count: args.count,
         prefix: args.name_prefix,
         strategy: args.strategy,
+        secrets: args.secrets.into_values(),
     };
     let report = fork(&dir, request, progress)?;
     match args.json {

@@ -3,7 +3,7 @@
 use crate::interrupt::Interrupt;
 use crate::ui::Progress;
 use anyhow::{Context, bail};
-use hyperfork_api::{Bytes, VmInfo, VmName, VmSpec};
+use hyperfork_api::{Bytes, Secrets, VmInfo, VmName, VmSpec};
 use hyperfork_vmm::process::{RunDir, launch};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -16,13 +16,14 @@ use std::hash::{BuildHasher, RandomState};
 pub(crate) fn boot(
     run_dir: &RunDir,
     spec: &VmSpec,
+    secrets: Secrets,
     progress: Progress,
     interrupt: &Interrupt,
 ) -> anyhow::Result<VmInfo> {
     fits_the_host(spec.memory)?;
     let step = progress.step(&format!("booting {}", spec.name));
-    let launched =
-        launch(run_dir, spec).and_then(|launch| launch.wait_ready_while(|| !interrupt.is_set()));
+    let launched = launch(run_dir, spec, secrets)
+        .and_then(|launch| launch.wait_ready_while(|| !interrupt.is_set()));
     drop(step);
     launched.map_err(|error| interrupt.explains(error.into()))
 }

@@ -17,6 +17,7 @@ use hyperfork_vmm::kvm::Host;
 use hyperfork_vmm::process::agent::{Agent, AgentError};
 use hyperfork_vmm::process::{Client, ClientError, RunDir, VmDir};
 use std::fs;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -36,8 +37,9 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The VM does not become ready, or is lost.
-pub(crate) fn run(args: Run) -> anyhow::Result<u8> {
+pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
     check(&args)?;
+    let secrets = mem::take(&mut args.secrets).into_values();
     let progress = Progress::unless(args.quiet);
     let interrupt = Interrupt::catch().context("cannot catch signals")?;
     let host = Host::open()?;
@@ -54,13 +56,14 @@ pub(crate) fn run(args: Run) -> anyhow::Result<u8> {
         guest,
         image: image_name(&args),
         max_forks: args.max_forks,
+        identical_clones: args.identical_clones,
         ready_timeout_ms: args
             .ready_timeout
             .as_millis()
             .try_into()
             .unwrap_or(u64::MAX),
     };
-    boot(&run_dir, &spec, progress, &interrupt)?;
+    boot(&run_dir, &spec, secrets, progress, &interrupt)?;
     if args.detach {
         ui::line(&name)?;
         return Ok(exit::OK);
@@ -86,6 +89,16 @@ fn check(args: &Run) -> Result<(), Usage> {
     if no_agent && !args.volumes.is_empty() {
         return usage(
             "this guest has no agent that could mount a volume: choose an image with --image",
+        );
+    }
+    if no_agent && !args.secrets.is_empty() {
+        return usage(
+            "this guest has no agent that could take secrets: choose an image with --image",
+        );
+    }
+    if args.identical_clones && (nano || !no_agent) {
+        return usage(
+            "--identical-clones is for a guest without an agent: this one's clones are told who they are",
         );
     }
     let network = args.net.is_some_and(|net| net != Net::None) || args.asks_for_network();

@@ -18,16 +18,19 @@ fn clones_that_cannot_take_their_identity_are_ended_and_the_parent_unharmed(
     user: &User,
     parent: &Guest<'_>,
 ) {
-    // Where the identity would be written there can be no file.
-    parent.sh("rm -r /run/hyperfork; echo > /run/hyperfork");
+    let hook = "/etc/hyperfork/clone.d/refuse";
+    parent.sh(&format!(
+        "echo 'exit 3' > {hook}; sed -i '1i #!/bin/sh' {hook}; chmod +x {hook}"
+    ));
     let line = user.fails(1, &["fork", "p", "-n", "2", "-q"]);
     assert!(
-        line.contains("did not come to life") && line.contains("/run/hyperfork"),
+        line.contains("did not come to life")
+            && line.contains(&format!("{hook}: it ended with status 3")),
         "{line}"
     );
     assert_eq!(user.names(), ["p"]);
     parent.must_answer();
-    parent.sh("rm /run/hyperfork");
+    parent.sh(&format!("rm {hook}"));
 }
 
 fn a_running_guest_that_panics_is_told_and_its_clone_lives_on(user: &User, parent: Guest<'_>) {

@@ -26,7 +26,8 @@ fn every_clone_is_somebody_of_its_own() {
         let script = format!(
             "echo said-by-{name} > /dev/kmsg; read hostname < /proc/sys/kernel/hostname; \
              read -r identity < /run/hyperfork/identity.json; echo $hostname; echo $identity; \
-             witness random; read uuid < /proc/sys/kernel/random/uuid; echo $uuid"
+             witness random; cd /proc/sys/kernel/random; cat uuid boot_id /etc/machine-id; \
+             cat /run/hyperfork/token"
         );
         let output = guest.sh(&script);
         let lines: Vec<_> = output.lines().collect();
@@ -36,8 +37,11 @@ fn every_clone_is_somebody_of_its_own() {
         for key in ["name", "index", "generation", "cid"] {
             assert_eq!(identity[key], info[key], "{key} of {name}");
         }
+        assert_eq!(identity["generation_again"], info["generation"], "{name}");
+        assert_eq!(lines[6], info["machine_id"], "{name}");
+        assert_eq!(lines[7], info["token"], "{name}");
         assert!(cids.insert(identity["cid"].as_u64().unwrap()), "{name}");
-        assert_eq!(lines.len(), 5, "{output}");
+        assert_eq!(lines.len(), 8, "{output}");
         for line in &lines[2..] {
             assert!(random.insert((*line).to_owned()), "{name}: {line}");
         }
@@ -52,4 +56,28 @@ fn every_clone_is_somebody_of_its_own() {
             "{console}"
         );
     }
+}
+
+#[test]
+fn hooks_have_run_in_a_clone_before_it_answers() {
+    let user = User::new();
+    let parent = Guest::boot(&user, "p", &[]);
+    // A guest with SSH host keys, and what makes them. (Each program that is started takes
+    // long on a PVM host.)
+    parent.sh(
+        "cd /etc/hyperfork/clone.d
+         printf '#!/bin/sh\necho $HYPERFORK_NAME $HYPERFORK_INDEX $HYPERFORK_GENERATION > /root/hook' > note
+         printf '#!/bin/sh\nread uuid < /proc/sys/kernel/random/uuid; echo $uuid > /etc/ssh/ssh_host_x_key' > /usr/bin/ssh-keygen
+         chmod +x note /usr/bin/ssh-keygen
+         echo of-the-parent > /etc/ssh/ssh_host_x_key",
+    );
+    let clone = parent.fork(1).remove(0);
+    assert_eq!(clone.sh("cat /root/hook"), "p-1 1 1\n");
+    let key = clone.sh("cat /etc/ssh/ssh_host_x_key");
+    assert!(key.len() == 37 && !key.contains("parent"), "{key}");
+    clone.remove();
+
+    parent.sh("test ! -e /root/hook; rm /etc/hyperfork/clone.d/note /etc/ssh/ssh_host_x_key");
+    let clone = parent.fork(1).remove(0);
+    clone.sh("test ! -e /root/hook -a ! -e /etc/ssh/ssh_host_x_key");
 }

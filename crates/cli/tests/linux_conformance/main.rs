@@ -14,6 +14,7 @@ mod kills;
 mod lineage;
 mod load;
 mod output;
+mod secrets;
 mod streams;
 mod terminal;
 mod time;

@@ -9,7 +9,7 @@ use crate::sys::fds::FdTable;
 use crate::sys::scm;
 use hyperfork_api::control::Request;
 use hyperfork_api::guest::Failure;
-use hyperfork_api::{Identity, VmInfo, VmName, VmSpec};
+use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io;
 use std::ops::Range;
@@ -64,6 +64,8 @@ pub(super) struct Birth {
     /// How much of its main program's output is in another's log already: its own log
     /// goes on there.
     pub(super) logged: u64,
+    /// What its guest may know.
+    pub(super) secrets: Secrets,
 }
 
 /// From the process: how far it is.

@@ -4,9 +4,9 @@ use super::agent::{Agent, AgentError};
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::machine::slots::share_tag;
 use crate::sys::clock::realtime_ns;
-use hyperfork_api::Identity;
 use hyperfork_api::guest::{AGENT_PORT, Command, Reply, Request};
 use hyperfork_api::spec::Share;
+use hyperfork_api::{Identity, Secrets};
 use std::time::{Duration, Instant};
 
 /// Wait for the first answer before the connection is tried anew: right after a fork
@@ -27,12 +27,13 @@ pub(super) fn identify(
     vsock: &VsockHandle,
     identity: &Identity,
     shares: &[Share],
+    secrets: &Secrets,
 ) -> Result<(), AgentError> {
     let mut wait = FIRST_WAIT;
     let mut patience = ATTEMPT;
     loop {
         let begun = Instant::now();
-        match attempt(vsock, identity, shares, patience) {
+        match attempt(vsock, identity, shares, secrets, patience) {
             // The agent is there and says no: trying again would not help.
             Err(error @ (AgentError::Failed(_) | AgentError::Protocol(_))) => return Err(error),
             Err(_) => {}
@@ -50,6 +51,7 @@ fn attempt(
     vsock: &VsockHandle,
     identity: &Identity,
     shares: &[Share],
+    secrets: &Secrets,
     patience: Duration,
 ) -> Result<(), AgentError> {
     let mut agent = connect(vsock)?;
@@ -64,6 +66,7 @@ fn attempt(
             .enumerate()
             .map(|(index, share)| (share_tag(index), share.mount_point.clone(), share.read_only))
             .collect(),
+        secrets: secrets.clone(),
     };
     match agent.request(&request)? {
         Reply::Identified { .. } => Ok(()),

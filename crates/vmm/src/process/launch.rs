@@ -6,7 +6,8 @@ use super::rundir::{RunDir, RunDirError};
 use crate::identity;
 use crate::machine::slots;
 use hyperfork_api::guest::Failure;
-use hyperfork_api::{VmInfo, VmSpec};
+use hyperfork_api::secret::BadSecret;
+use hyperfork_api::{Secrets, VmInfo, VmSpec};
 use std::io;
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ pub enum LaunchError {
     /// The VM is ready but its command cannot be run: 126 or 127 as exit status.
     #[error(transparent)]
     Command(Failure),
+    /// Its secrets cannot be had.
+    #[error(transparent)]
+    Secret(#[from] BadSecret),
     /// The caller gave up.
     #[error("interrupted")]
     Interrupted,
@@ -42,8 +46,10 @@ const POLL: Duration = Duration::from_millis(100);
 /// Starts a VM: claims its name and starts its process, which boots.
 ///
 /// # Errors
-/// [`LaunchError::RunDir`] (also when the name is taken), [`LaunchError::Process`].
-pub fn launch(run_dir: &RunDir, spec: &VmSpec) -> Result<Launch, LaunchError> {
+/// [`LaunchError::RunDir`] (also when the name is taken), [`LaunchError::Process`],
+/// [`LaunchError::Secret`].
+pub fn launch(run_dir: &RunDir, spec: &VmSpec, secrets: Secrets) -> Result<Launch, LaunchError> {
+    secrets.check()?;
     let claim = run_dir.claim(&spec.name)?;
     let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
     let info = record::born(spec, &identity, None);
@@ -55,6 +61,7 @@ pub fn launch(run_dir: &RunDir, spec: &VmSpec) -> Result<Launch, LaunchError> {
             identity,
             info,
             logged: 0,
+            secrets,
         })
         .map_err(LaunchError::Process)?;
     Ok(Launch { starter })

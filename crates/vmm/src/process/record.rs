@@ -23,6 +23,8 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         generation: identity.generation,
         index: identity.index,
         cid: identity.cid,
+        machine_id: identity.machine_id.to_string(),
+        token: identity.token.to_string(),
         net: kind.map(|kind| kind.mode),
         egress: kind.map(|kind| kind.egress.words()),
         // Known when its process knows it.

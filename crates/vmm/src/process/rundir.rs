@@ -559,6 +559,7 @@ mod tests {
             },
             image: "nano".to_owned(),
             max_forks: None,
+            identical_clones: false,
             ready_timeout_ms: 1,
         };
         let info = record::born(&spec, &identity::booted(&name).unwrap(), None);

@@ -41,6 +41,7 @@ impl Vm {
             },
             image: "nano".to_owned(),
             max_forks: None,
+            identical_clones: false,
             ready_timeout_ms: 0,
         };
         let host = Host::open().expect("these tests need /dev/kvm");

@@ -28,6 +28,8 @@ use crate::sys::sched::Urgent;
 use births::Births;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::name::InvalidName;
+use hyperfork_api::secret::BadSecret;
+use hyperfork_api::spec::Guest;
 use hyperfork_api::{Strategy, VmName, VmState};
 use shells::{Names, Shell, Shells};
 use std::io;
@@ -43,7 +45,10 @@ pub(super) enum ForkError {
     Count(u32),
     #[error("{0} is not ready yet: wait until it is running")]
     NotReady(VmName),
-    #[error("{name} may be forked {limit} times in its life and has been {done} times")]
+    #[error(
+        "{name} may be forked {limit} times in its life and has been {done} times: start a new \
+         one, with a higher --max-forks if so many clones may have its past in common"
+    )]
     Spent { name: VmName, limit: u32, done: u32 },
     #[error(transparent)]
     Name(#[from] InvalidName),
@@ -53,6 +58,15 @@ pub(super) enum ForkError {
     Process(#[source] io::Error),
     #[error("cannot capture {name}: {words}")]
     Capture { name: VmName, words: String },
+    #[error(
+        "{0} has no agent that could give its clones randomness and an identity of their own: \
+         start it with --identical-clones to have it forked all the same"
+    )]
+    NoAgent(VmName),
+    #[error("{0} has no agent that could take secrets")]
+    NoSecrets(VmName),
+    #[error(transparent)]
+    Secret(#[from] BadSecret),
     #[error("{name} did not come to life: {words}")]
     Clone { name: VmName, words: String },
 }
@@ -111,7 +125,7 @@ pub(super) fn fork(
     let received = shells.receive(owner, &mut names, count);
     let begun = received.and_then(|(shells, pool_answers)| {
         owner.pool = pool.filter(|_| pool_answers);
-        begin(owner, shells, logged, &state, &fds)
+        begin(owner, request, shells, logged, &state, &fds)
     });
     drop(urgent);
     let clones = match begun {
@@ -200,12 +214,13 @@ fn capture_failed(parent: &VmName, error: &MachineError) -> ForkError {
 /// Gives each shell its birth and the state.
 fn begin(
     owner: &Owner,
+    request: &Fork,
     shells: Vec<Shell>,
     logged: u64,
     state: &MachineState,
     fds: &FdTable,
 ) -> Result<Births, ForkError> {
-    let births = births_of(owner, &shells, logged);
+    let births = births_of(owner, request, &shells, logged);
     let clones = Births::new(owner.info.name.clone(), Strategy::Image, shells);
     let handed_over = births.and_then(|births| {
         let state = Encoded::new(state, fds).map_err(ForkError::Process)?;
@@ -221,16 +236,27 @@ fn begin(
 }
 
 /// What each process is to become.
-fn births_of(owner: &Owner, shells: &[Shell], logged: u64) -> Result<Vec<Birth>, ForkError> {
+fn births_of(
+    owner: &Owner,
+    request: &Fork,
+    shells: &[Shell],
+    logged: u64,
+) -> Result<Vec<Birth>, ForkError> {
     let names = shells.iter().map(|shell| shell.starter.dir.name());
     names
         .zip(1..)
-        .map(|(name, index)| birth_of(owner, name, index, logged))
+        .map(|(name, index)| birth_of(owner, request, name, index, logged))
         .collect()
 }
 
 /// What clone number `index` of the owner's VM is to become; `logged` as in [`Birth`].
-fn birth_of(owner: &Owner, name: &VmName, index: u32, logged: u64) -> Result<Birth, ForkError> {
+fn birth_of(
+    owner: &Owner,
+    request: &Fork,
+    name: &VmName,
+    index: u32,
+    logged: u64,
+) -> Result<Birth, ForkError> {
     let mut spec = owner.spec.clone();
     spec.name = name.clone();
     let identity =
@@ -242,6 +268,7 @@ fn birth_of(owner: &Owner, name: &VmName, index: u32, logged: u64) -> Result<Bir
         identity,
         info,
         logged,
+        secrets: request.secrets.clone(),
     })
 }
 
@@ -253,6 +280,18 @@ fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {
     if info.state == VmState::Starting {
         return Err(ForkError::NotReady(info.name.clone()));
     }
+    let (has_agent, can_tell) = match &owner.spec.guest {
+        Guest::Linux(guest) => (guest.agent, guest.agent),
+        // It reads from its port who it is, and has no use for randomness.
+        Guest::Nano { .. } => (false, true),
+    };
+    if !can_tell && !owner.spec.identical_clones {
+        return Err(ForkError::NoAgent(info.name.clone()));
+    }
+    if !has_agent && !request.secrets.is_empty() {
+        return Err(ForkError::NoSecrets(info.name.clone()));
+    }
+    request.secrets.check()?;
     match info.max_forks {
         Some(limit) if info.forks.saturating_add(request.count) > limit => Err(ForkError::Spent {
             name: info.name.clone(),

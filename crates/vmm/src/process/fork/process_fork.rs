@@ -96,7 +96,7 @@ fn conceive(owner: &Owner, request: &Fork) -> Result<(Vec<Unborn>, Vec<Starter>)
         let (ours, socket) = UnixStream::pair().map_err(ForkError::Process)?;
         starters.push(Starter::taken(ours, claim.dir.clone()));
         unborn.push(Unborn {
-            birth: birth_of(owner, claim.dir.name(), index, 0)?,
+            birth: birth_of(owner, request, claim.dir.name(), index, 0)?,
             log: claim.dir.create(&claim.dir.monitor_log())?,
             claim,
             socket,

@@ -35,7 +35,7 @@ use ending::Ending;
 use events::Unheard;
 pub(super) use events::events;
 use hyperfork_api::control::{Reply, Request};
-use hyperfork_api::{ForkReport, Identity, VmInfo, VmSpec};
+use hyperfork_api::{ForkReport, Identity, Secrets, VmInfo, VmSpec};
 use ready::{NotReady, Readiness};
 use signals::Wishes;
 use std::ops::ControlFlow;
@@ -76,6 +76,8 @@ pub(super) struct Owner {
     pub(super) machine: Machine,
     pub(super) spec: VmSpec,
     pub(super) identity: Identity,
+    /// What the guest may know, until it is told.
+    secrets: Secrets,
     pub(super) info: VmInfo,
     pub(super) run_dir: RunDir,
     /// Where shells for its clones come from, once it is ready; nowhere if there is no
@@ -129,12 +131,14 @@ impl Owner {
             identity,
             mut info,
             logged,
+            secrets,
         } = parts.birth;
         info.pid = Some(std::process::id());
         Self {
             machine: parts.machine,
             spec,
             identity,
+            secrets,
             info,
             run_dir: parts.run_dir,
             pool: None,

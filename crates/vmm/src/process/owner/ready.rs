@@ -63,22 +63,25 @@ impl Owner {
             return;
         };
         let (identity, shares) = (self.identity.clone(), guest.shares.clone());
+        let secrets = std::mem::take(&mut self.secrets);
         let is_clone = self.identity.generation > 0;
         let command = guest.command.clone().filter(|_| !is_clone);
         self.in_background("identify", move || {
-            Task::Identified(match identify::identify(&vsock, &identity, &shares) {
-                Err(error) => Err(NotReady::Failed(format!(
-                    "the guest did not become ready: {error}"
-                ))),
-                Ok(()) => match command {
-                    None => Ok(()),
-                    Some(command) => match identify::start_main(&vsock, &command) {
-                        Ok(()) => Ok(()),
-                        Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
-                        Err(error) => Err(NotReady::Failed(error.to_string())),
+            Task::Identified(
+                match identify::identify(&vsock, &identity, &shares, &secrets) {
+                    Err(error) => Err(NotReady::Failed(format!(
+                        "the guest did not become ready: {error}"
+                    ))),
+                    Ok(()) => match command {
+                        None => Ok(()),
+                        Some(command) => match identify::start_main(&vsock, &command) {
+                            Ok(()) => Ok(()),
+                            Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
+                            Err(error) => Err(NotReady::Failed(error.to_string())),
+                        },
                     },
                 },
-            })
+            )
         });
     }
 

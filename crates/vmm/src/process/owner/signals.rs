@@ -13,7 +13,7 @@ use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{ForkReport, Strategy};
+use hyperfork_api::{ForkReport, Secrets, Strategy};
 use std::ops::ControlFlow;
 use std::sync::mpsc::channel;
 
@@ -121,6 +121,7 @@ impl Owner {
             count: clones,
             prefix: None,
             strategy: Strategy::Image,
+            secrets: Secrets::default(),
         };
         let vms = self.run_dir.list().map_or(0, |vms| vms.len());
         let asked = clones as usize;
