@@ -1,6 +1,8 @@
 //! The life of VMs, on Linux with the image `base`, which is built when it is
 //! missing.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 mod support;
 
 use std::collections::BTreeMap;
