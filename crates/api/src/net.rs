@@ -35,6 +35,9 @@ pub enum NetMode {
     Own,
     /// Those of its parent as far as the guest can see, translated outside.
     Same,
+    /// Their own, which mean nothing outside: the VM's process speaks for its guest. For users
+    /// without privileges.
+    User,
 }
 
 /// What has ports.

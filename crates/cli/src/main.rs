@@ -24,6 +24,7 @@ mod ui;
 mod verbs;
 
 use clap::Parser;
+use hyperfork_vmm::net::user::{NET_ARGUMENT, net_main};
 use hyperfork_vmm::process::pool::{POOL_ARGUMENT, pool_main};
 use hyperfork_vmm::process::{VM_ARGUMENT, vm_main};
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let mut own = std::env::args_os().skip(1);
     match (own.next(), own.next()) {
         (Some(kind), _) if kind == VM_ARGUMENT => return vm_main(),
+        (Some(kind), _) if kind == NET_ARGUMENT => return net_main(),
         (Some(kind), Some(run_dir)) if kind == POOL_ARGUMENT => return pool_main(run_dir.into()),
         _ => {}
     }

@@ -13,6 +13,7 @@ const NEWROUTE: u16 = 24;
 const NEWNEIGH: u16 = 28;
 
 const IFLA_ADDRESS: u16 = 1;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
@@ -43,6 +44,13 @@ impl Batch {
     /// Switches an interface on.
     pub fn up(&mut self, index: u32) -> &mut Self {
         self.message(NEWLINK, 0, &interface(index, true), |_| ())
+    }
+
+    /// Sets the length of the longest packet that an interface takes.
+    pub fn mtu(&mut self, index: u32, bytes: u32) -> &mut Self {
+        self.message(NEWLINK, 0, &interface(index, false), |message| {
+            message.number(IFLA_MTU, bytes);
+        })
     }
 
     /// Gives an interface an Ethernet address. Its neighbours are forgotten with the one

@@ -72,7 +72,7 @@ pub(crate) struct Run {
     /// port. Clones get free ports, which their fork's report tells
     #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = ports::published)]
     pub(crate) ports: Vec<PublishedPort>,
-    /// The network of the VM and its clones [default: own, where this host allows it]
+    /// The network of the VM and its clones [default: own, where this host allows it, or user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) net: Option<Net>,
     /// Whom the VM and its clones may connect to: all, none, dns (its name servers), host (this
@@ -113,6 +113,9 @@ pub(crate) enum Net {
     Own,
     /// Clones see the addresses of their parent; the host sees others
     Same,
+    /// As own, without privileges: this program connects for the guest (TCP and UDP), and
+    /// the guest is reached by its published ports
+    User,
     /// No network: the guest is reached by this program alone
     None,
 }

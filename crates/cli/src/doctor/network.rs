@@ -8,13 +8,22 @@ use hyperfork_vmm::net;
 pub(super) fn check() -> Check {
     const NAME: &str = "network";
     if let Err(reason) = net::available(NetMode::Own) {
-        return Check::warning(
-            NAME,
-            format!(
-                "VMs have none, and are reached over vsock only (exec, cp, logs, fork): {reason}"
+        return match net::available(NetMode::User) {
+            Ok(()) => Check::warning(
+                NAME,
+                format!(
+                    "VMs have the one without privileges (--net user): guests connect by TCP and UDP to what this host reaches and are reached by published ports, not by address, and cannot ping: {reason}"
+                ),
+                "run hyperfork as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN, for --net own and same",
             ),
-            "run hyperfork as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; or say --net none",
-        );
+            Err(unprivileged) => Check::warning(
+                NAME,
+                format!(
+                    "VMs have none, and are reached over vsock only (exec, cp, logs, fork): {reason}; {unprivileged}"
+                ),
+                "run hyperfork as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN; or allow user namespaces and /dev/net/tun; or say --net none",
+            ),
+        };
     }
     let reach = "each VM has a network of its own, reached from this host and by published ports";
     if !net::host_translates() {
@@ -32,7 +41,7 @@ pub(super) fn check() -> Check {
         false => Check::warning(
             NAME,
             format!("{reach}; guests reach this host alone: it does not forward packets"),
-            "sudo sysctl -w net.ipv4.ip_forward=1, if guests are to reach the world",
+            "sudo sysctl -w net.ipv4.ip_forward=1, or --net user, if guests are to reach the world",
         ),
     }
 }

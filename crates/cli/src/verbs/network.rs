@@ -6,33 +6,62 @@ use anyhow::bail;
 use hyperfork_api::{NetKind, NetMode, Network};
 use hyperfork_vmm::net;
 
-/// The network that was asked for, or, where nothing was, the one this host allows.
+/// The network that was asked for, or, where nothing was, the best this host allows.
 ///
 /// # Errors
 /// This host does not allow what was asked for.
 pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
     let mode = match args.net {
         Some(Net::None) => return Ok(None),
-        Some(Net::Same) => NetMode::Same,
-        Some(Net::Own) | None => NetMode::Own,
+        Some(Net::Own) => asked_for(NetMode::Own)?,
+        Some(Net::Same) => asked_for(NetMode::Same)?,
+        Some(Net::User) => asked_for(NetMode::User)?,
+        None => match best(args.asks_for_network())? {
+            Some(mode) => mode,
+            None => return Ok(None),
+        },
     };
-    match net::available(mode) {
-        Ok(()) => Ok(Some(Network {
-            kind: NetKind {
-                mode,
-                egress: args.egress()?,
-            },
-            ports: args.ports.clone(),
-            bytes_per_s: args.net_rate.map(|rate| rate.0),
-        })),
-        Err(reason) if args.net.is_some() || args.asks_for_network() => {
-            bail!(
-                "this VM cannot have a network: {reason}; without one (--net none), exec, cp, logs and fork work all the same"
-            )
-        }
-        Err(reason) => {
+    Ok(Some(Network {
+        kind: NetKind {
+            mode,
+            egress: args.egress()?,
+        },
+        ports: args.ports.clone(),
+        bytes_per_s: args.net_rate.map(|rate| rate.0),
+    }))
+}
+
+fn asked_for(mode: NetMode) -> anyhow::Result<NetMode> {
+    match (net::available(mode), mode) {
+        (Ok(()), mode) => Ok(mode),
+        (Err(reason), NetMode::User) => bail!(
+            "this VM cannot have a network: {reason}; without one (--net none), exec, cp, logs and fork work all the same"
+        ),
+        (Err(reason), _) => bail!(
+            "this VM cannot have this network: {reason}; try --net user, or --net none, with which exec, cp, logs and fork work all the same"
+        ),
+    }
+}
+
+/// That of its own where the host allows it, otherwise the one without privileges, otherwise
+/// none, unless it is `needed`.
+fn best(needed: bool) -> anyhow::Result<Option<NetMode>> {
+    let Err(reason) = net::available(NetMode::Own) else {
+        return Ok(Some(NetMode::Own));
+    };
+    match net::available(NetMode::User) {
+        Ok(()) => {
             ui::note(&format!(
-                "no network: {reason}; exec, cp, logs and fork work without one (--net none)"
+                "network without privileges (--net user): TCP, UDP and published ports, the VM has no address of this host's; {reason}"
+            ));
+            Ok(Some(NetMode::User))
+        }
+        Err(unprivileged) if needed => bail!(
+            "this VM cannot have a network: {reason}; {unprivileged}; without one (--net none), exec, cp, logs and fork work all the same"
+        ),
+        Err(unprivileged) => {
+            ui::note(&format!(
+                "no network: {reason}; {unprivileged}; exec, cp, logs and fork work without one (--net none)"
             ));
             Ok(None)
         }

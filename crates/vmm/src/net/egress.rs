@@ -7,12 +7,13 @@ use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};
 use hyperfork_api::net::Protocol;
 use hyperfork_api::netlink::route::Net;
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 #[cfg(test)]
 use std::net::SocketAddrV4;
 
 /// What is said about some packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rule {
     pub(super) to: Net,
     /// Only these, or all that IP carries.
@@ -21,7 +22,7 @@ pub(super) struct Rule {
 }
 
 /// Packets of a protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Transport {
     pub(super) protocol: Protocol,
     /// The first and the last; `None` for all.

@@ -3,7 +3,7 @@
 mod gate;
 mod nat;
 
-pub(super) use gate::guard;
+pub(super) use gate::{guard, intercept};
 pub(super) use nat::{can_hide_guests, hide_guests, show_guests, translate};
 
 use super::netlink::Netlink;

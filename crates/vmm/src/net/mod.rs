@@ -21,10 +21,14 @@ mod link;
 mod namespace;
 mod netlink;
 mod netns;
+mod reach;
 mod resolver;
 pub mod sessions;
+pub mod streams;
+pub mod user;
 
 pub use namespace::{Namespace, NetError};
+pub use reach::Reach;
 
 use address::Pool;
 use hyperfork_api::NetMode;
@@ -46,7 +50,10 @@ pub fn available(mode: NetMode) -> Result<(), String> {
             "there is no /dev/net/tun ({error}): `modprobe tun` as root"
         ));
     }
-    Pool::from_environment()?;
+    let pool = Pool::from_environment()?;
+    if mode == NetMode::User {
+        return user::prepare(&pool, pool.visible(), None).map(drop);
+    }
     let may = rustix::thread::capabilities(None).map(|sets| sets.effective);
     if !may.is_ok_and(|may| may.contains(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN)) {
         return Err("a network takes CAP_NET_ADMIN and CAP_SYS_ADMIN".into());

@@ -1,7 +1,9 @@
 //! Network namespaces.
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{getegid, geteuid};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -28,6 +30,23 @@ pub(super) fn inside_a_new_one<T: Send>(
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
     })
+}
+
+/// Gives this process, which must have one thread, a network namespace of its own in a user
+/// namespace of its own, in which it may do everything. It takes no privilege, where the
+/// host's settings allow it.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn become_root_of_a_new_one() -> io::Result<()> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    // SAFETY: what changes are this process's rights and its network, neither of which it
+    // has used for anything yet.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)? };
+    // Whoever may not set groups may map its own alone (user_namespaces(7)).
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
+    fs::write("/proc/self/uid_map", format!("0 {user} 1"))
 }
 
 /// The calling thread's network namespace.

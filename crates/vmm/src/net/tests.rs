@@ -122,14 +122,14 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
     assert!(matches!(error, NetError::Exhausted(_)), "{error:?}");
     assert!(error.to_string().contains("all 3 blocks"), "{error}");
     let first = all.swap_remove(0);
-    let (ip, interface) = (first.ip(), first.host().0);
+    let (ip, interface) = (first.ip().unwrap(), first.host().0);
     let there = Path::new("/sys/class/net").join(&interface);
     assert!(there.exists());
     drop(first);
     let again = eventually("address", || {
         Namespace::prepare_in(&pool, &NetKind::default()).ok()
     });
-    assert_eq!(again.ip(), ip);
+    assert_eq!(again.ip().unwrap(), ip);
     drop((all, again));
     eventually("end of the interfaces", || (!there.exists()).then_some(()));
 }
@@ -139,19 +139,22 @@ fn the_host_and_a_guest_reach_each_other_and_nobody_has_to_ask_for_an_address() 
     let pool = pool("198.51.100.0/26");
     let network = namespace(&pool, NetMode::Own);
     let (socket, address) = listener(&network);
-    socket.send_to(b"in", (network.ip(), 7)).unwrap();
+    socket.send_to(b"in", (network.ip().unwrap(), 7)).unwrap();
     let frame = frame_of(&network, 17);
     assert_eq!(frame[HEADER_LEN..][..6], network.guest().mac.0);
     assert_eq!(frame[HEADER_LEN + 6..][..6], network.guest().gateway_mac.0);
     assert_eq!(frame[SOURCE..][..4], address.0.octets());
-    assert_eq!(frame[DESTINATION..][..4], network.ip().octets());
+    assert_eq!(frame[DESTINATION..][..4], network.ip().unwrap().octets());
     assert!(frame.ends_with(b"in"));
-    send(&network, &datagram(&network, network.ip(), address, b"out"));
+    send(
+        &network,
+        &datagram(&network, network.ip().unwrap(), address, b"out"),
+    );
     let mut text = [0; 10];
     let (len, from) = socket.recv_from(&mut text).unwrap();
     assert_eq!(
         (&text[..len], from),
-        (&b"out"[..], (network.ip(), 4000).into())
+        (&b"out"[..], (network.ip().unwrap(), 4000).into())
     );
 }
 
@@ -162,7 +165,10 @@ fn a_guest_that_calls_itself_by_a_foreign_address_is_not_heard() {
     let (socket, address) = listener(&network);
     let other = Ipv4Addr::new(203, 0, 113, 9);
     send(&network, &datagram(&network, other, address, b"foreign"));
-    send(&network, &datagram(&network, network.ip(), address, b"own"));
+    send(
+        &network,
+        &datagram(&network, network.ip().unwrap(), address, b"own"),
+    );
     let mut text = [0; 10];
     let len = socket.recv(&mut text).unwrap();
     assert_eq!(&text[..len], b"own");
@@ -175,7 +181,10 @@ fn a_guest_that_calls_another_is_told_that_it_may_not() {
         namespace(&pool, NetMode::Own),
         namespace(&pool, NetMode::Own),
     );
-    send(&one, &datagram(&one, one.ip(), (other.ip(), 7), b"hello"));
+    send(
+        &one,
+        &datagram(&one, one.ip().unwrap(), (other.ip().unwrap(), 7), b"hello"),
+    );
     let frame = frame_of(&one, 1);
     // Destination unreachable, communication administratively prohibited.
     assert_eq!(frame[IP + 20..][..2], [3, 13]);
@@ -190,11 +199,13 @@ fn a_guest_of_mode_same_sees_the_same_address_everywhere_and_has_its_own_outside
         namespace(&pool, NetMode::Same),
     ];
     assert_eq!(all[0].guest(), all[1].guest());
-    assert_ne!(all[0].ip(), all[1].ip());
+    assert_ne!(all[0].ip().unwrap(), all[1].ip().unwrap());
     for network in &all {
         let visible = network.guest().ip;
         let (socket, address) = listener(network);
-        socket.send_to(b"in", (network.ip(), 4000)).unwrap();
+        socket
+            .send_to(b"in", (network.ip().unwrap(), 4000))
+            .unwrap();
         let frame = frame_of(network, 17);
         assert_eq!(frame[DESTINATION..][..4], visible.octets());
         send(network, &datagram(network, visible, address, b"out"));
@@ -202,7 +213,7 @@ fn a_guest_of_mode_same_sees_the_same_address_everywhere_and_has_its_own_outside
         let (len, from) = socket.recv_from(&mut text).unwrap();
         assert_eq!(
             (&text[..len], from),
-            (&b"out"[..], (network.ip(), 4000).into())
+            (&b"out"[..], (network.ip().unwrap(), 4000).into())
         );
     }
 }
@@ -255,7 +266,9 @@ fn who_may_begin_nothing_still_answers() {
     let (socket, address) = listener(&network);
     socket.set_nonblocking(true).unwrap();
     assert!(!arrives_at(&network, &socket, address));
-    socket.send_to(b"in", (network.ip(), 4000)).unwrap();
+    socket
+        .send_to(b"in", (network.ip().unwrap(), 4000))
+        .unwrap();
     frame_of(&network, 17);
     assert!(arrives_at(&network, &socket, address));
     // To this one, and nobody else.

@@ -66,18 +66,7 @@ impl Tap {
     /// # Errors
     /// The kernel's: no `CAP_NET_ADMIN`, no TUN driver, or the name is taken.
     pub fn create(name: &str) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = open("/dev/net/tun", flags, Mode::empty())?;
-        // SAFETY: all-zero bytes are a valid `ifreq`.
-        let mut request: libc::ifreq = unsafe { mem::zeroed() };
-        let room = request.ifr_name.len() - 1;
-        for (to, from) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = kind as libc::c_short;
-        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+        let fd = device(name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
         let len = HEADER_LEN as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ, &raw const len) })?;
@@ -87,6 +76,14 @@ impl Tap {
         };
         tap.set_offload(Offload::ALL)?;
         Ok(tap)
+    }
+
+    /// One that somebody else has [created](Self::create).
+    pub fn from_created(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            offload: Some(Offload::ALL),
+        }
     }
 
     /// Something else that keeps frames apart, such as one end of a pair of datagram
@@ -141,6 +138,30 @@ impl Tap {
             offload: self.offload,
         })
     }
+}
+
+/// Makes an interface called `name` in the calling thread's network namespace, whose packets
+/// (IP, nothing around it) are read from and written to the descriptor, which never blocks.
+///
+/// # Errors
+/// As [`Tap::create`].
+pub fn create_tun(name: &str) -> io::Result<OwnedFd> {
+    device(name, libc::IFF_TUN | libc::IFF_NO_PI)
+}
+
+fn device(name: &str, kind: libc::c_int) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = open("/dev/net/tun", flags, Mode::empty())?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().take(room).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = kind as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
+    Ok(fd)
 }
 
 impl AsFd for Tap {

@@ -1,14 +1,19 @@
 //! Where a guest may connect to, as rules of its namespace, out of the guest's reach.
 
 use super::super::egress::{Rule, Transport};
+use super::nat::{ON_ARRIVAL, new_destination};
 use super::{
     Batch, DESTINATION, Header, Hook, Is, Netlink, accept, address, chain, load, look_up, mask,
     only_if, reject, rule, table, transaction,
 };
+use hyperfork_api::net::Protocol;
 use std::io;
+use std::net::Ipv4Addr;
 
 /// What passes through the namespace.
 const PASSING: Hook = Hook("forward", "filter", 2, 0);
+/// What comes into it, before addresses are translated.
+const COMING: Hook = Hook("coming", "filter", 0, -150);
 
 /// `NFT_META_IIF`, `NFT_META_L4PROTO`; `NFT_CT_STATE`.
 const CAME_FROM: u32 = 4;
@@ -27,23 +32,49 @@ const PORT: u32 = 2;
 pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> io::Result<()> {
     transaction(inside, |batch| {
         table(batch);
-        chain(batch, &PASSING);
-        rule(batch, &PASSING, |list| {
-            look_up(list, "meta", CAME_FROM);
-            only_if(list, Is::Not, &guest.to_ne_bytes());
-            accept(list);
-        });
-        rule(batch, &PASSING, |list| {
-            look_up(list, "ct", STATE);
-            mask(list, (ESTABLISHED | RELATED).to_ne_bytes());
-            only_if(list, Is::Not, &[0; 4]);
-            accept(list);
-        });
-        for one in rules {
-            rule(batch, &PASSING, |list| whom(list, one));
-        }
-        rule(batch, &PASSING, reject);
+        gate(batch, &PASSING, guest, rules);
     })
+}
+
+/// As [`guard`]; and TCP that may pass is translated to an address and port of the namespace
+/// itself, where whoever listens learns whom it was for.
+pub(in super::super) fn intercept(
+    inside: &Netlink,
+    guest: u32,
+    rules: &[Rule],
+    (ip, port): (Ipv4Addr, u16),
+) -> io::Result<()> {
+    transaction(inside, |batch| {
+        table(batch);
+        gate(batch, &COMING, guest, rules);
+        chain(batch, &ON_ARRIVAL);
+        rule(batch, &ON_ARRIVAL, |list| {
+            look_up(list, "meta", CAME_FROM);
+            only_if(list, Is::Equal, &guest.to_ne_bytes());
+            look_up(list, "meta", PROTOCOL);
+            only_if(list, Is::Equal, &[Protocol::Tcp.number()]);
+            new_destination(list, ip, port);
+        });
+    })
+}
+
+fn gate(batch: &mut Batch, hook: &Hook, guest: u32, rules: &[Rule]) {
+    chain(batch, hook);
+    rule(batch, hook, |list| {
+        look_up(list, "meta", CAME_FROM);
+        only_if(list, Is::Not, &guest.to_ne_bytes());
+        accept(list);
+    });
+    rule(batch, hook, |list| {
+        look_up(list, "ct", STATE);
+        mask(list, (ESTABLISHED | RELATED).to_ne_bytes());
+        only_if(list, Is::Not, &[0; 4]);
+        accept(list);
+    });
+    for one in rules {
+        rule(batch, hook, |list| whom(list, one));
+    }
+    rule(batch, hook, reject);
 }
 
 fn whom(list: &mut Batch, rule: &Rule) {

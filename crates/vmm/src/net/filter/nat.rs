@@ -7,8 +7,9 @@ use super::{
 };
 use hyperfork_api::netlink::Batch;
 use std::io;
+use std::net::Ipv4Addr;
 
-const ON_ARRIVAL: Hook = Hook("prerouting", "nat", 0, -100);
+pub(super) const ON_ARRIVAL: Hook = Hook("prerouting", "nat", 0, -100);
 const ON_DEPARTURE: Hook = Hook("postrouting", "nat", 4, 100);
 
 /// Has the host put its own address in place of those of all guests of the pool when
@@ -76,4 +77,23 @@ pub(in super::super) fn translate(inside: &Netlink, visible: Block, real: Block)
             });
         }
     })
+}
+
+/// Puts an address and port in place of the destination's.
+pub(super) fn new_destination(list: &mut Batch, ip: Ipv4Addr, port: u16) {
+    /// `NFT_NAT_DNAT`; `NFT_REG32_01`, behind the register with the address.
+    const DESTINATION_NAT: u32 = 1;
+    const PORT_REGISTER: u32 = 9;
+    immediate(list, &ip.octets());
+    expression(list, "immediate", |data| {
+        data.big_endian(1, PORT_REGISTER);
+        data.nested(2, |value| {
+            value.attribute(1, &port.to_be_bytes());
+        });
+    });
+    expression(list, "nat", |data| {
+        data.big_endian(1, DESTINATION_NAT)
+            .big_endian(2, IPV4.into());
+        data.big_endian(3, REGISTER).big_endian(5, PORT_REGISTER);
+    });
 }

@@ -85,7 +85,7 @@ pub(super) struct Owner {
     pub(super) pool: Option<Pool>,
     claim: Claim,
     /// Where the guest's card is plugged in: as long as the VM lives.
-    _network: Option<Namespace>,
+    network: Option<Namespace>,
     published: Published,
     console: Log,
     pub(super) output: MainOutput,
@@ -143,7 +143,7 @@ impl Owner {
             run_dir: parts.run_dir,
             pool: None,
             claim: parts.claim,
-            _network: parts.network,
+            network: parts.network,
             published: parts.published,
             console: parts.console,
             output: MainOutput::new(parts.output, logged),

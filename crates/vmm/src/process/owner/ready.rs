@@ -98,8 +98,8 @@ impl Owner {
         {
             eprintln!("the guest's sockets cannot be published: {error}");
         }
-        if let Some(ip) = self.info.ip {
-            self.published.serve(ip);
+        if let Some(network) = &self.network {
+            self.published.serve(network.reach());
         }
         self.info.state = VmState::Running;
         self.info.ready_us = Some(at.us_since(self.born));

@@ -1,8 +1,9 @@
 //! UDP: a socket towards the guest for each who sends, so that answers find back.
 
+use crate::net::Reach;
 use crate::net::sessions::{LOOK, Sessions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -19,7 +20,8 @@ const OUTSIDE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Datagrams {
     outside: UdpSocket,
-    guest: SocketAddr,
+    reach: Reach,
+    port: u16,
     sessions: Sessions<SocketAddr, UdpSocket>,
     events: Epoll,
     begun: Instant,
@@ -27,13 +29,14 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn new(outside: UdpSocket, guest: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(outside: UdpSocket, reach: Reach, port: u16) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
         let events = Epoll::new()?;
         watch(&events, &outside, OUTSIDE)?;
         Ok(Self {
             outside,
-            guest,
+            reach,
+            port,
             sessions: Sessions::new(MOST),
             events,
             begun: Instant::now(),
@@ -81,10 +84,9 @@ impl Datagrams {
                 // About an answer that somebody did not take.
                 Err(_) => continue,
             };
-            let (guest, events) = (self.guest, &self.events);
+            let (reach, port, events) = (&self.reach, self.port, &self.events);
             let session = self.sessions.of(client, self.begun.elapsed(), |number| {
-                let inside = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-                inside.connect(guest)?;
+                let inside = reach.datagrams(port)?;
                 inside.set_nonblocking(true)?;
                 watch(events, &inside, number)?;
                 Ok(inside)
@@ -121,6 +123,7 @@ fn watch(events: &Epoll, socket: &UdpSocket, number: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
     use std::thread;
     use std::time::Duration;
 
@@ -130,7 +133,12 @@ mod tests {
         let (guest, published) = (local(), local());
         let (guest_at, published_at) =
             (guest.local_addr().unwrap(), published.local_addr().unwrap());
-        thread::spawn(move || Datagrams::new(published, guest_at).unwrap().serve());
+        let reach = Reach::direct(Ipv4Addr::LOCALHOST);
+        thread::spawn(move || {
+            Datagrams::new(published, reach, guest_at.port())
+                .unwrap()
+                .serve()
+        });
         thread::spawn(move || {
             let mut buffer = [0; 100];
             while let Ok((len, from)) = guest.recv_from(&mut buffer) {

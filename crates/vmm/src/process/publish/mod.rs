@@ -7,7 +7,7 @@ mod datagrams;
 mod streams;
 
 use super::handover::Birth;
-use crate::net::Namespace;
+use crate::net::{Namespace, Reach};
 use datagrams::Datagrams;
 use hyperfork_api::fork::PublishedPort;
 use hyperfork_api::net::Protocol;
@@ -39,7 +39,7 @@ impl Birth {
             return Ok(Published::default());
         };
         self.identity.network = Some(network.guest());
-        self.info.ip = Some(network.ip());
+        self.info.ip = network.ip();
         let is_clone = self.identity.generation > 0;
         let wanted = self.spec.guest.network();
         let wanted = wanted.map_or(&[][..], |network| &network.ports);
@@ -81,16 +81,17 @@ fn bind(port: PublishedPort) -> io::Result<(u16, Taken)> {
 
 impl Published {
     /// Passes on to the guest what comes, from now on.
-    pub(super) fn serve(&mut self, ip: Ipv4Addr) {
+    pub(super) fn serve(&mut self, reach: &Reach) {
         let connections = Arc::new(AtomicU32::new(0));
         for (taken, port) in self.0.drain(..) {
-            let connections = connections.clone();
-            let guest = (ip, port.guest).into();
+            let (connections, reach) = (connections.clone(), reach.clone());
             let thread = thread::Builder::new().name("port".into());
             let served = thread.spawn(move || match taken {
-                Taken::Tcp(listener) => streams::accept(&listener, guest, &connections),
+                Taken::Tcp(listener) => {
+                    streams::accept(&listener, &reach, port.guest, &connections)
+                }
                 Taken::Udp(socket) => {
-                    let served = Datagrams::new(socket, guest).map(Datagrams::serve);
+                    let served = Datagrams::new(socket, reach, port.guest).map(Datagrams::serve);
                     let (Ok(error) | Err(error)) = served;
                     eprintln!("udp port {} is served no more: {error}", port.host);
                 }

@@ -1,0 +1,81 @@
+//! How this process reaches a guest.
+
+use super::user::Sockets;
+use hyperfork_api::net::Protocol;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The way from this process to a guest: its address, and where that is known.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    ip: Ipv4Addr,
+    /// Sockets of its namespace; `None` where the host knows the address.
+    sockets: Option<Arc<Sockets>>,
+}
+
+impl Reach {
+    /// To an address that the host knows.
+    pub fn direct(ip: Ipv4Addr) -> Self {
+        Self { ip, sockets: None }
+    }
+
+    /// To an address that only a namespace knows, by sockets of it.
+    pub(super) fn inside(ip: Ipv4Addr, sockets: Arc<Sockets>) -> Self {
+        Self {
+            ip,
+            sockets: Some(sockets),
+        }
+    }
+
+    /// A connection to a port of the guest, for which it has this long.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stream(&self, port: u16, patience: Duration) -> io::Result<TcpStream> {
+        let to = SocketAddrV4::new(self.ip, port);
+        match &self.sockets {
+            None => TcpStream::connect_timeout(&to.into(), patience),
+            Some(sockets) => connect(sockets.make(Protocol::Tcp)?, to, patience),
+        }
+    }
+
+    /// A socket that sends to a port of the guest and hears it alone.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn datagrams(&self, port: u16) -> io::Result<UdpSocket> {
+        let to = SocketAddrV4::new(self.ip, port);
+        let socket = match &self.sockets {
+            None => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?,
+            Some(sockets) => sockets.make(Protocol::Udp)?.into(),
+        };
+        socket.connect(to)?;
+        Ok(socket)
+    }
+}
+
+/// Connects a socket that nobody has used yet.
+fn connect(socket: OwnedFd, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    match rustix::net::connect(&socket, &to) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => {
+            let timeout = Timespec {
+                tv_sec: patience.as_secs() as i64,
+                tv_nsec: patience.subsec_nanos().into(),
+            };
+            if poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            rustix::net::sockopt::socket_error(&socket)??;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(socket.into())
+}
