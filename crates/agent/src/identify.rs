@@ -1,5 +1,6 @@
 //! The guest's machine: how it becomes a machine of its own, and how it ends.
 
+use crate::clock::Clock;
 use crate::hooks::Hooks;
 use crate::log;
 use crate::machine::Machine;
@@ -14,18 +15,11 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, reboot, sethostname};
-use rustix::time::{ClockId, Timespec, clock_settime};
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How far behind the host's time the clock may be.
-const MAX_BEHIND: Duration = Duration::from_millis(5);
-
-/// How far ahead it may be. More, since the time was told a while ago.
-const MAX_AHEAD: Duration = Duration::from_secs(1);
+use std::time::{Duration, Instant};
 
 /// How long programs have to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
@@ -41,6 +35,7 @@ pub(crate) struct Pid1 {
     card: Card,
     secret_files: SecretFiles,
     hooks: Hooks,
+    clock: Clock,
     /// Whose identity it has, by its token.
     is: Option<Id>,
 }
@@ -54,6 +49,7 @@ impl Pid1 {
             card: Card::default(),
             secret_files: SecretFiles::in_directory(SECRETS_DIR.into()),
             hooks: Hooks::watched(),
+            clock: Clock::new(),
             is: None,
         }
     }
@@ -87,7 +83,8 @@ impl Machine for Pid1 {
         self.reseed(&identity.seed)?;
         let name = identity.name.as_str();
         sethostname(name.as_bytes()).map_err(|error| failed("hostname", error))?;
-        set_clock(Duration::from_nanos(realtime_ns)).map_err(|error| failed("clock", error))?;
+        let set = self.clock.set(realtime_ns);
+        set.map_err(|error| failed("clock", error))?;
         if let Some(network) = &identity.network {
             let set_up = self.card.set_up(network);
             set_up.map_err(|error| failed("network", error))?;
@@ -123,6 +120,12 @@ impl Machine for Pid1 {
         }
     }
 
+    fn follow_host(&mut self) {
+        if let Err(error) = self.clock.follow() {
+            log::error(format_args!("the clock cannot be set: {error}"));
+        }
+    }
+
     fn power_off(&mut self) {
         let deadline = Instant::now() + GRACE;
         let _ = signals::send(-1, libc::SIGTERM);
@@ -142,20 +145,6 @@ impl Machine for Pid1 {
             log::error(format_args!("the machine cannot be ended: {error}"));
         }
     }
-}
-
-fn set_clock(realtime: Duration) -> Result<(), Errno> {
-    // Before 1970 is certainly wrong, and far enough behind to be set.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default();
-    if now + MAX_BEHIND >= realtime && now <= realtime + MAX_AHEAD {
-        return Ok(());
-    }
-    let time = Timespec {
-        tv_sec: realtime.as_secs() as i64,
-        tv_nsec: realtime.subsec_nanos().into(),
-    };
-    clock_settime(ClockId::Realtime, time)
 }
 
 /// The kernel makes its boot identifier once; a file of ours covers it.

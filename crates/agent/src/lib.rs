@@ -15,6 +15,7 @@
 //! without copying page tables.
 #![deny(unsafe_code)]
 
+mod clock;
 mod connection;
 mod copy;
 mod environment;

@@ -38,6 +38,10 @@ pub(crate) trait Machine {
     /// Does what could wait until the host had its answer.
     fn settle(&mut self) {}
 
+    /// The host is about to be answered: should the machine have stood still since the
+    /// clock was set, sets it anew.
+    fn follow_host(&mut self);
+
     /// Ends all programs and the machine. Returns only where that fails.
     fn power_off(&mut self);
 }
@@ -62,6 +66,8 @@ impl Machine for Rehearsal {
             reason: error.to_string(),
         })
     }
+
+    fn follow_host(&mut self) {}
 
     fn power_off(&mut self) {
         std::process::exit(0);

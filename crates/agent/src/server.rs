@@ -73,7 +73,6 @@ impl Guest {
     /// The [`Failure`] to reply with.
     pub(crate) fn answer(&mut self, request: Request, cid: u32) -> Result<Answer, Failure> {
         match request {
-            Request::Ping => return Ok(Answer::Reply(Reply::Ok)),
             Request::Identify {
                 identity,
                 realtime_ns,
@@ -93,7 +92,10 @@ impl Guest {
                 self.powering_off = true;
                 return Ok(Answer::Reply(Reply::Ok));
             }
-            _ => {}
+            _ => self.machine.follow_host(),
+        }
+        if request == Request::Ping {
+            return Ok(Answer::Reply(Reply::Ok));
         }
         // A clone still has its parent's identity, but the host addresses it by
         // its own CID.

@@ -5,12 +5,14 @@
 //! |---|---|---|
 //! | [`control`] | `hyperfork` (or the node) and a VM's process | one JSON document a line |
 //! | [`guest`] | the host and the agent inside the guest | [`frame`]s of postcard |
-//! | [`signal`] | any guest program and the monitor | one port |
+//! | [`signal`] | any guest program and the monitor | two ports |
+//! | [`clock`] | any guest program and the monitor | one port |
 //!
 //! Pure data: nothing here opens a file or a socket, and nothing here imports
 //! another crate of the workspace.
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod control;
 pub mod egress;
 pub mod fork;

@@ -162,10 +162,10 @@ impl Blank {
             .map_err(BenchError::io("map", "the memory image"))?;
         let memory = Instant::now();
         for (vcpu, state) in self.vcpus.iter().zip(&template.vcpus) {
-            vcpu.restore(state)?;
+            vcpu.restore(state, 0)?;
         }
         self.vm.restore(&template.vm)?;
-        self.vm.restore_clock(&template.vm)?;
+        self.vm.set_clock(template.vm.clocks.kvm_clock_ns)?;
         self.vm.interrupt(layout::DOORBELL_IRQ)?;
         let state = Instant::now();
         run_once(&mut self.vcpus[0])?;

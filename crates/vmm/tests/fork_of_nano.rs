@@ -6,10 +6,12 @@ mod support;
 
 use hyperfork_api::signal::Message;
 use hyperfork_nano::{Options, Work, report};
-use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::machine::{MachineError, Shell};
+use hyperfork_vmm::kvm::{Host, VcpuState};
+use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
 use hyperfork_vmm::snapshot::Shape;
+use hyperfork_vmm::sys::clock::{Monotonic, host_tsc};
+use std::time::Duration;
 use support::Vm;
 
 // The guest knows the interrupt by a constant of its own.
@@ -159,14 +161,84 @@ fn a_paused_machine_can_be_forked_and_stays_paused() {
     let options = "touch_mib=4";
     let mut parent = Vm::boot(1, 64, options);
     parent.machine().pause().stay();
-    let mut paused = parent.machine().pause();
-    let capture = paused.capture().unwrap();
-    paused.stay();
+    let capture = parent.capture_paused();
     let clone = parent.clone_of(&capture, 1);
     assert_eq!(clone.done(), work(options).answer(1));
     parent.machine().resume();
     let clone = parent.fork(1).remove(0);
     assert_eq!(clone.done(), work(options).answer(1));
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a captured guest's clocks show: kvm-clock, and where they can be set the TSCs.
+fn shown(capture: &Capture) -> (u64, Vec<Option<u64>>) {
+    let clocks = &capture.state.vm.clocks;
+    let tsc = |vcpu: &VcpuState| {
+        let offset = vcpu.tsc_offset();
+        offset.map(|offset| clocks.host_tsc.wrapping_add(offset))
+    };
+    let tscs = capture.state.vcpus.iter().map(tsc).collect();
+    (clocks.kvm_clock_ns, tscs)
+}
+
+#[test]
+fn an_hour_for_which_a_state_was_at_rest_has_not_been_for_the_machine_made_of_it() {
+    let an_hour_of_cycles = 3600 * 3_000_000_000;
+    let mut parent = Vm::boot(2, 64, "mode=spin");
+    let mut capture = parent.capture();
+    let clocks = &mut capture.state.vm.clocks;
+    let up = clocks.at.since(Monotonic::from_ns(0)).unwrap();
+    clocks.at = match up > HOUR {
+        true => clocks.at.before(HOUR),
+        // It was in another life of the host.
+        false => Monotonic::from_ns(u64::MAX / 2),
+    };
+    clocks.host_tsc = clocks.host_tsc.wrapping_sub(an_hour_of_cycles);
+    let (clock, tscs) = shown(&capture);
+    let mut clone = parent.clone_of(&capture, 1);
+    assert_eq!(clone.done(), Work::new(0, 0).answer(1));
+    let (clock_now, tscs_now) = shown(&clone.capture());
+    let passed = Duration::from_nanos(clock_now.checked_sub(clock).unwrap());
+    assert!(passed < HOUR / 2, "{passed:?}");
+    for (tsc, now) in tscs.into_iter().zip(tscs_now) {
+        let passed = now.zip(tsc).map(|(now, tsc)| now.wrapping_sub(tsc));
+        assert!(
+            passed.is_none_or(|passed| passed < an_hour_of_cycles / 2),
+            "{passed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pause_has_not_been_for_who_was_paused_nor_for_its_clones() {
+    let mut parent = Vm::boot(2, 64, "mode=spin");
+    parent.machine().pause().stay();
+    let (clock, tscs) = shown(&parent.capture_paused());
+    std::thread::sleep(Duration::from_secs(2));
+    let capture = parent.capture_paused();
+    assert_eq!(shown(&capture), (clock, tscs.clone()));
+    let begun = (Monotonic::now(), host_tsc());
+    parent.machine().resume();
+    parent.machine().pause().stay();
+    let mut clone = parent.clone_of(&capture, 1);
+    let after = shown(&parent.capture_paused());
+    assert_eq!(clone.done(), Work::new(0, 0).answer(1));
+    // Two clocks that are not quite equally fast.
+    let slack = Duration::from_millis(10);
+    for (clock_now, tscs_now) in [after, shown(&clone.capture())] {
+        let lived = Duration::from_nanos(clock_now.checked_sub(clock).unwrap());
+        let most = Monotonic::now().since(begun.0).unwrap() + slack;
+        assert!(lived <= most, "{lived:?} of {most:?}");
+        let most = host_tsc() - begun.1;
+        for (tsc, now) in tscs.iter().zip(tscs_now) {
+            let lived = now.zip(*tsc).map(|(now, tsc)| now.wrapping_sub(tsc));
+            assert!(
+                lived.is_none_or(|lived| lived <= most),
+                "{lived:?} of {most}"
+            );
+        }
+    }
 }
 
 #[test]

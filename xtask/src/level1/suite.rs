@@ -18,7 +18,7 @@ pub(crate) struct Target<'a> {
 }
 
 /// The tests of which all or much depends on what KVM does.
-pub(crate) const TARGETS: [Target<'_>; 5] = [
+pub(crate) const TARGETS: [Target<'_>; 6] = [
     Target {
         package: "hyperfork-vmm",
         test: "fork_of_nano",
@@ -44,6 +44,11 @@ pub(crate) const TARGETS: [Target<'_>; 5] = [
         test: "unmodified_kernel",
         arguments: &["--ignored"],
     },
+    Target {
+        package: "hyperfork-cli",
+        test: "host_clock",
+        arguments: &["--ignored"],
+    },
 ];
 
 /// Guest images the tests use; they must have been built.
@@ -66,10 +71,15 @@ pub(crate) fn job(targets: &[Target<'_>], filter: Option<&str>, limit: Duration)
                 "HYPERFORK_TEST_INITRD".into(),
                 prepared.guest_initramfs().into(),
             ),
+            ("HYPERFORK_TEST_MAY_SET_CLOCK".into(), "1".into()),
         ],
         commands: Vec::new(),
         limit,
     };
+    // Where the images are, for those who keep them elsewhere.
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
+        job.env.push(("XDG_CACHE_HOME".into(), cache));
+    }
     for program in PROGRAMS {
         let found = packages::find(program);
         job.files

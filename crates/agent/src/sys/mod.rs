@@ -2,6 +2,7 @@
 //! use it.
 #![allow(unsafe_code)]
 
+pub(crate) mod clock;
 pub(crate) mod ioctl;
 pub(crate) mod page;
 pub(crate) mod port;

@@ -1,10 +1,13 @@
 //! KVM: what the host has, a VM, its vCPUs, and the state of both.
 
+pub mod clock;
 pub mod host;
+mod pvclock;
 mod tsc;
 pub mod vcpu;
 pub mod vm;
 
+pub use clock::{Clocks, GoingOn};
 pub use host::{Host, HostKind};
 pub use vcpu::{Vcpu, VcpuState, WARM_UP_CODE};
 pub use vm::{Vm, VmState};

@@ -14,7 +14,7 @@ enum Verb {
     Has = 0xe3,
 }
 
-/// Whether the offset can be told and set. PVM cannot.
+/// Whether there is such an attribute. (PVM has it, to no effect.)
 pub(super) fn has_offset(vcpu: &VcpuFd) -> bool {
     attribute(vcpu, Verb::Has, &mut 0).is_ok()
 }

@@ -1,6 +1,6 @@
 //! A vCPU and its state.
 
-use super::{Host, KvmError, Vm, call, tsc};
+use super::{Host, HostKind, KvmError, Vm, call, tsc};
 use crate::sys::mapping;
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
@@ -18,7 +18,7 @@ const MSR_TSC: u32 = 0x10;
 /// One virtual CPU.
 #[derive(Debug)]
 pub struct Vcpu {
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
     /// MSRs this host reads and writes back on a fresh vCPU: the ones to save.
     msrs: Vec<u32>,
     /// Whether the TSC's offset can be told and set.
@@ -53,6 +53,16 @@ impl VcpuState {
         const MODE_EXT_INT: u32 = 7 << 8;
         set_register(&mut self.lapic, LINT0, MODE_EXT_INT);
         set_register(&mut self.lapic, LINT1, MODE_NMI);
+    }
+
+    /// The guest's TSC less the host's, cycles; `None` where it cannot be set.
+    pub fn tsc_offset(&self) -> Option<u64> {
+        self.tsc_offset
+    }
+
+    /// Turns the TSC back by so many cycles.
+    pub fn turn_tsc_back(&mut self, by: u64) {
+        self.tsc_offset = self.tsc_offset.map(|offset| offset.wrapping_sub(by));
     }
 
     /// Where it stands, in one line for people who look into a guest's crash.
@@ -126,7 +136,8 @@ impl Vcpu {
         keep_from_children(host, &mut fd)?;
         fd.set_cpuid2(&host.cpuid_for(index, count))
             .map_err(call("KVM_SET_CPUID2"))?;
-        let tsc_offset = tsc::has_offset(&fd);
+        // PVM has the attribute, too, but whatever is set, it stays 0.
+        let tsc_offset = host.kind() == HostKind::Hardware && tsc::has_offset(&fd);
         let all = host
             .kvm
             .get_msr_index_list()
@@ -136,7 +147,13 @@ impl Vcpu {
             msrs: Vec::new(),
             tsc_offset,
         };
-        vcpu.msrs = vcpu.restorable_msrs(all.as_slice())?;
+        let mut all = all.as_slice().to_vec();
+        if tsc_offset || host.kind() == HostKind::Pvm {
+            // The offset says the same and is exact; the value would be late. PVM ignores
+            // both.
+            all.retain(|&index| index != MSR_TSC);
+        }
+        vcpu.msrs = vcpu.restorable_msrs(all)?;
         Ok(vcpu)
     }
 
@@ -254,9 +271,11 @@ impl Vcpu {
     ///   compared with the TSC at once;
     /// - events last: every call before may inject or clear one.
     ///
+    /// The TSC is set `tsc_back` cycles behind the state's offset ([`GoingOn`](super::GoingOn)).
+    ///
     /// # Errors
     /// [`KvmError`], also when the state has an MSR this host does not take.
-    pub fn restore(&self, state: &VcpuState) -> Result<(), KvmError> {
+    pub fn restore(&self, state: &VcpuState, tsc_back: u64) -> Result<(), KvmError> {
         let fd = &self.fd;
         fd.set_mp_state(state.mp_state)
             .map_err(call("KVM_SET_MP_STATE"))?;
@@ -269,12 +288,35 @@ impl Vcpu {
         fd.set_debug_regs(&state.debug_regs)
             .map_err(call("KVM_SET_DEBUGREGS"))?;
         if let (Some(offset), true) = (state.tsc_offset, self.tsc_offset) {
-            tsc::set_offset(fd, offset)?;
+            tsc::set_offset(fd, offset.wrapping_sub(tsc_back))?;
         }
         fd.set_lapic(&state.lapic).map_err(call("KVM_SET_LAPIC"))?;
         self.set_msrs(&state.msrs)?;
         fd.set_vcpu_events(&state.events)
             .map_err(call("KVM_SET_VCPU_EVENTS"))
+    }
+
+    /// The guest's TSC less the host's, cycles.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn tsc_offset(&self) -> Result<u64, KvmError> {
+        match self.tsc_offset {
+            true => tsc::offset(&self.fd),
+            false => Ok(0),
+        }
+    }
+
+    /// Turns the TSC back by so many cycles, where that can be done at all (not by PVM,
+    /// whose guests go by kvm-clock alone).
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn turn_tsc_back(&self, by: u64) -> Result<(), KvmError> {
+        match self.tsc_offset {
+            true => tsc::set_offset(&self.fd, tsc::offset(&self.fd)?.wrapping_sub(by)),
+            false => Ok(()),
+        }
     }
 
     fn get_msrs(&self) -> Result<Vec<kvm_msr_entry>, KvmError> {
@@ -302,12 +344,7 @@ impl Vcpu {
 
     /// Of the MSRs KVM lists, those it lets us read and write back here. (It lists
     /// some that depend on CPUID, or that the processor below lacks.)
-    fn restorable_msrs(&self, all: &[u32]) -> Result<Vec<u32>, KvmError> {
-        let mut wanted: Vec<u32> = all.to_vec();
-        if self.tsc_offset {
-            // The offset says the same and is exact; the value would be late.
-            wanted.retain(|&index| index != MSR_TSC);
-        }
+    fn restorable_msrs(&self, mut wanted: Vec<u32>) -> Result<Vec<u32>, KvmError> {
         // KVM stops at the first one it refuses and says how many it did.
         let mut readable = Vec::new();
         while !wanted.is_empty() {

@@ -1,11 +1,10 @@
 //! A KVM VM and the state it holds beside its vCPUs.
 
-use super::{Host, KvmError, call};
+use super::{Clocks, Host, KvmError, call};
 use crate::memory::{Ram, layout};
 use kvm_bindings::{
-    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
-    kvm_userspace_memory_region,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
+    kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use serde::{Deserialize, Serialize};
@@ -24,7 +23,8 @@ pub struct VmState {
     pic_slave: kvm_irqchip,
     ioapic: kvm_irqchip,
     pit: kvm_pit_state2,
-    clock: kvm_clock_data,
+    /// What its clocks showed.
+    pub clocks: Clocks,
 }
 
 impl Vm {
@@ -107,14 +107,14 @@ impl Vm {
     /// # Errors
     /// [`KvmError::Call`].
     pub fn save(&self) -> Result<VmState, KvmError> {
-        // The clock first: the less passes between it and the vCPUs, the better.
-        let clock = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?;
+        // The clocks first: the less passes between them and the vCPUs, the better.
+        let clocks = self.clocks()?;
         Ok(VmState {
             pic_master: self.irqchip(KVM_IRQCHIP_PIC_MASTER)?,
             pic_slave: self.irqchip(KVM_IRQCHIP_PIC_SLAVE)?,
             ioapic: self.irqchip(KVM_IRQCHIP_IOAPIC)?,
             pit: self.fd.get_pit2().map_err(call("KVM_GET_PIT2"))?,
-            clock,
+            clocks,
         })
     }
 
@@ -129,18 +129,6 @@ impl Vm {
             self.fd.set_irqchip(chip).map_err(call("KVM_SET_IRQCHIP"))?;
         }
         self.fd.set_pit2(&state.pit).map_err(call("KVM_SET_PIT2"))
-    }
-
-    /// Sets the guest's clock (kvm-clock, MSR_KVM_SYSTEM_TIME). Where the host can
-    /// relate it to real time, the time between save and now has passed for the
-    /// guest as well; elsewhere the clock goes on where it was.
-    ///
-    /// # Errors
-    /// [`KvmError::Call`].
-    pub fn restore_clock(&self, state: &VmState) -> Result<(), KvmError> {
-        let mut clock = state.clock;
-        clock.flags &= KVM_CLOCK_REALTIME;
-        self.fd.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
     }
 
     fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {

@@ -1,7 +1,7 @@
 //! Putting a machine together: the one path of boot, fork and restore.
 
 use super::capture::Paused;
-use super::ports::{PowerPort, ResetPort};
+use super::ports::{ClockPort, PowerPort, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
 use super::vcpus::{Connections, Errands, Vcpus};
@@ -12,12 +12,13 @@ use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::devices::worker::DeviceWorker;
-use crate::kvm::{Host, HostKind, KvmError, VcpuState, Vm, VmState};
+use crate::kvm::{Clocks, GoingOn, Host, HostKind, KvmError, VcpuState, Vm, VmState};
 use crate::memory::ram::RamError;
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{MachineState, Shape};
-use crate::sys::clock::Monotonic;
+use crate::sys::clock::{Monotonic, host_tsc};
 use crate::sys::fds::FdTable;
+use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
 use hyperfork_api::signal::{ForkStatus, PORT, PORT_LEN};
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec};
@@ -40,6 +41,8 @@ pub struct Machine {
     pub(super) ram: Ram,
     pub(super) shape: Shape,
     pub(super) guest_fork: GuestFork,
+    /// What its clocks showed when it was paused [to stay](super::Paused::stay) so.
+    pub(super) clocks_held: Option<Clocks>,
     vsock: Option<VsockHandle>,
 }
 
@@ -91,11 +94,31 @@ impl MachineError {
 /// What differs between the ways to a machine.
 struct Parts<'a> {
     vm: &'a VmState,
-    vcpus: Errands<()>,
+    vcpus: BeingSet,
     serial: Serial,
     devices: Vec<MmioTransport>,
     guest_fork: u32,
     vsock: Option<VsockHandle>,
+}
+
+/// vCPUs that are about to have a state.
+struct BeingSet {
+    done: Errands<()>,
+    /// How the machine's clocks go on since.
+    going_on: GoingOn,
+    since: Monotonic,
+}
+
+impl BeingSet {
+    fn begin(vcpus: &Vcpus, states: Vec<VcpuState>, clocks: &Clocks) -> Self {
+        let since = Monotonic::now();
+        let going_on = clocks.go_on(since, host_tsc());
+        Self {
+            done: vcpus.restore(states, going_on.tsc_back),
+            going_on,
+            since,
+        }
+    }
 }
 
 /// When the phases of a restore ended.
@@ -163,9 +186,10 @@ impl Machine {
         let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
         let devices =
             devices.map(|(device, lines)| MmioTransport::new(device, lines, memory.clone()));
+        let vm = shell.vm.save()?;
         let parts = Parts {
-            vm: &shell.vm.save()?,
-            vcpus: shell.vcpus.restore(vcpus),
+            vm: &vm,
+            vcpus: BeingSet::begin(&shell.vcpus, vcpus, &vm.clocks),
             serial: Serial::new(serial_irq, backends.log.clone()),
             devices: devices
                 .collect::<Result<_, _>>()
@@ -194,7 +218,8 @@ impl Machine {
                 state: Box::new(state.shape),
             });
         }
-        let vcpus = shell.vcpus.restore(mem::take(&mut state.vcpus));
+        let vcpus = mem::take(&mut state.vcpus);
+        let vcpus = BeingSet::begin(&shell.vcpus, vcpus, &state.vm.clocks);
         RamImage::restore(state.ram.clone(), fds)
             .and_then(|image| shell.ram.back_with(&image))
             .map_err(MachineError::host("mapping the memory image"))?;
@@ -221,13 +246,14 @@ impl Machine {
         backends: &Backends,
         events: Events,
     ) -> Result<Self, MachineError> {
-        let vcpus = shell.vcpus.restore(mem::take(&mut state.vcpus));
+        let vcpus = mem::take(&mut state.vcpus);
+        let vcpus = BeingSet::begin(&shell.vcpus, vcpus, &state.vm.clocks);
         Self::rebuild(shell, vcpus, state, fds, identity, backends, events)
     }
 
     fn rebuild(
         mut shell: Shell,
-        vcpus: Errands<()>,
+        vcpus: BeingSet,
         state: &MachineState,
         fds: &FdTable,
         identity: &Identity,
@@ -266,12 +292,29 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Lets a paused machine run.
-    pub fn resume(&self) {
+    /// Lets a paused machine run. Where it has [stayed](super::Paused::stay) paused, its
+    /// clocks go on where they were.
+    pub fn resume(&mut self) {
+        if let Some(clocks) = self.clocks_held.take()
+            && let Err(error) = self.turn_clocks_back(&clocks)
+        {
+            // It can live with that better than with not going on.
+            eprintln!("the guest's clocks have gone on during the pause: {error}");
+        }
         if let Some(worker) = &self.worker {
             worker.resume();
         }
         self.vcpus.run();
+    }
+
+    fn turn_clocks_back(&self, clocks: &Clocks) -> Result<(), KvmError> {
+        let going_on = clocks.stand_still(host_tsc());
+        for vcpu in self.vcpus.cpus() {
+            vcpu.turn_tsc_back(going_on.tsc_back)?;
+        }
+        let memory = self.ram.memory();
+        self.vm
+            .set_clock_of(self.vcpus.cpus(), memory, going_on.kvm_clock_ns)
     }
 
     /// Waits until the guest, which runs, has come out for the first time, but not
@@ -377,9 +420,12 @@ fn assemble(
         ..
     } = shell;
     // Before the interrupt controllers, which may have something for their APICs.
-    parts.vcpus.finish()?;
+    parts.vcpus.done.finish()?;
     vm.restore(parts.vm)?;
-    vm.restore_clock(parts.vm)?;
+    // It goes on from here, the TSCs from before.
+    let passed = Monotonic::now().ns_since(parts.vcpus.since);
+    let now = parts.vcpus.going_on.kvm_clock_ns + passed;
+    vm.set_clock_of(vcpus.cpus(), ram.memory(), now)?;
 
     let mut ports = Bus::default();
     let mut mmio = Bus::default();
@@ -399,6 +445,12 @@ fn assemble(
         acpi::POWER_PORT.into(),
         acpi::POWER_LEN.into(),
         Arc::new(Mutex::new(power)),
+    );
+
+    ports.insert(
+        CLOCK_PORT.into(),
+        CLOCK_PORT_LEN.into(),
+        Arc::new(Mutex::new(ClockPort::default())),
     );
 
     let mut devices = Vec::new();
@@ -428,6 +480,7 @@ fn assemble(
         ram,
         shape,
         guest_fork,
+        clocks_held: None,
         vsock: parts.vsock,
     })
 }

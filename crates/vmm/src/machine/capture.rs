@@ -80,7 +80,7 @@ impl<'a> Paused<'a> {
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
         let vcpus = machine.vcpus.save();
-        let vm = machine.vm.save()?;
+        let mut vm = machine.vm.save()?;
         let serial = machine
             .serial
             .lock()
@@ -100,8 +100,15 @@ impl<'a> Paused<'a> {
         let freezing = Monotonic::now();
         let frozen = freeze(&mut machine.ram).map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
-        let vcpus = vcpus.finish()?;
+        let mut vcpus = vcpus.finish()?;
         let (ram, aside) = frozen?;
+        if let Some(held) = machine.clocks_held {
+            let (clocks, tsc_back) = held.held_until_now();
+            vm.clocks = clocks;
+            vcpus
+                .iter_mut()
+                .for_each(|vcpu| vcpu.turn_tsc_back(tsc_back));
+        }
         let ram_state = ram
             .save(&mut fds)
             .map_err(MachineError::host("sharing memory"))?;
@@ -125,8 +132,16 @@ impl<'a> Paused<'a> {
         })
     }
 
-    /// Goes on standing still after this is gone; [`Machine::resume`] ends it.
+    /// Goes on standing still after this is gone; [`Machine::resume`] ends it. Until then
+    /// no time passes for the guest.
     pub fn stay(self) {
+        let machine = &mut *self.machine;
+        if machine.clocks_held.is_none() {
+            match machine.vm.clocks() {
+                Ok(clocks) => machine.clocks_held = Some(clocks),
+                Err(error) => eprintln!("the guest's clocks go on during the pause: {error}"),
+            }
+        }
         std::mem::forget(self);
     }
 

@@ -1,8 +1,10 @@
-//! The ports by which a guest ends its machine.
+//! Ports of which nothing is saved: by some a guest ends its machine, by one it reads the
+//! host's clock.
 
 use super::{Event, Events};
 use crate::boot::acpi;
 use crate::bus::BusDevice;
+use crate::sys::clock::realtime_ns;
 
 /// The keyboard controller's command port, of which only the reset line is
 /// there: what kernels pull on to reboot (`reboot=k`).
@@ -63,6 +65,27 @@ impl BusDevice for PowerPort {
     }
 }
 
+/// The host's clock ([`hyperfork_api::clock`]).
+#[derive(Default)]
+pub(super) struct ClockPort {
+    /// What is being read in pieces. A clone's holds nothing at first: its own time will do.
+    held: Option<u64>,
+}
+
+impl BusDevice for ClockPort {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let held = self.held.take().filter(|_| offset != 0);
+        let held = held.unwrap_or_else(realtime_ns);
+        self.held = Some(held);
+        let bytes = held.to_le_bytes();
+        for (place, byte) in data.iter_mut().enumerate() {
+            *byte = bytes.get(offset as usize + place).copied().unwrap_or(0);
+        }
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +107,30 @@ mod tests {
         port.write(4, &[0, 0x20]);
         port.write(5, &[0x20]);
         assert_eq!(*received.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_read_in_pieces_shows_one_time() {
+        let mut port = ClockPort::default();
+        let before = realtime_ns();
+        let mut bytes = [0; 8];
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            port.read(offset as u64, std::slice::from_mut(byte));
+            port.write(offset as u64, &[0xff]);
+        }
+        let after = realtime_ns();
+        assert!((before..=after).contains(&u64::from_le_bytes(bytes)));
+        let mut held = [0; 4];
+        port.read(4, &mut held);
+        assert_eq!(held, bytes[4..]);
+        // A clone that was made in the midst of it goes on with a time of its own.
+        let mut rest = [0; 4];
+        ClockPort::default().read(4, &mut rest);
+        assert!(u32::from_le_bytes(rest).abs_diff((after >> 32) as u32) <= 1);
+        // What is beyond the end, and a new time.
+        let mut wide = [0xff; 16];
+        port.read(0, &mut wide);
+        let (time, beyond) = wide.split_at(8);
+        assert!(time != bytes && beyond == [0; 8], "{wide:?}");
     }
 }

@@ -74,6 +74,29 @@ fn attempt(
     }
 }
 
+/// Waits until the guest's agent has answered, which it does when it has seen to the
+/// clock.
+///
+/// # Errors
+/// [`AgentError`], when patience is over.
+pub(super) fn await_agent(vsock: &VsockHandle, patience: Duration) -> Result<(), AgentError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let answered = connect(vsock).and_then(|mut agent| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            agent
+                .set_timeout(Some(left.max(FIRST_WAIT)))
+                .map_err(AgentError::Unreachable)?;
+            agent.request(&Request::Ping)
+        });
+        match answered {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(LONGEST_WAIT),
+        }
+    }
+}
+
 /// Has the agent start the main program.
 ///
 /// # Errors

@@ -240,7 +240,7 @@ impl Waiting {
 }
 
 impl Born {
-    fn live(self, started: Started, run_dir: RunDir, claim: Claim) {
+    fn live(mut self, started: Started, run_dir: RunDir, claim: Claim) {
         // First of all: somebody waits for its first instruction, and what is to be done
         // here takes the processor it could run on.
         self.machine.resume();

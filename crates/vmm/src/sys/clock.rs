@@ -1,4 +1,4 @@
-//! The host's monotonic clock, in a form that processes can compare.
+//! The host's clocks, in a form that processes can compare.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,29 @@ impl Monotonic {
         Self(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
     }
 
+    /// So many nanoseconds after the clock's beginning.
+    pub const fn from_ns(ns: u64) -> Self {
+        Self(ns)
+    }
+
+    /// As long before this; not before the clock's beginning.
+    pub const fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(by.as_nanos() as u64))
+    }
+
+    /// From `earlier` to this; `None` if it was not earlier.
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        self.0.checked_sub(earlier.0).map(Duration::from_nanos)
+    }
+
+    /// Nanoseconds from `earlier` to this; 0 if it was not earlier.
+    pub fn ns_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Microseconds from `earlier` to this; 0 if it was not earlier.
     pub fn us_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0) / 1000
+        self.ns_since(earlier) / 1000
     }
 
     /// From the clock's zero to this.
@@ -31,4 +51,10 @@ impl Monotonic {
 pub fn realtime_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The time-stamp counter, cycles.
+pub fn host_tsc() -> u64 {
+    // SAFETY: RDTSC reads a counter, and every x86-64 processor has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -49,7 +49,7 @@ impl Vm {
         let identity = identity::booted(&spec.name).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();
-        let machine = Machine::boot(shell, &host, &spec, &identity, &backends, events).unwrap();
+        let mut machine = Machine::boot(shell, &host, &spec, &identity, &backends, events).unwrap();
         machine.resume();
         let vm = Self {
             machine,
@@ -66,6 +66,14 @@ impl Vm {
     /// Captures it while it runs, and lets it go on.
     pub(crate) fn capture(&mut self) -> Capture {
         self.machine.pause().capture().unwrap()
+    }
+
+    /// Captures it while it is paused, and leaves it so.
+    pub(crate) fn capture_paused(&mut self) -> Capture {
+        let mut paused = self.machine.pause();
+        let capture = paused.capture().unwrap();
+        paused.stay();
+        capture
     }
 
     /// Forks it while it runs. The clones run.
@@ -87,7 +95,7 @@ impl Vm {
         // As it travels between processes.
         let bytes = postcard::to_stdvec(&capture.state).unwrap();
         let state: MachineState = postcard::from_bytes(&bytes).unwrap();
-        let (machine, _) =
+        let (mut machine, _) =
             Machine::restore(shell, state, &capture.fds, &identity, &backends, events).unwrap();
         machine.resume();
         Self {

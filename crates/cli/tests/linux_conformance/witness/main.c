@@ -17,7 +17,7 @@ static const struct {
 } PROGRAMS[] = {
     {"timers", timers_main}, {"verify", verify_main},         {"random", random_main},
     {"notice", notice_main}, {"hold-agent", hold_agent_main}, {"crash-agent", crash_agent_main},
-    {"unmap", unmap_main},
+    {"unmap", unmap_main},   {"time", time_main},
 };
 
 static struct {

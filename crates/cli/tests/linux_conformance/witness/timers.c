@@ -1,5 +1,5 @@
-/* timers SECONDS: three ways to wait, all under way at once. Each must end once, and
- * not too early. Prints `set`, then a line for each end. */
+/* timers SECONDS: four ways to wait, all under way at once, one of them for a time of day.
+ * Each must end once, and not too early. Prints `set`, then a line for each end. */
 #include "witness.h"
 #include <pthread.h>
 #include <signal.h>
@@ -8,6 +8,12 @@
 static struct timespec begun;
 static int seconds;
 
+static void say(const char *what)
+{
+    puts(what);
+    fflush(stdout);
+}
+
 static void woke(const char *how)
 {
     struct timespec now;
@@ -15,8 +21,7 @@ static void woke(const char *how)
     int64_t waited = (now.tv_sec - begun.tv_sec) * 1000000000LL + now.tv_nsec - begun.tv_nsec;
     if (waited < seconds * 1000000000LL)
         bad("timers", "%s came after %lld ns", how, (long long)waited);
-    printf("%s\n", how);
-    fflush(stdout);
+    say(how);
 }
 
 static void *sleeper(void *unused)
@@ -40,6 +45,20 @@ static void *reader(void *argument)
     return NULL;
 }
 
+static void *riser(void *unused)
+{
+    struct timespec time, now;
+    clock_gettime(CLOCK_REALTIME, &time);
+    time.tv_sec += seconds;
+    if (clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &time, NULL))
+        bad("timers", "clock_nanosleep: %s", strerror(errno));
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (now.tv_sec < time.tv_sec || (now.tv_sec == time.tv_sec && now.tv_nsec < time.tv_nsec))
+        bad("timers", "it is not the time of day yet");
+    say("time of day");
+    return unused;
+}
+
 int timers_main(char **arguments)
 {
     seconds = atoi(arguments[0]);
@@ -58,8 +77,8 @@ int timers_main(char **arguments)
         bad("timers", "cannot be set: %s", strerror(errno));
     start(reader, (void *)(intptr_t)fd);
     start(sleeper, NULL);
-    puts("set");
-    fflush(stdout);
+    start(riser, NULL);
+    say("set");
 
     for (;;) {
         int signal;

@@ -46,6 +46,7 @@ void clock_part(void);
 void files_part(void);
 
 /* What can be called by itself. */
+int time_main(char **arguments);
 int timers_main(char **arguments);
 int unmap_main(char **arguments);
 int verify_main(char **arguments);

@@ -26,9 +26,10 @@ impl Vcpus {
         self.send(self.cpus.iter().map(|_| |vcpu: &mut Vcpu| vcpu.save()))
     }
 
-    /// Has the state of all vCPUs set, which are at rest.
-    pub(in super::super) fn restore(&self, states: Vec<VcpuState>) -> Errands<()> {
-        let set = |state: VcpuState| move |vcpu: &mut Vcpu| vcpu.restore(&state);
+    /// Has the state of all vCPUs set, which are at rest, with their TSCs so many cycles
+    /// behind it.
+    pub(in super::super) fn restore(&self, states: Vec<VcpuState>, tsc_back: u64) -> Errands<()> {
+        let set = |state: VcpuState| move |vcpu: &mut Vcpu| vcpu.restore(&state, tsc_back);
         self.send(states.into_iter().map(set))
     }
 

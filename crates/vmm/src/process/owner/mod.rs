@@ -233,7 +233,7 @@ impl Owner {
                 None
             }
             Request::Pause => Some(self.pause()),
-            Request::Resume => Some(self.resume()),
+            Request::Resume => self.resume(&reply),
             Request::Fork(request) => {
                 let refused = fork::fork(self, &request, arrival, reply.clone());
                 refused.err().map(|error| Reply::Error(error.to_string()))

@@ -31,18 +31,34 @@ impl Owner {
         }
     }
 
-    pub(super) fn resume(&mut self) -> Reply {
+    /// Where the guest has an agent, the answer comes from there: when its clock is right.
+    pub(super) fn resume(&mut self, reply: &Sender<Reply>) -> Option<Reply> {
         if self.info.state != VmState::Paused {
-            return Reply::Error(format!("{} is not paused", self.info.name));
+            let words = format!("{} is not paused", self.info.name);
+            return Some(Reply::Error(words));
         }
         // As after a fork: something has happened to the guest, time has passed without it.
         if let Err(error) = self.machine.ring_doorbell() {
-            return Reply::Error(one_line(&error));
+            return Some(Reply::Error(one_line(&error)));
         }
         self.machine.resume();
         self.info.state = VmState::Running;
         self.keep();
-        Reply::Ok
+        let (Readiness::Agent, Some(vsock)) = (self.readiness(), self.machine.vsock().cloned())
+        else {
+            return Some(Reply::Ok);
+        };
+        let (reply, name) = (reply.clone(), self.info.name.clone());
+        let patience = Duration::from_millis(self.spec.ready_timeout_ms);
+        let waiting = thread::Builder::new().name("resume".into()).spawn(move || {
+            let _ = reply.send(match identify::await_agent(&vsock, patience) {
+                Ok(()) => Reply::Ok,
+                Err(error) => Reply::Error(format!(
+                    "{name} runs again, but nothing has set its clock: {error}; see its console"
+                )),
+            });
+        });
+        waiting.err().map(|error| Reply::Error(error.to_string()))
     }
 
     /// Stops the vCPUs for a moment, again and again, and notes where they are. The
