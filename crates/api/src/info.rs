@@ -85,6 +85,9 @@ pub struct VmInfo {
     pub shared_kib: u64,
     /// Guest memory of its own, KiB.
     pub private_kib: u64,
+    /// Of all its process's memory, shared and private: what the host has swapped out, KiB.
+    #[serde(default)]
+    pub swapped_kib: u64,
     /// From the request to ready, microseconds: the cold boot, or the fork.
     pub ready_us: Option<u64>,
 }

@@ -114,6 +114,7 @@ fn a_tree_shows_grandchildren_and_parents_that_are_gone() {
     assert_eq!(tree[0]["clones"][1]["name"], "p-2");
     assert!(tree[0]["clones"][0]["shared_mib"].as_f64().unwrap() >= 4.0);
     assert!(tree[0]["clones"][0]["private_mib"].is_number());
+    assert!(tree[0]["clones"][0]["swapped_mib"].is_number());
     let drawn = user.ok(&["tree"]);
     assert!(
         drawn.contains("├─ p-1") && drawn.contains("│  └─ p-1-1"),

@@ -18,10 +18,13 @@ struct Node {
     index: u32,
     shared_mib: f64,
     private_mib: f64,
+    swapped_mib: f64,
     clones: Vec<Node>,
     #[serde(skip)]
     info: Option<VmInfo>,
 }
+
+const COLUMNS: [&str; 5] = ["NAME", "STATE", ">SHARED", ">PRIVATE", ">SWAPPED"];
 
 /// Shows who was forked from whom.
 ///
@@ -32,7 +35,7 @@ pub(crate) fn run(args: &Tree) -> anyhow::Result<u8> {
     if args.json {
         ui::json(&roots)?;
     } else {
-        let mut table = Table::new(["NAME", "STATE", ">SHARED", ">PRIVATE"]);
+        let mut table = Table::new(COLUMNS);
         for root in &roots {
             draw(root, "", "", &mut table);
         }
@@ -91,20 +94,21 @@ impl Node {
             index: info.index,
             shared_mib: in_mib(info.shared_kib),
             private_mib: in_mib(info.private_kib),
+            swapped_mib: in_mib(info.swapped_kib),
             clones: Vec::new(),
             info: Some(info),
         }
     }
 
     fn removed(name: VmName, generation: u32) -> Self {
-        let (index, shared_mib, private_mib) = (0, 0.0, 0.0);
         Self {
             name,
             state: None,
             generation,
-            index,
-            shared_mib,
-            private_mib,
+            index: 0,
+            shared_mib: 0.0,
+            private_mib: 0.0,
+            swapped_mib: 0.0,
             clones: Vec::new(),
             info: None,
         }
@@ -132,11 +136,16 @@ fn in_mib(kib: u64) -> f64 {
 }
 
 fn draw(node: &Node, lead: &str, below: &str, table: &mut Table) {
-    let (state, shared, private) = match &node.info {
-        Some(info) => (ps::state(info), mib(info.shared_kib), mib(info.private_kib)),
-        None => ("removed".to_owned(), String::new(), String::new()),
+    let (state, memory) = match &node.info {
+        Some(info) => {
+            let memory = [info.shared_kib, info.private_kib, info.swapped_kib];
+            (ps::state(info), memory.map(mib))
+        }
+        None => ("removed".to_owned(), Default::default()),
     };
-    table.row([format!("{lead}{}", node.name), state, shared, private]);
+    let [shared, private, swapped] = memory;
+    let name = format!("{lead}{}", node.name);
+    table.row([name, state, shared, private, swapped]);
     for (at, clone) in node.clones.iter().enumerate() {
         let (branch, rest) = match at + 1 == node.clones.len() {
             true => ("└─ ", "   "),
@@ -183,6 +192,7 @@ mod tests {
             error: None,
             shared_kib: 1536,
             private_kib: 3,
+            swapped_kib: 2048,
             ready_us: None,
         }
     }
@@ -196,7 +206,7 @@ mod tests {
             vm("p-10", Some("p"), 1, 10),
             vm("p-2", Some("p"), 1, 2),
         ]);
-        let mut table = Table::new(["NAME", "STATE", ">SHARED", ">PRIVATE"]);
+        let mut table = Table::new(COLUMNS);
         draw(&roots[0], "", "", &mut table);
         let text = table.render();
         let names: Vec<_> = text
@@ -227,6 +237,7 @@ mod tests {
         let json = serde_json::to_value(grow(vec![vm("p-1", Some("p"), 1, 1)])).unwrap();
         assert_eq!(json[0]["state"], serde_json::Value::Null);
         assert_eq!(json[0]["clones"][0]["shared_mib"], 1.5);
+        assert_eq!(json[0]["clones"][0]["swapped_mib"], 2.0);
         assert_eq!(json[0]["clones"][0]["state"], "running");
     }
 }

@@ -11,6 +11,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
 use crate::sys::statm::Statm;
+use crate::sys::swap::swapped;
 use std::fs::File;
 use std::io;
 use std::mem;
@@ -57,6 +58,8 @@ pub struct Usage {
     pub shared: u64,
     /// Nobody else's.
     pub private: u64,
+    /// Of both, with the rest of this process: what the host has put into swap space.
+    pub swapped: u64,
 }
 
 /// What a freeze leaves to be done where nobody waits.
@@ -269,21 +272,24 @@ impl Ram {
     /// Bytes of it that exist: shared with relatives, and the machine's own.
     ///
     /// # Errors
-    /// As [`Pagemap::private_ranges`].
+    /// As [`Pagemap::private_ranges`] and [`swapped`].
     pub fn usage(&self) -> io::Result<Usage> {
         // Allocated, which for a sparse file is less than its length.
         let allocated = |file: &File| file.metadata().map(|meta| meta.blocks() * 512);
+        let swapped = swapped()?;
         Ok(match &self.backing {
             Backing::Reserved | Backing::Primed(_) => Usage::default(),
             Backing::Own(own) => Usage {
                 shared: 0,
                 private: allocated(own.file())?,
+                swapped,
             },
             Backing::Frozen(image) => {
                 let own = self.pagemap.private_ranges(&self.mapping)?;
                 Usage {
                     shared: allocated(&image.base)? + image.changes.len() as u64,
                     private: ranges::len(&own) as u64,
+                    swapped,
                 }
             }
         })

@@ -39,6 +39,7 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         error: None,
         shared_kib: 0,
         private_kib: 0,
+        swapped_kib: 0,
         ready_us: None,
     }
 }

@@ -14,6 +14,7 @@ pub mod scm;
 pub mod seccomp;
 pub mod signals;
 pub mod statm;
+pub mod swap;
 pub mod tap;
 pub mod userfault;
 

@@ -290,6 +290,7 @@ impl Owner {
         if let Ok(usage) = self.machine.ram().usage() {
             self.info.shared_kib = usage.shared >> 10;
             self.info.private_kib = usage.private >> 10;
+            self.info.swapped_kib = usage.swapped >> 10;
         }
         self.info.clone()
     }
