@@ -221,7 +221,7 @@ impl Machine {
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = BeingSet::begin(&shell.vcpus, vcpus, &state.vm.clocks);
         RamImage::restore(state.ram.clone(), fds)
-            .and_then(|image| shell.ram.back_with(&image))
+            .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
         let machine = Self::rebuild(shell, vcpus, &state, fds, identity, backends, events)?;
@@ -301,10 +301,23 @@ impl Machine {
             // It can live with that better than with not going on.
             eprintln!("the guest's clocks have gone on during the pause: {error}");
         }
+        self.resume_devices();
+        self.vcpus.run();
+    }
+
+    /// Lets a machine run that is new, and for whose first instruction somebody waits: its
+    /// vCPUs take the processor from whoever computes, until they come out or `most` has
+    /// passed. So long this waits for the first that does. The caller has to be
+    /// [urgent](crate::sys::sched::Urgent::now) itself, or may be kept from ending it.
+    pub fn set_off(&self, most: Duration) {
+        self.resume_devices();
+        self.vcpus.run_urgently(most);
+    }
+
+    fn resume_devices(&self) {
         if let Some(worker) = &self.worker {
             worker.resume();
         }
-        self.vcpus.run();
     }
 
     fn turn_clocks_back(&self, clocks: &Clocks) -> Result<(), KvmError> {

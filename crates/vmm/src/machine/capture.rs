@@ -7,6 +7,7 @@ use crate::memory::{Ram, RamImage};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
+use crate::sys::hands::Hands;
 use std::io;
 use std::sync::PoisonError;
 
@@ -46,7 +47,7 @@ impl<'a> Paused<'a> {
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
     pub fn capture(&mut self) -> Result<Capture, MachineError> {
-        self.read(Ram::freeze)
+        self.read(Ram::freeze_with_help)
     }
 
     /// Captures all but the memory that only this machine has, for children made by
@@ -55,7 +56,7 @@ impl<'a> Paused<'a> {
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
     pub fn capture_for_children(&mut self) -> Result<Capture, MachineError> {
-        self.read(Ram::freeze_base)
+        self.read(|ram, _| ram.freeze_base())
     }
 
     /// In a child made by `fork(2)`: takes over the memory of the captured machine. The
@@ -75,7 +76,7 @@ impl<'a> Paused<'a> {
 
     fn read(
         &mut self,
-        freeze: impl FnOnce(&mut Ram) -> io::Result<(RamImage, Aside)>,
+        freeze: impl FnOnce(&mut Ram, &dyn Hands) -> io::Result<(RamImage, Aside)>,
     ) -> Result<Capture, MachineError> {
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
@@ -98,7 +99,9 @@ impl<'a> Paused<'a> {
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
-        let frozen = freeze(&mut machine.ram).map_err(MachineError::host("freezing memory"));
+        // What is left for the vCPUs' threads when their states are read.
+        let frozen =
+            freeze(&mut machine.ram, &machine.vcpus).map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
         let mut vcpus = vcpus.finish()?;
         let (ram, aside) = frozen?;

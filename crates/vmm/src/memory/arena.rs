@@ -1,11 +1,13 @@
 //! Memory for the pages a fork copies, populated before they are copied: into fresh
 //! memory 1 000 pages take 2–7 ms, into populated memory 0.15 (PVM host).
 
+use super::ranges;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A memory file mapped for writing. Only its maker writes it, and only until it is
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Arena {
     mapping: Mapping,
     file: Arc<File>,
-    used: usize,
+    used: AtomicUsize,
 }
 
 /// An arena for the next fork, made by whoever has time.
@@ -35,22 +37,28 @@ impl Arena {
         Ok(Self {
             mapping,
             file: Arc::new(file),
-            used: 0,
+            used: AtomicUsize::new(0),
         })
     }
 
-    /// Copies `ranges` of a mapping that stands still, one behind the other.
-    pub(super) fn copy_from(&mut self, source: &Mapping, ranges: &[Range<usize>]) {
+    /// Copies `ranges` of a mapping that stands still, one behind the other. Several threads
+    /// may do so at once. Gives where they begin, or nothing when there is no room for them.
+    pub(super) fn take_in(&self, source: &Mapping, ranges: &[Range<usize>]) -> Option<usize> {
+        let len = ranges::len(ranges);
+        let end = |used| Some(used + len).filter(|&end| end <= self.mapping.len());
+        let relaxed = Ordering::Relaxed;
+        let begin = self.used.fetch_update(relaxed, relaxed, end).ok()?;
+        let mut at = begin;
         for range in ranges {
-            let place = self.used..self.used + range.len();
-            self.used = place.end;
-            let bytes = source.bytes(range.clone());
-            let filled: Result<(), std::convert::Infallible> = self.mapping.fill(place, |target| {
-                target.copy_from_slice(bytes);
-                Ok(())
-            });
-            let Ok(()) = filled;
+            self.mapping.copy_in(at, source, range.clone());
+            at += range.len();
         }
+        Some(begin)
+    }
+
+    /// Whether there is anything in it.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
     }
 
     /// The file, for readers.
@@ -61,19 +69,20 @@ impl Arena {
     /// Gives back what was not needed and seals the rest.
     pub(super) fn finish(self) -> io::Result<()> {
         drop(self.mapping);
-        self.file.set_len(self.used as u64)?;
+        self.file.set_len(self.used.into_inner() as u64)?;
         memfd::seal(&*self.file)
     }
 }
 
 impl Spare {
-    /// The spare arena if it is large enough, or a new one.
-    pub(super) fn take(&self, len: usize) -> io::Result<Arena> {
-        let spare = self.lock().take();
-        match spare.filter(|arena| arena.mapping.len() >= len) {
-            Some(arena) => Ok(arena),
-            None => Arena::new(len),
-        }
+    /// The spare arena, if there is one.
+    pub(super) fn take(&self) -> Option<Arena> {
+        self.lock().take()
+    }
+
+    /// One that was not used after all.
+    pub(super) fn put_back(&self, arena: Arena) {
+        *self.lock() = Some(arena);
     }
 
     /// Makes one that would do for a fork that needs about `expected` bytes.
@@ -82,8 +91,7 @@ impl Spare {
         const ROOM: usize = 1 << 20;
         let len = (expected + expected.min(ROOM)).next_multiple_of(PAGE);
         let len = len.clamp(LEAST, MOST);
-        let arena = Arena::new(len)?;
-        *self.lock() = Some(arena);
+        self.put_back(Arena::new(len)?);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use super::layers::{Layers, LayersState};
 use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
+use crate::sys::hands::{Alone, Hands};
 use crate::sys::mapping::Mapping;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -86,8 +87,8 @@ pub struct RamImageState {
 impl RamImage {
     /// Puts the image into `mapping`, privately. What `primed` says is there already
     /// need not be made again. Large pieces of the changes are mapped, as the base is;
-    /// small ones, and such as are in pages that the mapping has of its own, are copied.
-    /// Returns what is mapped.
+    /// small ones, and such as are in pages that the mapping has of its own, are copied, by
+    /// all `hands`. Returns what is mapped.
     ///
     /// # Errors
     /// As `mmap(2)`; `InvalidData` when the image does not fit the mapping.
@@ -95,6 +96,7 @@ impl RamImage {
         &self,
         mapping: &mut Mapping,
         primed: Option<&Primed>,
+        hands: &dyn Hands,
     ) -> io::Result<Mapped> {
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.base.metadata()?.len() != mapping.len() as u64 {
@@ -120,7 +122,7 @@ impl RamImage {
         for range in ranges::without(&copied_ranges, populated) {
             mapping.populate_write(range.start, range.len())?;
         }
-        copied.read_into(mapping)?;
+        copied.read_into(mapping, hands)?;
         Ok(Mapped {
             image: Self {
                 base: self.base.clone(),
@@ -140,7 +142,7 @@ impl RamImage {
         mapping: &mut Mapping,
         touched: &[Range<usize>],
     ) -> io::Result<Primed> {
-        let Mapped { copied, .. } = self.place(mapping, None)?;
+        let Mapped { copied, .. } = self.place(mapping, None, &Alone)?;
         if !ranges::are_ordered_within(touched, mapping.len()) {
             return Err(io::ErrorKind::InvalidData.into());
         }

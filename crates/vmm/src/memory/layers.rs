@@ -3,6 +3,7 @@
 
 use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
+use crate::sys::hands::Hands;
 use crate::sys::mapping::Mapping;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -10,7 +11,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is read at once, in bytes. (The C library keeps what was allocated and freed: with
 /// whole pieces that was tens of MiB in the parents of many forks.)
@@ -35,6 +37,16 @@ struct Piece {
     offset: u64,
 }
 
+/// Pieces that lie one after the other in a file, from `offset` on.
+struct Read {
+    file: usize,
+    offset: u64,
+    ranges: Vec<Range<usize>>,
+}
+
+/// Pieces that are read at once: so few that there are parts for others.
+const MOST_READ: usize = 64;
+
 /// [`Layers`] as they travel: the descriptors are in an [`FdTable`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayersState {
@@ -45,19 +57,27 @@ pub(super) struct LayersState {
 impl Layers {
     /// The pages `ranges`, whose contents are in `file` one after the other.
     pub(super) fn of(ranges: Vec<Range<usize>>, file: Arc<File>) -> Self {
-        let mut offset = 0;
-        let piece = |range: Range<usize>| {
-            let begin = offset;
-            offset += range.len() as u64;
-            Piece {
-                range,
-                file: 0,
-                offset: begin,
+        Self::of_parts(vec![(ranges, 0)], file)
+    }
+
+    /// Several such, in ascending order, each from some place in `file` on.
+    pub(super) fn of_parts(parts: Vec<(Vec<Range<usize>>, usize)>, file: Arc<File>) -> Self {
+        let mut pieces = Vec::with_capacity(parts.iter().map(|(ranges, _)| ranges.len()).sum());
+        for (ranges, place) in parts {
+            let mut offset = place as u64;
+            for range in ranges {
+                let len = range.len() as u64;
+                pieces.push(Piece {
+                    range,
+                    file: 0,
+                    offset,
+                });
+                offset += len;
             }
-        };
+        }
         let mut layers = Self {
             files: vec![file],
-            pieces: ranges.into_iter().map(piece).collect(),
+            pieces,
         };
         layers.let_go();
         layers
@@ -152,28 +172,55 @@ impl Layers {
         ranges::are_ordered_within(&ranges, len)
     }
 
-    /// Reads all of them into `mapping`, which nobody uses yet.
+    /// Reads all of them into `mapping`, which nobody uses yet, with all hands if they are
+    /// many.
     ///
     /// # Errors
     /// As `preadv(2)`; when a file is too short.
-    pub(super) fn read_into(&self, mapping: &mut Mapping) -> io::Result<()> {
-        for (index, file) in self.files.iter().enumerate() {
+    pub(super) fn read_into(&self, mapping: &Mapping, hands: &dyn Hands) -> io::Result<()> {
+        let reads = self.reads();
+        let (next, result) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+        let read_all = || {
+            while let Some(read) = reads.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let file = &*self.files[read.file];
+                if let Err(error) = mapping.read_into(&read.ranges, file, read.offset) {
+                    *result.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
+                }
+            }
+        };
+        match reads.len() {
+            0 | 1 => read_all(),
+            _ => hands.together(&read_all),
+        }
+        result.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to read of which file, at once each, and no more than [`MOST_READ`] pieces.
+    fn reads(&self) -> Vec<Read> {
+        let mut reads = Vec::new();
+        for file in 0..self.files.len() {
             let mut pieces = self
                 .pieces
                 .iter()
-                .filter(|piece| piece.file == index)
+                .filter(|piece| piece.file == file)
                 .peekable();
             while let Some(first) = pieces.next() {
-                let mut together = vec![first.range.clone()];
+                let mut ranges = vec![first.range.clone()];
                 let mut end = first.end();
-                while let Some(next) = pieces.next_if(|next| next.offset == end) {
+                while ranges.len() < MOST_READ
+                    && let Some(next) = pieces.next_if(|next| next.offset == end)
+                {
                     end = next.end();
-                    together.push(next.range.clone());
+                    ranges.push(next.range.clone());
                 }
-                mapping.read_into(&together, &**file, first.offset)?;
+                reads.push(Read {
+                    file,
+                    offset: first.offset,
+                    ranges,
+                });
             }
         }
-        Ok(())
+        reads
     }
 
     /// Maps all of them into `mapping`, privately: nothing is copied until it is written.
@@ -276,6 +323,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::hands::Alone;
     use crate::sys::memfd;
     use proptest::prelude::*;
 
@@ -335,7 +383,7 @@ mod tests {
         let mut mapping = Mapping::reserve(16 * PAGE).unwrap();
         let backing = memfd::create("test", 16 * PAGE as u64).unwrap();
         mapping.place_private(&backing).unwrap();
-        layers.read_into(&mut mapping).unwrap();
+        layers.read_into(&mapping, &Alone).unwrap();
         let first_bytes: Vec<u8> = (0..10)
             .map(|page| mapping.bytes(pages(page..page + 1))[0])
             .collect();

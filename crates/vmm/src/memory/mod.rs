@@ -7,6 +7,7 @@
 //! 4 GiB .... end     ->   offset 3 GiB ...                  and large changes to it, under pages of our own
 //! ```
 mod arena;
+mod collect;
 pub mod image;
 mod layers;
 pub mod layout;

@@ -1,12 +1,14 @@
 //! The RAM of a living machine.
 
 use super::arena::{Arena, Spare};
+use super::collect::{Collected, collect};
 use super::image::{Primed, RamImage};
 use super::layers::Layers;
 use super::layout::ram_regions;
 use super::own::Own;
 use super::ranges;
 use super::tracking::{Copied, Tracking};
+use crate::sys::hands::{Alone, Hands};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
@@ -69,7 +71,7 @@ pub struct Aside {
     /// Of a first freeze.
     moved: Option<Moved>,
     /// Where a later one has copied to, and where to put another one.
-    arena: Option<(Arena, Spare)>,
+    arenas: Option<(Vec<Arena>, Spare)>,
     /// Who keeps track of what is written, and how much was copied.
     tracking: Option<(Tracking, Arc<Pagemap>, Copied)>,
 }
@@ -141,11 +143,19 @@ impl Ram {
     /// # Errors
     /// As [`RamImage::place`].
     pub fn back_with(&mut self, image: &RamImage) -> io::Result<()> {
+        self.back_with_help(image, &Alone)
+    }
+
+    /// The same, with the help of others.
+    ///
+    /// # Errors
+    /// As [`RamImage::place`].
+    pub fn back_with_help(&mut self, image: &RamImage, hands: &dyn Hands) -> io::Result<()> {
         let primed = match &self.backing {
             Backing::Primed(primed) => Some(primed),
             _ => None,
         };
-        let mapped = image.place(&mut self.mapping, primed)?;
+        let mapped = image.place(&mut self.mapping, primed, hands)?;
         self.backing = Backing::Frozen(mapped.image);
         Ok(())
     }
@@ -197,30 +207,35 @@ impl Ram {
     /// # Panics
     /// On a shell, which holds nothing.
     pub fn freeze(&mut self) -> io::Result<(RamImage, Aside)> {
+        self.freeze_with_help(&Alone)
+    }
+
+    /// The same, with the help of others.
+    ///
+    /// # Errors
+    /// As [`freeze`](Self::freeze).
+    ///
+    /// # Panics
+    /// On a shell, which holds nothing.
+    pub fn freeze_with_help(&mut self, hands: &dyn Hands) -> io::Result<(RamImage, Aside)> {
         let (mut image, mut aside) = self.freeze_base()?;
-        let (changes, arena, copied) = self.copy_own_pages()?;
-        image.changes.put(changes);
-        aside.arena = arena.map(|arena| (arena, self.spare.clone()));
+        let (Collected { layers, arenas }, copied) = self.copy_own_pages(hands)?;
+        image.changes.put(layers);
+        aside.arenas = Some((arenas, self.spare.clone()));
         aside.tracking = Some((self.tracking.clone(), self.pagemap.clone(), copied));
         Ok((image, aside))
     }
 
     /// What lies in pages of the machine's own, on top of the frozen ones.
-    fn copy_own_pages(&self) -> io::Result<(Layers, Option<Arena>, Copied)> {
-        let (pagemap, spare) = (&self.pagemap, &self.spare);
-        let tracked = self.tracking.freeze(&self.mapping, pagemap, spare)?;
-        if let Some(tracked) = tracked {
+    fn copy_own_pages(&self, hands: &dyn Hands) -> io::Result<(Collected, Copied)> {
+        let (ram, pagemap, spare) = (&self.mapping, &*self.pagemap, &self.spare);
+        if let Some(tracked) = self.tracking.freeze(ram, pagemap, spare, hands)? {
             return Ok(tracked);
         }
-        let ranges = pagemap.private_ranges(&self.mapping)?;
-        let len = ranges::len(&ranges);
-        if len == 0 {
-            return Ok((Layers::default(), None, Copied::All(0)));
-        }
-        let mut arena = spare.take(len)?;
-        arena.copy_from(&self.mapping, &ranges);
-        let changes = Layers::of(ranges, arena.file().clone());
-        Ok((changes, Some(arena), Copied::All(len)))
+        let find = |part| pagemap.private_ranges_in(ram, part);
+        let collected = collect(ram, find, spare, hands)?;
+        let len = collected.layers.len();
+        Ok((collected, Copied::All(len)))
     }
 
     /// As [`freeze`](Self::freeze), but what the machine has in pages of its own is not in
@@ -340,8 +355,10 @@ impl Aside {
             Some((tracking, pagemap, copied)) => tracking.settle(copied, &pagemap)?,
             None => 0,
         };
-        if let Some((arena, spare)) = self.arena {
-            arena.finish()?;
+        if let Some((arenas, spare)) = self.arenas
+            && !arenas.is_empty()
+        {
+            arenas.into_iter().try_for_each(Arena::finish)?;
             spare.prepare(next)?;
         }
         Ok(())

@@ -6,9 +6,11 @@
 //! that have written much are tracked, and of those only such as write little of it
 //! again between forks.
 
-use super::arena::{Arena, Spare};
+use super::arena::Spare;
+use super::collect::{Collected, collect};
 use super::layers::Layers;
 use super::ranges;
+use crate::sys::hands::Hands;
 use crate::sys::mapping::{Alias, Mapping};
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
@@ -105,7 +107,8 @@ impl Tracking {
         ram: &Mapping,
         pagemap: &Pagemap,
         spare: &Spare,
-    ) -> io::Result<Option<(Layers, Option<Arena>, Copied)>> {
+        hands: &dyn Hands,
+    ) -> io::Result<Option<(Collected, Copied)>> {
         // Whoever works on it takes longer than copying everything.
         let Ok(mut tracker) = self.0.try_lock() else {
             return Ok(None);
@@ -113,21 +116,20 @@ impl Tracking {
         let Some(Tracked { layers, ahead, .. }) = &mut tracker.tracked else {
             return Ok(None);
         };
-        let written = pagemap.written_ranges(ram)?;
-        let len = ranges::len(&written);
-        let arena = (len > 0).then(|| spare.take(len)).transpose()?;
+        let find = |part| pagemap.written_ranges_in(ram, part);
+        let mut new = collect(ram, find, spare, hands)?;
         let copied = Copied::New {
-            len,
+            len: new.layers.len(),
             ahead: mem::take(ahead),
         };
-        let Some(mut arena) = arena else {
-            return Ok(Some((layers.clone(), None, copied)));
-        };
-        arena.copy_from(ram, &written);
-        layers.put(Layers::of(written.clone(), arena.file().clone()));
-        // What is not protected counts as written, and is copied again next time.
-        let _ = pagemap.protect(ram, &written);
-        Ok(Some((layers.clone(), Some(arena), copied)))
+        let written = new.layers.ranges();
+        if !written.is_empty() {
+            layers.put(new.layers);
+            // What is not protected counts as written, and is copied again next time.
+            let _ = pagemap.protect(ram, &written);
+        }
+        new.layers = layers.clone();
+        Ok(Some((new, copied)))
     }
 
     /// Begins, ends, or tidies up, after a freeze and while the machine runs. Tells how many

@@ -14,6 +14,7 @@ use crate::net::Namespace;
 use crate::one_line;
 use crate::sys::clock::Monotonic;
 use crate::sys::descriptors;
+use crate::sys::fds::FdTable;
 use crate::sys::sched::{self, Urgent};
 use std::error::Error;
 use std::io;
@@ -58,18 +59,33 @@ fn live() -> Result<(), String> {
     live_as(started, &run_dir, claim, |started, claim| {
         let mut waiting = Waiting::build(&run_dir, &order)?;
         started.report(&Progress::Shell);
-        while let Some((order, fds)) = started.order()? {
+        while let (Some((order, fds)), urgent) = next_order(started)? {
             if let Some(name) = order.name() {
                 claim.dir = run_dir.vm(name);
             }
             match order {
-                Order::Prime(primer) => waiting.shell.prime(&primer, &fds)?,
-                Order::Boot(birth) => return waiting.boot(*birth).map(Some),
-                Order::Clone(birth) => return waiting.clone(*birth, started).map(Some),
+                Order::Prime(primer) => {
+                    drop(urgent);
+                    waiting.shell.prime(&primer, &fds)?;
+                }
+                Order::Boot(birth) => {
+                    drop(urgent);
+                    return waiting.boot(*birth).map(Some);
+                }
+                Order::Clone(birth) => {
+                    return waiting.clone(*birth, started, urgent).map(Some);
+                }
             }
         }
         Ok(None)
     })
+}
+
+/// Waits for what to do next, urgently: who wants a clone goes on with other things, and
+/// would keep the processor.
+fn next_order(started: &Started) -> io::Result<(Option<(Order, FdTable)>, Urgent)> {
+    let urgent = Urgent::now();
+    Ok((started.order()?, urgent))
 }
 
 /// Lives to its end as what is `born`.
@@ -99,6 +115,10 @@ pub(super) fn live_as(
 /// How long a clone is left alone to come out for the first time. Idle guests may take
 /// longer: a tick of their clock.
 const FIRST_EXIT: Duration = Duration::from_millis(5);
+
+/// How long its vCPUs take the processor from others at most. Entering a guest takes 60 µs
+/// on a PVM host.
+const URGENT_RUN: Duration = Duration::from_micros(200);
 
 /// A shell with everything around it that does not depend on what it will be: it may
 /// wait long, and has little to do when it is wanted.
@@ -198,8 +218,12 @@ impl Waiting {
         })
     }
 
-    fn clone(self, birth: Birth, started: &Started) -> Result<Born, Box<dyn Error>> {
-        let urgent = Urgent::now();
+    fn clone(
+        self,
+        birth: Birth,
+        started: &Started,
+        urgent: Urgent,
+    ) -> Result<Born, Box<dyn Error>> {
         let (state, fds) = started.state()?;
         let received = Monotonic::now();
         let born = self.bear(birth, |_, shell, birth, backends, events| {
@@ -243,8 +267,12 @@ impl Born {
     fn live(mut self, started: Started, run_dir: RunDir, claim: Claim) {
         // First of all: somebody waits for its first instruction, and what is to be done
         // here takes the processor it could run on.
-        self.machine.resume();
-        drop(self.urgent);
+        let urgent = self.urgent.filter(Urgent::is_granted);
+        match urgent {
+            Some(_) => self.machine.set_off(URGENT_RUN),
+            None => self.machine.resume(),
+        }
+        drop(urgent);
         if self.restored.is_some() {
             self.machine.await_first_exit(FIRST_EXIT);
         }

@@ -247,24 +247,26 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(range.start), range.len()) }
     }
 
-    /// Has `source` overwrite the bytes of `range`, of a machine that does not
-    /// run yet.
-    ///
-    /// # Errors
-    /// Those of `source`.
+    /// Copies the bytes of `range` of a machine that stands still to `at` in this mapping,
+    /// where nobody reads or writes meanwhile.
     ///
     /// # Panics
-    /// When the range is not inside the mapping.
-    pub fn fill<E>(
-        &mut self,
-        range: Range<usize>,
-        source: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: inside the mapping, which is writable memory nobody else uses yet.
-        source(unsafe {
-            std::slice::from_raw_parts_mut(self.base.as_ptr().add(range.start), range.len())
-        })
+    /// When either is not inside its mapping.
+    pub fn copy_in(&self, at: usize, source: &Self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= source.len);
+        assert!(
+            at.checked_add(range.len())
+                .is_some_and(|end| end <= self.len)
+        );
+        // SAFETY: both lie inside their mappings, of which one is readable memory and the
+        // other writable; two mappings do not overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                source.base.as_ptr().add(range.start),
+                self.base.as_ptr().add(at),
+                range.len(),
+            );
+        }
     }
 
     /// Reads `file` from `offset` on into `ranges`, one behind the other, of a machine
@@ -276,7 +278,7 @@ impl Mapping {
     /// # Panics
     /// When a range is not inside the mapping.
     pub fn read_into(
-        &mut self,
+        &self,
         ranges: &[Range<usize>],
         file: impl AsFd,
         mut offset: u64,

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod fds;
 pub mod fork;
+pub mod hands;
 pub mod kick;
 pub mod mapping;
 pub mod memfd;

@@ -74,8 +74,22 @@ impl Pagemap {
     /// # Errors
     /// When the page tables cannot be read.
     pub fn private_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
-        match scan(&self.0, mapping, PRIVATE) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read_all(&self.0, mapping),
+        self.private_ranges_in(mapping, 0..mapping.len())
+    }
+
+    /// Those in a part of the mapping.
+    ///
+    /// # Errors
+    /// As [`private_ranges`](Self::private_ranges).
+    pub fn private_ranges_in(
+        &self,
+        mapping: &Mapping,
+        part: Range<usize>,
+    ) -> io::Result<Vec<Range<usize>>> {
+        match scan(&self.0, mapping, part.clone(), PRIVATE) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                read_all(&self.0, mapping, part)
+            }
             result => result,
         }
     }
@@ -86,7 +100,19 @@ impl Pagemap {
     /// # Errors
     /// When the page tables cannot be read, or the kernel cannot tell (Linux 6.7).
     pub fn written_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
-        scan(&self.0, mapping, PRIVATE | PAGE_IS_WRITTEN)
+        self.written_ranges_in(mapping, 0..mapping.len())
+    }
+
+    /// Those in a part of the mapping.
+    ///
+    /// # Errors
+    /// As [`written_ranges`](Self::written_ranges).
+    pub fn written_ranges_in(
+        &self,
+        mapping: &Mapping,
+        part: Range<usize>,
+    ) -> io::Result<Vec<Range<usize>>> {
+        scan(&self.0, mapping, part, PRIVATE | PAGE_IS_WRITTEN)
     }
 
     /// Has writes to `ranges` of a mapping noticed, which is
@@ -114,13 +140,19 @@ impl Pagemap {
     }
 }
 
-/// The pages of `mapping` of all `categories`, which are [`PRIVATE`] and others.
-fn scan(pagemap: &File, mapping: &Mapping, categories: u64) -> io::Result<Vec<Range<usize>>> {
+/// The pages in `part` of `mapping` of all `categories`, which are [`PRIVATE`] and others.
+fn scan(
+    pagemap: &File,
+    mapping: &Mapping,
+    part: Range<usize>,
+    categories: u64,
+) -> io::Result<Vec<Range<usize>>> {
+    assert!(part.end <= mapping.len());
     let base = mapping.base() as u64;
-    let end = base + mapping.len() as u64;
+    let end = base + part.end as u64;
     let mut found = Vec::new();
     let mut regions = [Region::default(); BATCH];
-    let mut start = base;
+    let mut start = base + part.start as u64;
     while start < end {
         let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
@@ -153,12 +185,17 @@ const ENTRY_FILE: u64 = 1 << 61;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 const ENTRY_PRESENT: u64 = 1 << 63;
 
-fn read_all(pagemap: &File, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+fn read_all(
+    pagemap: &File,
+    mapping: &Mapping,
+    part: Range<usize>,
+) -> io::Result<Vec<Range<usize>>> {
     let first = mapping.base() as usize / PAGE;
+    let (begin, end) = (part.start / PAGE, part.end.min(mapping.len()) / PAGE);
     let mut found = Vec::new();
     let mut entries = vec![0; BATCH * size_of::<u64>()];
-    for begin in (0..mapping.len() / PAGE).step_by(BATCH) {
-        let count = BATCH.min(mapping.len() / PAGE - begin);
+    for begin in (begin..end).step_by(BATCH) {
+        let count = BATCH.min(end - begin);
         let bytes = &mut entries[..count * size_of::<u64>()];
         pagemap.read_exact_at(bytes, ((first + begin) * size_of::<u64>()) as u64)?;
         for (page, entry) in (begin..).zip(bytes.as_chunks::<8>().0) {
@@ -201,7 +238,12 @@ mod tests {
         let _ = unsafe { mapping.base().add(20 * PAGE).read_volatile() };
         let expected = [0..2, 7..8, 63..64].map(|pages| pages.start * PAGE..pages.end * PAGE);
         assert_eq!(pagemap.private_ranges(&mapping).unwrap(), expected);
-        assert_eq!(read_all(&pagemap.0, &mapping).unwrap(), expected);
+        let all = 0..mapping.len();
+        assert_eq!(read_all(&pagemap.0, &mapping, all).unwrap(), expected);
+        let (part, expected) = (PAGE..8 * PAGE, [PAGE..2 * PAGE, 7 * PAGE..8 * PAGE]);
+        let found = pagemap.private_ranges_in(&mapping, part.clone());
+        assert_eq!(found.unwrap(), expected);
+        assert_eq!(read_all(&pagemap.0, &mapping, part).unwrap(), expected);
     }
 
     #[test]
@@ -217,7 +259,7 @@ mod tests {
         let watched = match Userfault::watch(&mapping) {
             Ok(watched) => watched,
             // Before Linux 6.7, which has no `PAGEMAP_SCAN` either.
-            Err(_) => return assert!(scan(&pagemap.0, &mapping, PRIVATE).is_err()),
+            Err(_) => return assert!(scan(&pagemap.0, &mapping, 0..PAGE, PRIVATE).is_err()),
         };
         let all = [pages(1..3), pages(7..8)];
         assert_eq!(pagemap.written_ranges(&mapping).unwrap(), all);

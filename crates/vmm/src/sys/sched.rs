@@ -7,8 +7,6 @@
 //! Whether it is urgent: then it waits for nobody who computes. It needs a privilege, and
 //! it is for the fraction of a millisecond in which a clone is on its way.
 
-use std::marker::PhantomData;
-
 /// `struct sched_attr` of linux/sched/types.h, its first version.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -40,12 +38,17 @@ impl Attr {
 
     /// Makes them the calling thread's. That the kernel may refuse does no harm.
     fn set(&self) -> bool {
+        const CALLER: libc::pid_t = 0;
+        self.set_for(CALLER)
+    }
+
+    fn set_for(&self, thread: libc::pid_t) -> bool {
         let attr = Self {
             size: size_of::<Self>() as u32,
             ..*self
         };
         // SAFETY: the kernel reads one `sched_attr`, which outlives the call.
-        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) == 0 }
+        unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const attr, 0) == 0 }
     }
 }
 
@@ -86,40 +89,56 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
 
 /// While it lives, the thread that made it is urgent (`SCHED_RR`), if the user may have it
 /// so: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
+/// Others may end it, as long as the thread is there.
 ///
 /// (Less niceness would not do: who has been preferred by weight is made to wait for it
 /// afterwards, up to seconds.)
 #[derive(Debug)]
 #[must_use = "it ends when dropped"]
 pub struct Urgent {
+    thread: libc::pid_t,
     /// As it was before, if it is otherwise now.
     usual: Option<Attr>,
-    // Of one thread.
-    _not_send: PhantomData<*const ()>,
 }
 
 impl Urgent {
-    /// Makes the calling thread urgent.
+    /// Makes the calling thread urgent: what it does is our own.
     pub fn now() -> Self {
+        Self::with_priority(2)
+    }
+
+    /// Makes the calling thread urgent, which will run a guest: it goes after our own work,
+    /// which so can put an end to its urgency.
+    pub fn guest() -> Self {
+        Self::with_priority(1)
+    }
+
+    fn with_priority(priority: u32) -> Self {
         const RESET_ON_FORK: u64 = 0x01;
         let usual = Attr::own().filter(Attr::is_ordinary);
         let urgent = Attr {
             policy: libc::SCHED_RR as u32,
-            priority: 1,
+            priority,
             flags: RESET_ON_FORK,
             ..Attr::default()
         };
         Self {
+            // SAFETY: it takes nothing and only tells.
+            thread: unsafe { libc::gettid() },
             usual: usual.filter(|_| urgent.set()),
-            _not_send: PhantomData,
         }
+    }
+
+    /// Whether the user may have it so.
+    pub fn is_granted(&self) -> bool {
+        self.usual.is_some()
     }
 }
 
 impl Drop for Urgent {
     fn drop(&mut self) {
         if let Some(usual) = &self.usual {
-            usual.set();
+            usual.set_for(self.thread);
         }
     }
 }
@@ -147,14 +166,19 @@ mod tests {
             let policy = || Attr::own().unwrap().policy as libc::c_int;
             let (usual, turns) = (policy(), turns_ns());
             let urgent = Urgent::now();
-            let expected = match &urgent.usual {
-                Some(_) => libc::SCHED_RR,
+            let expected = match urgent.is_granted() {
+                true => libc::SCHED_RR,
                 // Not privileged.
-                None => usual,
+                false => usual,
             };
             assert_eq!(policy(), expected);
             assert_eq!(std::thread::spawn(policy).join().unwrap(), usual);
             drop(urgent);
+            assert_eq!((policy(), turns_ns()), (usual, turns));
+            // Others can end it, too.
+            let urgent = Urgent::guest();
+            assert_eq!(policy(), expected);
+            std::thread::spawn(|| drop(urgent)).join().unwrap();
             assert_eq!((policy(), turns_ns()), (usual, turns));
         })
         .join()

@@ -7,6 +7,7 @@ use super::{Event, Events, FirstRun};
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
+use crate::sys::hands::{Hands, Helped, Table};
 use crate::sys::kick::{Kickable, kick};
 use crate::sys::sched::{self, Urgent};
 use errands::Errand;
@@ -35,6 +36,11 @@ struct Shared {
     first_exit: (Mutex<bool>, Condvar),
     /// The same, for those who ask at every exit.
     has_exited: AtomicBool,
+    /// The threads that have not run their guests yet, by their indices: others wait for
+    /// them.
+    urgent: Mutex<Vec<(usize, Urgent)>>,
+    /// What threads at rest may help with.
+    table: Table,
 }
 
 /// What exits of the guest lead to.
@@ -74,6 +80,8 @@ impl Vcpus {
             entered: OnceLock::new(),
             first_exit: (Mutex::new(false), Condvar::new()),
             has_exited: AtomicBool::new(false),
+            urgent: Mutex::default(),
+            table: Table::default(),
         });
         let mut vcpus = Self {
             shared,
@@ -117,6 +125,20 @@ impl Vcpus {
 
     /// Lets them run.
     pub(super) fn run(&self) {
+        self.shared.urgent().clear();
+        self.let_go();
+    }
+
+    /// Lets them run for the first time, waiting for no thread that computes: until each
+    /// comes out, or `most` has passed. So long this waits for the first of them. The caller
+    /// has to be [urgent](Urgent::now), or may be kept from ending it.
+    pub(super) fn run_urgently(&self, most: Duration) {
+        self.let_go();
+        self.await_first_exit(most);
+        self.shared.urgent().clear();
+    }
+
+    fn let_go(&self) {
         let mut gate = self.shared.gate();
         gate.wanted = Wanted::Run;
         self.shared.changed.notify_all();
@@ -153,6 +175,17 @@ impl Vcpus {
     }
 }
 
+/// The threads of vCPUs that are at rest have time.
+impl Hands for Vcpus {
+    fn together(&self, work: &(dyn Fn() + Sync)) {
+        let call = || {
+            let _gate = self.shared.gate();
+            self.shared.changed.notify_all();
+        };
+        self.shared.table.together(work, call);
+    }
+}
+
 impl Drop for Vcpus {
     fn drop(&mut self) {
         self.shared.gate().wanted = Wanted::End;
@@ -184,6 +217,16 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn urgent(&self) -> MutexGuard<'_, Vec<(usize, Urgent)>> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a thread be one that computes.
+    fn take_usual_turns(&self, index: usize) {
+        self.urgent().retain(|(urgent, _)| *urgent != index);
+        sched::take_usual_turns();
+    }
+
     /// The life of a vCPU thread.
     fn serve(&self, vcpu: &Mutex<Vcpu>, index: usize, warm: bool) {
         if warm && let Err(error) = lock(vcpu).warm_up() {
@@ -202,17 +245,18 @@ impl Shared {
         };
         // Until it has entered the guest, and come out again, somebody waits for it. Then it
         // is one that computes.
-        let mut urgent = Some(Urgent::now());
+        self.urgent().push((index, Urgent::guest()));
         let mut is_new = true;
-        while let Some(connections) = self.may_run(vcpu, index, is_new) {
+        let mut helped = Helped::default();
+        while let Some(connections) = self.may_run(vcpu, index, is_new, &mut helped) {
             let mut vcpu = lock(vcpu);
-            if urgent.take().is_some() {
+            if is_new {
                 self.entered.get_or_init(Monotonic::now);
             }
             loop {
                 let next = self.step(connections, &mut vcpu, index);
                 if std::mem::take(&mut is_new) {
-                    sched::take_usual_turns();
+                    self.take_usual_turns(index);
                 }
                 match next {
                     Next::Run => {}
@@ -228,12 +272,19 @@ impl Shared {
                 }
             }
         }
+        self.take_usual_turns(index);
     }
 
-    /// Rests while that is wanted, but for errands; `None` when it is time to end. When a
-    /// machine goes on, whoever paused it has something to do yet that others wait for; a
-    /// vCPU that `is_new` is itself waited for.
-    fn may_run(&self, vcpu: &Mutex<Vcpu>, index: usize, is_new: bool) -> Option<&Connections> {
+    /// Rests while that is wanted, but for errands and for helping; `None` when it is time to
+    /// end. When a machine goes on, whoever paused it has something to do yet that others
+    /// wait for; a vCPU that `is_new` is itself waited for.
+    fn may_run(
+        &self,
+        vcpu: &Mutex<Vcpu>,
+        index: usize,
+        is_new: bool,
+        helped: &mut Helped,
+    ) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {
             gate.at_rest += 1;
@@ -244,6 +295,11 @@ impl Shared {
                         Some(errand) => {
                             drop(gate);
                             errand(&mut lock(vcpu));
+                            self.gate()
+                        }
+                        None if self.table.calls(helped) => {
+                            drop(gate);
+                            self.table.help(helped);
                             self.gate()
                         }
                         None => self

@@ -1,0 +1,216 @@
+//! Copying what a machine has in pages of its own while it stands still, with all hands.
+
+use super::arena::{Arena, Spare};
+use super::layers::Layers;
+use super::ranges;
+use crate::sys::hands::Hands;
+use crate::sys::mapping::Mapping;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What was copied.
+pub(super) struct Collected {
+    pub(super) layers: Layers,
+    /// Where it lies now.
+    pub(super) arenas: Vec<Arena>,
+}
+
+/// In so many parts RAM is looked through, each of this many bytes at least.
+const PARTS: usize = 16;
+const LEAST: usize = 2 << 20;
+
+/// Others are called when it takes longer. Waking them takes 5 to 60 µs.
+const ALONE: Duration = Duration::from_micros(40);
+
+/// What was found in one part of RAM.
+struct Found {
+    part: usize,
+    ranges: Vec<Range<usize>>,
+    /// Where it was copied to, if there was room.
+    place: Option<usize>,
+}
+
+/// Copies what `find` finds in the parts of `ram` it is asked for.
+///
+/// # Errors
+/// Those of `find`; when the host is out of memory.
+pub(super) fn collect(
+    ram: &Mapping,
+    find: impl Fn(Range<usize>) -> io::Result<Vec<Range<usize>>> + Sync,
+    spare: &Spare,
+    hands: &dyn Hands,
+) -> io::Result<Collected> {
+    let arena = spare.take();
+    let len = ram.len().div_ceil(PARTS).max(LEAST);
+    let (next, all_found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let do_next_part = || {
+        let part = next.fetch_add(1, Ordering::Relaxed);
+        let begin = part.saturating_mul(len);
+        if begin >= ram.len() {
+            return false;
+        }
+        let found = find(begin..ram.len().min(begin + len)).map(|ranges| Found {
+            part,
+            place: arena.as_ref().and_then(|arena| arena.take_in(ram, &ranges)),
+            ranges,
+        });
+        let mut all_found = all_found.lock().unwrap_or_else(PoisonError::into_inner);
+        all_found.push(found);
+        true
+    };
+    let begun = Instant::now();
+    while do_next_part() {
+        if begun.elapsed() > ALONE {
+            hands.together(&|| while do_next_part() {});
+        }
+    }
+    let all_found = all_found
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    let mut all_found = all_found.into_iter().collect::<io::Result<Vec<_>>>()?;
+    all_found.sort_by_key(|found| found.part);
+    put_together(all_found, arena, ram, spare)
+}
+
+fn put_together(
+    all_found: Vec<Found>,
+    arena: Option<Arena>,
+    ram: &Mapping,
+    spare: &Spare,
+) -> io::Result<Collected> {
+    let mut collected = Collected {
+        layers: Layers::default(),
+        arenas: Vec::new(),
+    };
+    let (mut placed, mut left) = (Vec::new(), Vec::new());
+    for Found { ranges, place, .. } in all_found {
+        match place {
+            Some(place) => placed.push((ranges, place)),
+            None => left.extend(ranges),
+        }
+    }
+    match arena {
+        Some(arena) if arena.is_used() => {
+            collected.layers = Layers::of_parts(placed, arena.file().clone());
+            collected.arenas.push(arena);
+        }
+        Some(arena) => spare.put_back(arena),
+        None => {}
+    }
+    if !left.is_empty() {
+        let arena = Arena::new(ranges::len(&left))?;
+        let place = arena.take_in(ram, &left).expect("it was made for them");
+        let layers = Layers::of_parts(vec![(left, place)], arena.file().clone());
+        collected.layers.put(layers);
+        collected.arenas.push(arena);
+    }
+    Ok(collected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::hands::{Alone, Helped, Table};
+    use crate::sys::memfd;
+    use proptest::prelude::*;
+    use std::thread;
+
+    const PAGE: usize = 4096;
+    const PAGES: usize = 4 * LEAST / PAGE;
+
+    /// Two threads that do nothing but help.
+    struct Crew<'a>(&'a Table);
+
+    impl Hands for Crew<'_> {
+        fn together(&self, work: &(dyn Fn() + Sync)) {
+            // The parts are small: without it helpers would come too late.
+            let come = || thread::sleep(Duration::from_millis(1));
+            self.0.together(work, come);
+        }
+    }
+
+    fn with_crew(test: impl FnOnce(&dyn Hands)) {
+        let (table, over) = (Table::default(), std::sync::atomic::AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut helped = Helped::default();
+                    while !over.load(Ordering::Relaxed) {
+                        table.help(&mut helped);
+                        thread::yield_now();
+                    }
+                });
+            }
+            test(&Crew(&table));
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+
+    /// What is read back from where it was copied, page by page.
+    fn contents(layers: &Layers, ram_len: usize) -> Vec<(usize, u8)> {
+        let mut copy = Mapping::reserve(ram_len).unwrap();
+        copy.place_private(memfd::create("test", ram_len as u64).unwrap())
+            .unwrap();
+        layers.read_into(&copy, &Alone).unwrap();
+        let pages = layers
+            .ranges()
+            .into_iter()
+            .flat_map(|range| range.step_by(PAGE));
+        pages
+            .map(|at| (at / PAGE, copy.bytes(at..at + PAGE)[9]))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn whoever_copies_and_wherever_there_is_room_all_pages_are_in_the_copy_and_no_other(
+            pages in prop::collection::btree_map(0..PAGES, any::<u8>(), 0..300),
+            room in prop::option::of(1usize..400),
+        ) {
+            let file = memfd::create("test", (PAGES * PAGE) as u64).unwrap();
+            let mut ram = Mapping::reserve(PAGES * PAGE).unwrap();
+            ram.place_private(&file).unwrap();
+            for (&page, &byte) in &pages {
+                // SAFETY: inside the mapping, which only this test uses.
+                unsafe { ram.base().add(page * PAGE + 9).write_volatile(byte) };
+            }
+            let find = |part: Range<usize>| {
+                // So that there is something left for the others.
+                thread::sleep(2 * ALONE);
+                let pages = pages.keys().map(|page| page * PAGE..(page + 1) * PAGE);
+                Ok(pages.filter(|range| part.contains(&range.start)).collect())
+            };
+            let spare = Spare::default();
+            if let Some(room) = room {
+                spare.put_back(Arena::new(room * PAGE).unwrap());
+            }
+            let expected: Vec<_> = pages.iter().map(|(&page, &byte)| (page, byte)).collect();
+            with_crew(|crew| {
+                for hands in [crew, &Alone] {
+                    let collected = collect(&ram, find, &spare, hands).unwrap();
+                    assert_eq!(contents(&collected.layers, ram.len()), expected);
+                    assert!(collected.layers.depth() <= 2);
+                    for arena in collected.arenas {
+                        arena.finish().unwrap();
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_arena_that_nothing_was_copied_to_is_kept_for_the_next_time() {
+        let mut ram = Mapping::reserve(LEAST).unwrap();
+        ram.place_private(memfd::create("test", LEAST as u64).unwrap())
+            .unwrap();
+        let spare = Spare::default();
+        spare.put_back(Arena::new(PAGE).unwrap());
+        let collected = collect(&ram, |_| Ok(Vec::new()), &spare, &Alone).unwrap();
+        assert!(collected.arenas.is_empty());
+        assert!(spare.take().is_some());
+    }
+}
