@@ -51,8 +51,8 @@ const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 
 const PAGE: usize = 4096;
 
-/// Regions, or entries, fetched per call.
-const BATCH: usize = 512;
+/// Regions, or entries, fetched per call: so few that room for them is soon made.
+const BATCH: usize = 128;
 
 /// The page tables of the process that opens it: a child made by `fork(2)` needs one of
 /// its own.
