@@ -9,7 +9,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// What was copied.
 pub(super) struct Collected {
@@ -18,12 +17,10 @@ pub(super) struct Collected {
     pub(super) arenas: Vec<Arena>,
 }
 
-/// In so many parts RAM is looked through, each of this many bytes at least.
+/// In so many parts RAM is looked through with the help of others, each of this many bytes
+/// at least.
 const PARTS: usize = 16;
 const LEAST: usize = 2 << 20;
-
-/// Others are called when it takes longer. Waking them takes 5 to 60 µs.
-const ALONE: Duration = Duration::from_micros(40);
 
 /// What was found in one part of RAM.
 struct Found {
@@ -33,7 +30,7 @@ struct Found {
     place: Option<usize>,
 }
 
-/// Copies what `find` finds in the parts of `ram` it is asked for.
+/// Copies what `find` finds in the parts of `ram` it is asked for, alone or with help.
 ///
 /// # Errors
 /// Those of `find`; when the host is out of memory.
@@ -41,10 +38,13 @@ pub(super) fn collect(
     ram: &Mapping,
     find: impl Fn(Range<usize>) -> io::Result<Vec<Range<usize>>> + Sync,
     spare: &Spare,
-    hands: &dyn Hands,
+    hands: Option<&dyn Hands>,
 ) -> io::Result<Collected> {
     let arena = spare.take();
-    let len = ram.len().div_ceil(PARTS).max(LEAST);
+    let len = match hands {
+        Some(_) => ram.len().div_ceil(PARTS).max(LEAST),
+        None => ram.len(),
+    };
     let (next, all_found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let do_next_part = || {
         let part = next.fetch_add(1, Ordering::Relaxed);
@@ -61,11 +61,10 @@ pub(super) fn collect(
         all_found.push(found);
         true
     };
-    let begun = Instant::now();
-    while do_next_part() {
-        if begun.elapsed() > ALONE {
-            hands.together(&|| while do_next_part() {});
-        }
+    let do_all_parts = || while do_next_part() {};
+    match hands {
+        Some(hands) => hands.together(&do_all_parts),
+        None => do_all_parts(),
     }
     let all_found = all_found
         .into_inner()
@@ -117,6 +116,7 @@ mod tests {
     use crate::sys::memfd;
     use proptest::prelude::*;
     use std::thread;
+    use std::time::Duration;
 
     const PAGE: usize = 4096;
     const PAGES: usize = 4 * LEAST / PAGE;
@@ -154,7 +154,7 @@ mod tests {
         let mut copy = Mapping::reserve(ram_len).unwrap();
         copy.place_private(memfd::create("test", ram_len as u64).unwrap())
             .unwrap();
-        layers.read_into(&copy, &Alone).unwrap();
+        layers.copy_into(&copy, &Alone).unwrap();
         let pages = layers
             .ranges()
             .into_iter()
@@ -180,7 +180,7 @@ mod tests {
             }
             let find = |part: Range<usize>| {
                 // So that there is something left for the others.
-                thread::sleep(2 * ALONE);
+                thread::sleep(Duration::from_micros(100));
                 let pages = pages.keys().map(|page| page * PAGE..(page + 1) * PAGE);
                 Ok(pages.filter(|range| part.contains(&range.start)).collect())
             };
@@ -190,7 +190,7 @@ mod tests {
             }
             let expected: Vec<_> = pages.iter().map(|(&page, &byte)| (page, byte)).collect();
             with_crew(|crew| {
-                for hands in [crew, &Alone] {
+                for hands in [Some(crew), Some(&Alone), None] {
                     let collected = collect(&ram, find, &spare, hands).unwrap();
                     assert_eq!(contents(&collected.layers, ram.len()), expected);
                     assert!(collected.layers.depth() <= 2);
@@ -209,7 +209,7 @@ mod tests {
             .unwrap();
         let spare = Spare::default();
         spare.put_back(Arena::new(PAGE).unwrap());
-        let collected = collect(&ram, |_| Ok(Vec::new()), &spare, &Alone).unwrap();
+        let collected = collect(&ram, |_| Ok(Vec::new()), &spare, None).unwrap();
         assert!(collected.arenas.is_empty());
         assert!(spare.take().is_some());
     }

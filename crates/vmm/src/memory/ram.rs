@@ -48,6 +48,9 @@ pub struct Ram {
     pagemap: Arc<Pagemap>,
     statm: Statm,
     tracking: Tracking,
+    /// Whether the next freeze has so much to look through, or to copy, that it takes longer
+    /// than waking those who could help.
+    is_much: bool,
     // After `memory`, which points into it.
     mapping: Mapping,
 }
@@ -105,6 +108,11 @@ pub enum RamError {
     },
 }
 
+/// [`Ram::is_much`]: bytes to look through, and such as may have to be copied. Either takes
+/// 0.1 ms.
+const MUCH: usize = 128 << 20;
+const MUCH_OF_ITS_OWN: usize = 2 << 20;
+
 impl Ram {
     /// Reserves addresses for `size` bytes of RAM, with nothing behind them.
     ///
@@ -122,6 +130,7 @@ impl Ram {
             pagemap: open_pagemap().map_err(|source| RamError::Map { size, source })?,
             statm: Statm::open().map_err(|source| RamError::Map { size, source })?,
             tracking: Tracking::of(&mapping),
+            is_much: false,
             mapping,
         })
     }
@@ -177,7 +186,11 @@ impl Ram {
     /// When the host is out of memory. The freeze only takes longer then.
     pub fn prepare_freeze(&mut self) -> io::Result<()> {
         match &self.backing {
-            Backing::Frozen(_) => self.tracking.prepare(&self.pagemap, &self.statm),
+            Backing::Frozen(_) => {
+                let resident = self.statm.resident()?;
+                self.is_much = resident.anonymous >= MUCH_OF_ITS_OWN || resident.all >= MUCH;
+                self.tracking.prepare(&self.pagemap, resident.anonymous)
+            }
             _ => self.prepare_freeze_base(),
         }
     }
@@ -229,6 +242,7 @@ impl Ram {
     /// What lies in pages of the machine's own, on top of the frozen ones.
     fn copy_own_pages(&self, hands: &dyn Hands) -> io::Result<(Collected, Copied)> {
         let (ram, pagemap, spare) = (&self.mapping, &*self.pagemap, &self.spare);
+        let hands = Some(hands).filter(|_| self.is_much);
         if let Some(tracked) = self.tracking.freeze(ram, pagemap, spare, hands)? {
             return Ok(tracked);
         }
@@ -280,6 +294,7 @@ impl Ram {
             pagemap: open_pagemap()?,
             statm: Statm::open()?,
             tracking: Tracking::of(&self.mapping),
+            is_much: false,
             mapping: self.mapping.take(),
         })
     }

@@ -14,7 +14,6 @@ use crate::sys::hands::Hands;
 use crate::sys::mapping::{Alias, Mapping};
 use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
-use crate::sys::statm::Statm;
 use crate::sys::userfault::Userfault;
 use std::io;
 use std::mem;
@@ -85,13 +84,14 @@ impl Tracking {
     }
 
     /// Before a freeze, while the machine runs: copies what would have to be copied while it
-    /// stands still, if that is much. What it writes meanwhile is copied again then.
+    /// stands still, if that is much. What it writes meanwhile is copied again then. The
+    /// process has `anonymous` bytes of its own.
     ///
     /// # Errors
     /// When the host is out of memory. The freeze then copies more.
-    pub(super) fn prepare(&self, pagemap: &Pagemap, statm: &Statm) -> io::Result<()> {
+    pub(super) fn prepare(&self, pagemap: &Pagemap, anonymous: usize) -> io::Result<()> {
         match self.0.try_lock() {
-            Ok(mut tracker) => tracker.prepare(pagemap, statm),
+            Ok(mut tracker) => tracker.prepare(pagemap, anonymous),
             // Whoever works on it does just that.
             Err(_) => Ok(()),
         }
@@ -107,7 +107,7 @@ impl Tracking {
         ram: &Mapping,
         pagemap: &Pagemap,
         spare: &Spare,
-        hands: &dyn Hands,
+        hands: Option<&dyn Hands>,
     ) -> io::Result<Option<(Collected, Copied)>> {
         // Whoever works on it takes longer than copying everything.
         let Ok(mut tracker) = self.0.try_lock() else {
@@ -170,10 +170,10 @@ impl Tracking {
 }
 
 impl Tracker {
-    fn prepare(&mut self, pagemap: &Pagemap, statm: &Statm) -> io::Result<()> {
+    fn prepare(&mut self, pagemap: &Pagemap, anonymous: usize) -> io::Result<()> {
         let Some(ram) = &self.ram else { return Ok(()) };
         let Some(tracked) = &mut self.tracked else {
-            return match self.not_before == 0 && statm.anonymous()? >= self.least {
+            return match self.not_before == 0 && anonymous >= self.least {
                 true => self.begin(pagemap),
                 false => Ok(()),
             };

@@ -1,4 +1,4 @@
-//! How much memory a process has of its own, roughly and at once (`proc_pid_statm(5)`).
+//! How much memory a process has mapped, roughly and at once (`proc_pid_statm(5)`).
 
 use std::fs::File;
 use std::io;
@@ -10,6 +10,15 @@ const PAGE: usize = 4096;
 #[derive(Debug)]
 pub struct Statm(File);
 
+/// Bytes in pages that are mapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Resident {
+    /// All of them.
+    pub all: usize,
+    /// Those that are no file's.
+    pub anonymous: usize,
+}
+
 impl Statm {
     /// Those of this process.
     ///
@@ -19,17 +28,20 @@ impl Statm {
         File::open("/proc/self/statm").map(Self)
     }
 
-    /// Bytes in pages that are no file's.
+    /// What it has mapped now.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn anonymous(&self) -> io::Result<usize> {
+    pub fn resident(&self) -> io::Result<Resident> {
         let mut line = [0; 256];
         let len = self.0.read_at(&mut line, 0)?;
         let line = std::str::from_utf8(&line[..len]).map_err(io::Error::other)?;
         let mut pages = line.split_whitespace().skip(1).map(str::parse::<usize>);
         match (pages.next(), pages.next()) {
-            (Some(Ok(resident)), Some(Ok(files))) => Ok(resident.saturating_sub(files) * PAGE),
+            (Some(Ok(all)), Some(Ok(files))) => Ok(Resident {
+                all: all * PAGE,
+                anonymous: all.saturating_sub(files) * PAGE,
+            }),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -43,10 +55,12 @@ mod tests {
     fn what_is_written_counts() {
         const LEN: usize = 256 << 20;
         let statm = Statm::open().unwrap();
-        let before = statm.anonymous().unwrap();
+        let before = statm.resident().unwrap();
         let bytes = vec![1; LEN];
         // Other tests give back less meanwhile.
-        assert!(statm.anonymous().unwrap() > before + LEN / 2);
+        let now = statm.resident().unwrap();
+        assert!(now.anonymous > before.anonymous + LEN / 2);
+        assert!(now.all >= now.anonymous);
         drop(bytes);
     }
 }
