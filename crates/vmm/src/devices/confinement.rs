@@ -75,6 +75,7 @@ impl Names {
         Confinement::new(&Allowed {
             calls,
             ioctls: &[TUN_IOCTLS],
+            requests: &[],
             // By which the guest's connections reach the host.
             unix_sockets: true,
         })

@@ -46,8 +46,9 @@ const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PRIVATE: u64 = PAGE_IS_FILE;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
-/// `_IOWR('f', 16, struct pm_scan_arg)`.
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+/// The request of ioctl(2) that finds pages: `_IOWR('f', 16, struct pm_scan_arg)`.
+pub const SCAN: u32 = 0xc060_6610;
+const PAGEMAP_SCAN: libc::c_ulong = SCAN as libc::c_ulong;
 
 const PAGE: usize = 4096;
 

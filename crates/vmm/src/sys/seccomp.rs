@@ -18,6 +18,8 @@ pub struct Allowed {
     pub calls: &'static [&'static [libc::c_long]],
     /// Kinds of ioctl(2): the second byte of the request, such as 0xAE for KVM.
     pub ioctls: &'static [u8],
+    /// Requests of ioctl(2) of other kinds.
+    pub requests: &'static [u32],
     /// Whether they make Unix sockets; no thread makes others.
     pub unix_sockets: bool,
 }
@@ -124,11 +126,14 @@ fn program(allowed: &Allowed) -> Result<BpfProgram, seccompiler::BackendError> {
         let unix = argument(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
         rules.insert(libc::SYS_socket, vec![unix]);
     }
-    if !allowed.ioctls.is_empty() {
-        let kinds = allowed.ioctls.iter();
-        let kinds =
-            kinds.map(|&kind| argument(1, SeccompCmpOp::MaskedEq(0xff00), u64::from(kind) << 8));
-        rules.insert(libc::SYS_ioctl, kinds.collect::<Result<_, _>>()?);
+    let kinds = allowed.ioctls.iter();
+    let kinds =
+        kinds.map(|&kind| argument(1, SeccompCmpOp::MaskedEq(0xff00), u64::from(kind) << 8));
+    let requests = allowed.requests.iter();
+    let requests = requests.map(|&request| argument(1, SeccompCmpOp::Eq, request.into()));
+    let ioctls: Vec<_> = kinds.chain(requests).collect::<Result<_, _>>()?;
+    if !ioctls.is_empty() {
+        rules.insert(libc::SYS_ioctl, ioctls);
     }
     let otherwise = SeccompAction::Errno(libc::EPERM as u32);
     SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
@@ -167,6 +172,7 @@ mod tests {
     const NOTHING: Allowed = Allowed {
         calls: &[],
         ioctls: &[],
+        requests: &[],
         unix_sockets: false,
     };
 
@@ -222,6 +228,24 @@ mod tests {
             (
                 rustix::termios::tcgetwinsize(&file).map(drop),
                 rustix::fs::ioctl_blksszget(&file).map(drop),
+            )
+        });
+        assert_eq!(results, (Err(Errno::NOTTY), Err(Errno::PERM)));
+    }
+
+    #[test]
+    fn of_other_kinds_only_single_requests_reach_the_kernel() {
+        const TIOCGWINSZ: u32 = 0x5413;
+        let one = Allowed {
+            calls: &[&[libc::SYS_openat]],
+            requests: &[TIOCGWINSZ],
+            ..NOTHING
+        };
+        let results = confined(one, || {
+            let file = File::open("/dev/null").unwrap();
+            (
+                rustix::termios::tcgetwinsize(&file).map(drop),
+                rustix::termios::tcgetattr(&file).map(drop),
             )
         });
         assert_eq!(results, (Err(Errno::NOTTY), Err(Errno::PERM)));
