@@ -154,7 +154,7 @@ mod tests {
         let mut copy = Mapping::reserve(ram_len).unwrap();
         copy.place_private(memfd::create("test", ram_len as u64).unwrap())
             .unwrap();
-        layers.copy_into(&copy, &Alone).unwrap();
+        layers.read_into(&copy, &Alone).unwrap();
         let pages = layers
             .ranges()
             .into_iter()

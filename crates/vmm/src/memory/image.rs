@@ -122,7 +122,7 @@ impl RamImage {
         for range in ranges::without(&copied_ranges, populated) {
             mapping.populate_write(range.start, range.len())?;
         }
-        copied.copy_into(mapping, hands)?;
+        copied.read_into(mapping, hands)?;
         Ok(Mapped {
             image: Self {
                 base: self.base.clone(),

@@ -11,8 +11,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is read at once, in bytes. (The C library keeps what was allocated and freed: with
 /// whole pieces that was tens of MiB in the parents of many forks.)
@@ -37,12 +37,15 @@ struct Piece {
     offset: u64,
 }
 
-/// So many bytes are copied from where they are mapped, which takes two thirds of the time
-/// that reading takes when they are in no cache; mapping takes as long as reading 20 pages.
-const MANY: usize = 256 << 10;
+/// Pieces that lie one after the other in a file, from `offset` on.
+struct Read {
+    file: usize,
+    offset: u64,
+    ranges: Vec<Range<usize>>,
+}
 
-/// Pieces that are copied by one thread: so few that there are parts for others.
-const PART_PIECES: usize = 32;
+/// Pieces that are read at once: so few that there are parts for others.
+const MOST_READ: usize = 64;
 
 /// [`Layers`] as they travel: the descriptors are in an [`FdTable`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -212,63 +215,55 @@ impl Layers {
         ranges::are_ordered_within(&ranges, len)
     }
 
-    /// Copies all of them into `mapping`, which nobody uses yet, with all hands if they are
+    /// Reads all of them into `mapping`, which nobody uses yet, with all hands if they are
     /// many.
     ///
     /// # Errors
-    /// As `preadv(2)` and `mmap(2)`; when a file is too short.
-    pub(super) fn copy_into(&self, mapping: &Mapping, hands: &dyn Hands) -> io::Result<()> {
-        match self.len() {
-            ..MANY => self.read_into(mapping),
-            _ => self.copy_mapped_into(mapping, hands),
+    /// As `preadv(2)`; when a file is too short.
+    pub(super) fn read_into(&self, mapping: &Mapping, hands: &dyn Hands) -> io::Result<()> {
+        let reads = self.reads();
+        let (next, result) = (AtomicUsize::new(0), Mutex::new(Ok(())));
+        let read_all = || {
+            while let Some(read) = reads.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let file = &*self.files[read.file];
+                if let Err(error) = mapping.read_into(&read.ranges, file, read.offset) {
+                    *result.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
+                }
+            }
+        };
+        match reads.len() {
+            0 | 1 => read_all(),
+            _ => hands.together(&read_all),
         }
+        result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_into(&self, mapping: &Mapping) -> io::Result<()> {
-        for (index, file) in self.files.iter().enumerate() {
+    /// What to read of which file, at once each, and no more than [`MOST_READ`] pieces.
+    fn reads(&self) -> Vec<Read> {
+        let mut reads = Vec::new();
+        for file in 0..self.files.len() {
             let mut pieces = self
                 .pieces
                 .iter()
-                .filter(|piece| piece.file == index)
+                .filter(|piece| piece.file == file)
                 .peekable();
             while let Some(first) = pieces.next() {
-                let mut together = vec![first.range.clone()];
+                let mut ranges = vec![first.range.clone()];
                 let mut end = first.end();
-                while let Some(next) = pieces.next_if(|next| next.offset == end) {
+                while ranges.len() < MOST_READ
+                    && let Some(next) = pieces.next_if(|next| next.offset == end)
+                {
                     end = next.end();
-                    together.push(next.range.clone());
+                    ranges.push(next.range.clone());
                 }
-                mapping.read_into(&together, &**file, first.offset)?;
+                reads.push(Read {
+                    file,
+                    offset: first.offset,
+                    ranges,
+                });
             }
         }
-        Ok(())
-    }
-
-    fn copy_mapped_into(&self, mapping: &Mapping, hands: &dyn Hands) -> io::Result<()> {
-        let mut ends = vec![0; self.files.len()];
-        for piece in &self.pieces {
-            ends[piece.file] = piece.end().max(ends[piece.file]);
-        }
-        let files = self.files.iter().zip(ends).map(|(file, end)| {
-            // Beyond its end there is nothing that could be read.
-            if file.metadata()?.len() < end {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let mut mapped = Mapping::reserve(end as usize)?;
-            mapped.place_private(file)?;
-            Ok(mapped)
-        });
-        let files = files.collect::<io::Result<Vec<_>>>()?;
-        let (parts, next) = (self.pieces.chunks(PART_PIECES), AtomicUsize::new(0));
-        hands.together(&|| {
-            while let Some(part) = parts.clone().nth(next.fetch_add(1, Ordering::Relaxed)) {
-                for piece in part {
-                    let from = piece.offset as usize..piece.end() as usize;
-                    mapping.copy_in(piece.range.start, &files[piece.file], from);
-                }
-            }
-        });
-        Ok(())
+        reads
     }
 
     /// Maps all of them into `mapping`, privately: nothing is copied until it is written.
@@ -449,29 +444,23 @@ mod tests {
         let mut mapping = Mapping::reserve(16 * PAGE).unwrap();
         let backing = memfd::create("test", 16 * PAGE as u64).unwrap();
         mapping.place_private(&backing).unwrap();
-        layers.read_into(&mapping).unwrap();
+        layers.read_into(&mapping, &Alone).unwrap();
         let first_bytes: Vec<u8> = (0..10)
             .map(|page| mapping.bytes(pages(page..page + 1))[0])
             .collect();
         assert_eq!(first_bytes, [0, 1, 2, 1, 0, 0, 1, 2, 2, 0]);
-        let mut copied = Mapping::reserve(16 * PAGE).unwrap();
-        copied.place_private(&backing).unwrap();
-        layers.copy_mapped_into(&copied, &Alone).unwrap();
-        let all = 0..16 * PAGE;
-        assert_eq!(copied.bytes(all.clone()), mapping.bytes(all));
     }
 
     #[test]
-    fn a_file_that_is_too_short_is_an_error_however_it_is_copied() {
+    fn a_file_that_is_too_short_is_an_error() {
         const LEN: usize = 1 << 20;
-        for len in [4096, LEN] {
-            let file = memfd::create("test", len as u64 - 1).unwrap();
-            let layers = Layers::of(vec![0..len], Arc::new(file));
-            let mut mapping = Mapping::reserve(LEN).unwrap();
-            let backing = memfd::create("test", LEN as u64).unwrap();
-            mapping.place_private(&backing).unwrap();
-            let error = layers.copy_into(&mapping, &Alone).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-        }
+        let file = memfd::create("test", LEN as u64 - 1).unwrap();
+        let pages = (0..LEN).step_by(8192).map(|at| at..at + 4096).collect();
+        let short = Layers::of_parts(vec![(pages, LEN / 2)], Arc::new(file));
+        let mut mapping = Mapping::reserve(LEN).unwrap();
+        let backing = memfd::create("test", LEN as u64).unwrap();
+        mapping.place_private(&backing).unwrap();
+        let error = short.read_into(&mapping, &Alone).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
