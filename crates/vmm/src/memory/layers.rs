@@ -416,7 +416,7 @@ mod tests {
     fn they_travel_whole_or_not_at_all() {
         let file = Arc::new(memfd::create("test", 0).unwrap());
         let mut layers = Layers::of(vec![1..4, 6..1 << 40], file.clone());
-        layers.put(Layers::of(vec![2..3], file));
+        layers.put(Layers::of(vec![2..3, 8..9], file));
         let mut fds = FdTable::default();
         let sent = postcard::to_stdvec(&layers.save(&mut fds).unwrap()).unwrap();
         let state: LayersState = postcard::from_bytes(&sent).unwrap();
