@@ -4,6 +4,7 @@
 
 use crate::{ForkReport, Secrets, Strategy, VmInfo, VmName};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What one may ask of a VM's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,13 @@ pub enum Request {
     Resume,
     /// Clone yourself.
     Fork(Fork),
+    /// Write a disk as it is now into a new raw image.
+    ExportDisk {
+        /// Which, as [`DiskInfo::device`](crate::DiskInfo).
+        device: String,
+        /// The image, an absolute path; a file that is there is replaced.
+        path: PathBuf,
+    },
     /// Look where the vCPUs are, many times over: a profiler for guests.
     Sample {
         /// How often.

@@ -4,6 +4,7 @@ use crate::fork::PublishedPort;
 use crate::{ForkReport, NetMode, VmName};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 /// Where a VM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +89,31 @@ pub struct VmInfo {
     /// Of all its process's memory, shared and private: what the host has swapped out, KiB.
     #[serde(default)]
     pub swapped_kib: u64,
+    /// Its disks, in order.
+    #[serde(default)]
+    pub disks: Vec<DiskInfo>,
     /// From the request to ready, microseconds: the cold boot, or the fork.
     pub ready_us: Option<u64>,
+}
+
+/// What there is to know about a disk. MiB are rounded up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// What it is called in the guest: `vda`, `vdb`, …
+    pub device: String,
+    /// Its image.
+    pub path: PathBuf,
+    /// Whether the guest can only read.
+    pub read_only: bool,
+    /// The disk's size, MiB.
+    pub size_mib: u64,
+    /// What of it was written before a fork and is shared with relatives, MiB of the
+    /// host's storage.
+    pub shared_mib: u64,
+    /// What was written since, MiB of the host's storage.
+    pub private_mib: u64,
+    /// That the host could not read or write what the guest wanted, and why.
+    pub error: Option<String>,
 }
 
 /// What became of a fork that a guest asked for.

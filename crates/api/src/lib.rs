@@ -31,7 +31,7 @@ pub mod spec;
 pub use egress::Egress;
 pub use fork::{CloneReport, ForkReport, Phases, ShellSource, Strategy};
 pub use identity::{Id, Identity};
-pub use info::{VmInfo, VmState};
+pub use info::{DiskInfo, VmInfo, VmState};
 pub use name::VmName;
 pub use net::{Mac, NetKind, NetMode, Network};
 pub use secret::Secrets;

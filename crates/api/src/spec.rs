@@ -82,13 +82,25 @@ pub struct LinuxGuest {
     pub command: Option<Command>,
 }
 
-/// A disk: a read-only base image under a private overlay.
+/// A disk: an image that is never written, under a private overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// A raw image. Never written.
+    /// The image: a file or a block device.
     pub path: PathBuf,
+    /// What is in it; `None` for what it seems to be.
+    pub format: Option<DiskFormat>,
     /// Whether the guest sees a read-only disk (then there is no overlay).
     pub read_only: bool,
+}
+
+/// How a disk lies in its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Byte by byte.
+    Raw,
+    /// In QEMU's format, version 2 or 3.
+    Qcow2,
 }
 
 /// A host directory shared into the guest over 9p.

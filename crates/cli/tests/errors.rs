@@ -37,11 +37,15 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         &["run", "--image", "nano", "--secret", "A=1"],
         &["run", "--image", "base", "--identical-clones"],
         &["fork", "p", "--secret-file", "/dev/null:../x"],
+        &["run", "--disk", "/no/such"],
+        &["run", "--image", "nano", "--disk", "/proc/version"],
         &["fork", "p", "-n", "0"],
         &["fork", "p", "--strategy", "copy"],
         &["exec", "p"],
         &["cp", "a", "b"],
         &["cp", "p:/a", "q:/b"],
+        &["cp", "p:/dev/vda", "-"],
+        &["cp", "a", "p:/dev/vda"],
         &["image"],
     ] {
         let ended = user.run(args);

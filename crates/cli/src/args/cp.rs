@@ -11,12 +11,17 @@ use std::str::FromStr;
 /// is in it; into DST if that is a directory, otherwise as DST. With - the files
 /// come from, or go to, a tar archive on standard input or output. A host file
 /// with a colon in its name is written ./like:this.
+///
+/// VM:/dev/vdb is the disk itself, written as a raw image, also of a VM that is paused
+/// or has no agent. What the guest has not written to it yet is not in it: run sync in
+/// the guest, or unmount it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   hyperfork cp model.bin p:/root/
   hyperfork cp p:/var/log/. logs
-  tar c src | hyperfork cp - p:/root")]
+  tar c src | hyperfork cp - p:/root
+  hyperfork cp p:/dev/vdb data.img")]
 pub(crate) struct Cp {
     /// What to copy: PATH, VM:PATH or -
     #[arg(value_name = "SRC")]
@@ -33,6 +38,8 @@ pub(crate) enum Place {
     Host(PathBuf),
     /// A path in a guest, from its root directory.
     Guest(VmName, String),
+    /// A disk of a VM, as `vdb`.
+    Disk(VmName, String),
     /// An archive on standard input or output.
     Archive,
 }
@@ -55,11 +62,21 @@ impl FromStr for Place {
             Some((_, "")) => Err("a path in the guest must not be empty".to_owned()),
             Some((vm, path)) => {
                 let vm = VmName::new(vm).map_err(|error| error.to_string())?;
+                if let Some(device) = disk(path) {
+                    return Ok(Self::Disk(vm, device));
+                }
                 let slash = if path.starts_with('/') { "" } else { "/" };
                 Ok(Self::Guest(vm, format!("{slash}{path}")))
             }
         }
     }
+}
+
+/// The name in `/dev/vdb` and the like.
+fn disk(path: &str) -> Option<String> {
+    let name = path.trim_start_matches('/').strip_prefix("dev/")?;
+    let letter = name.strip_prefix("vd")?;
+    (letter.len() == 1 && letter.as_bytes()[0].is_ascii_lowercase()).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -76,6 +93,11 @@ mod tests {
             ("/a:b", Place::Host("/a:b".into())),
             ("p:/x", guest("/x")),
             ("p:x/.", guest("/x/.")),
+            (
+                "p:/dev/vdb",
+                Place::Disk(VmName::new("p").unwrap(), "vdb".to_owned()),
+            ),
+            ("p:/dev/vdb1", guest("/dev/vdb1")),
         ] {
             assert_eq!(text.parse::<Place>().as_ref(), Ok(&place));
         }

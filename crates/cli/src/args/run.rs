@@ -4,7 +4,7 @@ use super::{ports, secrets::Secrets, values};
 use crate::exit::Usage;
 use clap::{Args, ValueEnum};
 use hyperfork_api::fork::PublishedPort;
-use hyperfork_api::spec::Share;
+use hyperfork_api::spec::{Disk, DiskFormat, Share};
 use hyperfork_api::{Bytes, Egress, VmName, VmSpec};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,7 @@ Examples:
   hyperfork run -d --name p --image python --memory 1GiB
   hyperfork run -d --name web --image python -p 8080:8000 -- python3 -m http.server
   hyperfork run -d --name box --egress dns,public
+  hyperfork run -d --name db --disk data.qcow2 --disk /srv/corpus.img:ro
   hyperfork run -d --image nano --append touch_mib=64
   hyperfork run --kernel vmlinux --initrd initrd.cpio --append quiet")]
 pub(crate) struct Run {
@@ -68,6 +69,15 @@ pub(crate) struct Run {
     /// Share a host directory into the guest
     #[arg(short = 'v', long = "volume", value_name = "HOST:GUEST[:ro]", value_parser = share)]
     pub(crate) volumes: Vec<Share>,
+    /// The size of the root disk and its file system, instead of the image's 2GiB: the
+    /// most a VM can have in files
+    #[arg(long, value_name = "SIZE", value_parser = values::disk_size, conflicts_with = "kernel")]
+    pub(crate) disk_size: Option<Bytes>,
+    /// Attach a disk: a raw or qcow2 image, or a block device, as /dev/vdb and so on.
+    /// What the guest writes goes elsewhere, for each clone by itself; with :ro it
+    /// cannot. The format is what it seems to be, or raw or qcow2 at the end
+    #[arg(long = "disk", value_name = "PATH[:ro][:FORMAT]", value_parser = disk)]
+    pub(crate) disks: Vec<Disk>,
     /// Pass what comes to a port of this host on to one of the guest; HOST 0 is any free
     /// port. Clones get free ports, which their fork's report tells
     #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = ports::published)]
@@ -162,9 +172,51 @@ fn share(text: &str) -> Result<Share, String> {
     })
 }
 
+/// `PATH[:ro][:raw|:qcow2]`, relative to here.
+fn disk(text: &str) -> Result<Disk, String> {
+    let (rest, format) = match text.rsplit_once(':') {
+        Some((rest, "raw")) => (rest, Some(DiskFormat::Raw)),
+        Some((rest, "qcow2")) => (rest, Some(DiskFormat::Qcow2)),
+        _ => (text, None),
+    };
+    let (path, read_only) = match rest.strip_suffix(":ro") {
+        Some(path) => (path, true),
+        None => (rest, false),
+    };
+    if path.is_empty() {
+        return Err("write PATH, PATH:ro, PATH:qcow2 or PATH:ro:qcow2".to_owned());
+    }
+    let path = std::fs::canonicalize(path).map_err(|error| format!("{path}: {error}"))?;
+    Ok(Disk {
+        path,
+        format,
+        read_only,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_a_path_and_maybe_how_it_is_attached() {
+        let found = |text: &str| disk(text).map(|disk| (disk.read_only, disk.format));
+        assert_eq!(found("/proc/version"), Ok((false, None)));
+        assert_eq!(found("/proc/version:ro"), Ok((true, None)));
+        let (raw, qcow2) = (Some(DiskFormat::Raw), Some(DiskFormat::Qcow2));
+        assert_eq!(found("/proc/version:raw"), Ok((false, raw)));
+        assert_eq!(found("/proc/version:ro:qcow2"), Ok((true, qcow2)));
+        for bad in [
+            "",
+            ":ro",
+            ":raw",
+            "/no/such",
+            "/proc/version:rw",
+            "/proc/version:vmdk",
+        ] {
+            assert!(disk(bad).is_err(), "{bad:?} was taken");
+        }
+    }
 
     #[test]
     fn a_volume_is_a_host_directory_and_an_absolute_guest_path() {

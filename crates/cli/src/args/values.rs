@@ -46,6 +46,21 @@ pub(super) fn egress(text: &str) -> Result<String, String> {
     Egress::of(&[text]).map(|_| text.to_owned())
 }
 
+/// A disk's size.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn disk_size(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse().map_err(|error| format!("{error}"))?;
+    if size < Bytes::mib(16) || size > Bytes::mib(1 << 20) {
+        return Err("a disk has 16MiB to 1024GiB".to_owned());
+    }
+    if !size.0.is_multiple_of(Bytes::mib(1).0) {
+        return Err("a disk's size is a whole number of MiB".to_owned());
+    }
+    Ok(size)
+}
+
 /// A variable, `NAME=VALUE`, or `NAME` to pass on the caller's own; `None` where
 /// the caller has none of that name.
 pub(super) fn variable(text: &str) -> Result<(String, Option<String>), String> {

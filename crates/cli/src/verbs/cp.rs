@@ -7,12 +7,14 @@ use crate::guest::{Incoming, Outgoing, pack, unpack};
 use crate::ui::{Progress, StdoutClosed};
 use anyhow::{Context, bail};
 use hyperfork_api::VmName;
+use hyperfork_api::control;
 use hyperfork_api::frame;
 use hyperfork_api::guest::{Request, Stream};
-use hyperfork_vmm::process::RunDir;
 use hyperfork_vmm::process::agent::Agent;
+use hyperfork_vmm::process::{Client, RunDir};
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// Copies between host and guest.
 ///
@@ -41,9 +43,30 @@ pub(crate) fn run(args: Cp) -> anyhow::Result<u8> {
                 Ok(())
             })?;
         }
+        (Place::Disk(vm, device), Place::Host(target)) => {
+            let _step = step("from", &vm);
+            copy_disk(&vm, device, &target)?;
+        }
+        (Place::Disk(..), _) | (_, Place::Disk(..)) => {
+            return Err(Usage("a disk is copied into a file on this host, only".to_owned()).into());
+        }
         _ => return Err(Usage("one of SRC and DST must be in a guest: VM:PATH".to_owned()).into()),
     }
     Ok(exit::OK)
+}
+
+/// Has the VM's process write its disk: nobody else has its layers.
+fn copy_disk(vm: &VmName, device: String, target: &Path) -> anyhow::Result<()> {
+    let path = match target.is_dir() {
+        true => target.join(&device),
+        false => target.to_owned(),
+    };
+    let path =
+        std::path::absolute(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let dir = RunDir::for_user()?.vm(vm);
+    let request = control::Request::ExportDisk { device, path };
+    Client::connect(&dir)?.request(&request)?;
+    Ok(())
 }
 
 fn copy_out(

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use hyperfork_api::control::{self, Reply};
 use hyperfork_api::frame;
 use hyperfork_api::guest::{Command, Request, Stream};
-use hyperfork_api::spec::{Disk, Guest, LinuxGuest};
+use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
 use hyperfork_vmm::kvm::Host;
 use hyperfork_vmm::process::agent::{Agent, AgentError};
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
+use tempfile::TempPath;
 
 /// The image that is booted where none is named: the smallest that can run
 /// commands.
@@ -29,6 +30,9 @@ const DEFAULT_IMAGE: &str = "base";
 
 /// The embedded guest's name among the images.
 pub(crate) const NANO: &str = "nano";
+
+/// Disks that fit beside what each VM has, with a network and a shared directory.
+const DISKS_MAX: usize = 7;
 
 /// How long a guest has to power off when its command has ended.
 const GRACE: Duration = Duration::from_secs(10);
@@ -48,7 +52,9 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
         Some(name) => name.clone(),
         None => free_name(&run_dir)?,
     };
-    let guest = guest(&args, &host, progress, &interrupt)?;
+    let mut guest = guest(&args, &host, progress, &interrupt)?;
+    // Its VM has it open; it needs no name afterwards.
+    let _sized = size_root(&args, &mut guest)?;
     let spec = VmSpec {
         name: name.clone(),
         cpus: args.cpus,
@@ -113,6 +119,19 @@ fn check(args: &Run) -> Result<(), Usage> {
         );
     }
     args.egress()?;
+    if nano && args.disk_size.is_some() {
+        return usage("the image nano has no disk: leave out --disk-size, or choose another image");
+    }
+    if nano && !args.disks.is_empty() {
+        return usage(
+            "the image nano has no driver for disks: leave out --disk, or choose another image",
+        );
+    }
+    if args.disks.len() > DISKS_MAX {
+        return usage(&format!(
+            "a VM has room for {DISKS_MAX} disks beside its own"
+        ));
+    }
     if nano && args.kernel.is_some() {
         return usage("the image nano has no kernel: leave out --kernel, or choose another image");
     }
@@ -155,6 +174,7 @@ fn guest(
         let mut linux = linux_from(&image, command(args, env));
         linux.kernel = kernel.unwrap_or(linux.kernel);
         linux.initrd = initrd;
+        linux.disks.extend_from_slice(&args.disks);
         linux.shares.clone_from(&args.volumes);
         linux.network = network::wanted(args)?;
         linux.cmdline = format!("{} {}", linux.cmdline, args.append)
@@ -166,12 +186,31 @@ fn guest(
         kernel: kernel.clone(),
         initrd,
         cmdline: args.append.clone(),
-        disks: Vec::new(),
+        disks: args.disks.clone(),
         shares: Vec::new(),
         network: None,
         agent: false,
         command: None,
     }))
+}
+
+/// Gives a guest a root disk of the size asked for: a copy, as long as the result lives.
+fn size_root(args: &Run, guest: &mut Guest) -> anyhow::Result<Option<TempPath>> {
+    let (Some(size), Guest::Linux(guest)) = (args.disk_size, guest) else {
+        return Ok(None);
+    };
+    let dir = match Path::new("/var/tmp") {
+        dir if dir.is_dir() => dir.to_owned(),
+        _ => std::env::temp_dir(),
+    };
+    let copy = tempfile::Builder::new()
+        .prefix(".hyperfork-root-")
+        .tempfile_in(dir);
+    let copy = copy.context("cannot make a root disk")?.into_temp_path();
+    hyperfork_image::resize(&guest.disks[0].path, size.0, &copy)
+        .with_context(|| format!("cannot make a root disk of {size}"))?;
+    guest.disks[0].path = copy.to_path_buf();
+    Ok(Some(copy))
 }
 
 /// A guest as an image has it.
@@ -182,6 +221,7 @@ pub(crate) fn linux_from(image: &hyperfork_image::Image, command: Option<Command
         cmdline: "root=/dev/vda rw init=/usr/lib/hyperfork/agent".to_owned(),
         disks: vec![Disk {
             path: image.rootfs.clone(),
+            format: Some(DiskFormat::Raw),
             read_only: false,
         }],
         shares: Vec::new(),

@@ -193,6 +193,7 @@ mod tests {
             shared_kib: 1536,
             private_kib: 3,
             swapped_kib: 2048,
+            disks: Vec::new(),
             ready_us: None,
         }
     }

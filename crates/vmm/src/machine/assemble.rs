@@ -9,6 +9,7 @@ use super::{Events, Shell};
 use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
 use crate::devices::serial::{COM1, COM1_LEN, Serial};
+use crate::devices::virtio::block::handle::DiskHandle;
 use crate::devices::virtio::transport::MmioTransport;
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::devices::worker::DeviceWorker;
@@ -43,6 +44,7 @@ pub struct Machine {
     pub(super) guest_fork: GuestFork,
     /// What its clocks showed when it was paused [to stay](super::Paused::stay) so.
     pub(super) clocks_held: Option<Clocks>,
+    disks: Vec<DiskHandle>,
     vsock: Option<VsockHandle>,
 }
 
@@ -98,6 +100,7 @@ struct Parts<'a> {
     serial: Serial,
     devices: Vec<MmioTransport>,
     guest_fork: u32,
+    disks: Vec<DiskHandle>,
     vsock: Option<VsockHandle>,
 }
 
@@ -163,6 +166,7 @@ impl Machine {
                     entry,
                     Slots {
                         devices: Vec::new(),
+                        disks: Vec::new(),
                         vsock: None,
                     },
                 )
@@ -195,6 +199,7 @@ impl Machine {
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("making a device"))?,
             guest_fork: ForkStatus::NONE.encode(),
+            disks: slots.disks,
             vsock: slots.vsock,
         };
         assemble(shell, parts, identity, events)
@@ -278,6 +283,7 @@ impl Machine {
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("restoring a device"))?,
             guest_fork: state.guest_fork,
+            disks: slots.disks,
             vsock: slots.vsock,
         };
         let machine = assemble(shell, parts, identity, events)?;
@@ -391,6 +397,11 @@ impl Machine {
         Ok(pointers?)
     }
 
+    /// Its disks, in order.
+    pub fn disks(&self) -> &[DiskHandle] {
+        &self.disks
+    }
+
     /// The way to the guest's sockets, if it has that device.
     pub fn vsock(&self) -> Option<&VsockHandle> {
         self.vsock.as_ref()
@@ -494,6 +505,7 @@ fn assemble(
         shape,
         guest_fork,
         clocks_held: None,
+        disks: parts.disks,
         vsock: parts.vsock,
     })
 }

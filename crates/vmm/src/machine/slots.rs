@@ -2,6 +2,8 @@
 
 use crate::devices::log::Log;
 use crate::devices::virtio::block::Block;
+use crate::devices::virtio::block::handle::DiskHandle;
+use crate::devices::virtio::block::image::{self, ImageError};
 use crate::devices::virtio::block::overlays::Overlays;
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::Net;
@@ -14,7 +16,6 @@ use crate::sys::fds::FdTable;
 use crate::sys::tap::Tap;
 use hyperfork_api::spec::{Disk, Guest, LinuxGuest, Share};
 use hyperfork_api::{Mac, VmSpec};
-use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -41,23 +42,19 @@ pub struct Plug {
     pub mac: Mac,
 }
 
-/// A machine's devices in slot order, and the way to its sockets.
+/// A machine's devices in slot order, and the ways to its disks and sockets.
 pub(super) struct Slots {
     pub(super) devices: Vec<Box<dyn VirtioDevice>>,
+    pub(super) disks: Vec<DiskHandle>,
     pub(super) vsock: Option<VsockHandle>,
 }
 
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
-    /// A disk image cannot be opened.
-    #[error("cannot open disk {path}")]
-    Disk {
-        /// The image.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// A disk image cannot be used.
+    #[error(transparent)]
+    Disk(#[from] ImageError),
     /// A directory cannot be shared.
     #[error("cannot share {path}")]
     Share {
@@ -85,6 +82,11 @@ impl SlotError {
 /// The 9p mount tag of share number `index`.
 pub fn share_tag(index: usize) -> String {
     format!("hf{index}")
+}
+
+/// What a guest calls disk number `index`.
+pub fn disk_name(index: usize) -> String {
+    format!("vd{}", char::from(b'a' + index as u8))
 }
 
 /// How a machine for `spec` is built.
@@ -119,8 +121,11 @@ fn rings(guest: &LinuxGuest) -> Vec<u8> {
 /// A Linux guest's devices as after power-on.
 pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result<Slots, SlotError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    let mut disks = Vec::new();
     for disk in &guest.disks {
-        devices.push(Box::new(open_disk(disk, backends)?));
+        let block = open_disk(disk, backends)?;
+        disks.push(block.handle());
+        devices.push(Box::new(block));
     }
     devices.push(Box::new(console(backends, Console::new)?));
     let (vsock, handle) = Vsock::new(cid).map_err(SlotError::device("socket device"))?;
@@ -136,6 +141,7 @@ pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result
     }
     Ok(Slots {
         devices,
+        disks,
         vsock: Some(handle),
     })
 }
@@ -149,15 +155,18 @@ pub(super) fn restored<'a>(
 ) -> Result<Slots, SlotError> {
     let mut slots = Slots {
         devices: Vec::new(),
+        disks: Vec::new(),
         vsock: None,
     };
     for state in states {
         let device: Box<dyn VirtioDevice> = match state {
-            DeviceState::Block(state) => Box::new(
-                overlays(backends)
+            DeviceState::Block(state) => {
+                let block = overlays(backends)
                     .and_then(|overlays| Block::restore(state, fds, overlays))
-                    .map_err(SlotError::device("disk"))?,
-            ),
+                    .map_err(SlotError::device("disk"))?;
+                slots.disks.push(block.handle());
+                Box::new(block)
+            }
             DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
                 Console::restore(state, log, listener)
             })?),
@@ -181,12 +190,9 @@ pub(super) fn restored<'a>(
 }
 
 fn open_disk(disk: &Disk, backends: &Backends) -> Result<Block, SlotError> {
-    File::open(&disk.path)
-        .and_then(|base| Block::new(base, disk.read_only, overlays(backends)?))
-        .map_err(|source| SlotError::Disk {
-            path: disk.path.clone(),
-            source,
-        })
+    let base = image::open(&disk.path, disk.format)?;
+    let overlays = overlays(backends).map_err(SlotError::device("disk"))?;
+    Ok(Block::new(base, disk.read_only, overlays))
 }
 
 fn overlays(backends: &Backends) -> io::Result<&Overlays> {

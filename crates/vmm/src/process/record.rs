@@ -40,6 +40,7 @@ pub(super) fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -
         shared_kib: 0,
         private_kib: 0,
         swapped_kib: 0,
+        disks: Vec::new(),
         ready_us: None,
     }
 }

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod descriptors;
 pub mod fds;
+pub mod file_lock;
 pub mod fork;
 pub mod hands;
 pub mod kick;

@@ -1,13 +1,13 @@
 /* The part: numbered files in DIR, each synced, each with the machine's name in it;
  * only the newest are kept. In a clone it comes to rest after a few.
- * verify: all of them are there and whole, but for the newest, which may be under way;
+ * verify [DIR]: all of them are there and whole, but for the newest, which may be under way;
  * prints who wrote which, a line `NAME FIRST LAST` for each row of one name. */
 #include "witness.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define DIR_PATH "/root/files"
+static const char *directory = "/root/files";
 
 enum { WORDS = 4 << 10, KEPT = 24, IN_CLONE = 8 };
 
@@ -19,8 +19,8 @@ static struct file {
 
 static const char *path_of(uint64_t number)
 {
-    static char path[64];
-    snprintf(path, sizeof path, DIR_PATH "/%08llu", (unsigned long long)number);
+    static char path[256];
+    snprintf(path, sizeof path, "%s/%08llu", directory, (unsigned long long)number);
     return path;
 }
 
@@ -53,8 +53,8 @@ static void *work(void *unused)
 
 void files_part(void)
 {
-    if (mkdir(DIR_PATH, 0755))
-        bad("files", "%s: %s", DIR_PATH, strerror(errno));
+    if (mkdir(directory, 0755))
+        bad("files", "%s: %s", directory, strerror(errno));
     start(work, NULL);
 }
 
@@ -76,9 +76,10 @@ static void check(uint64_t number)
 
 int verify_main(char **arguments)
 {
-    (void)arguments;
+    if (*arguments)
+        directory = *arguments;
     uint64_t first = UINT64_MAX, last = 0, count = 0;
-    DIR *dir = opendir(DIR_PATH);
+    DIR *dir = opendir(directory);
     struct dirent *entry;
     while (dir && (entry = readdir(dir))) {
         uint64_t number = strtoull(entry->d_name, NULL, 10);

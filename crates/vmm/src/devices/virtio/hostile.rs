@@ -34,6 +34,7 @@ const AVAILABLE: u64 = 0x400;
 const USED: u64 = 0x800;
 /// Where the buffers are.
 const DATA: u64 = 0x8000;
+const BUFFERS: usize = (END - DATA) as usize;
 
 const STATUS: u64 = 0x70;
 const NEEDS_RESET: u32 = 0x40;
@@ -44,7 +45,20 @@ const NEEDS_RESET: u32 = 0x40;
 /// # Panics
 /// When the device misbehaves.
 pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
+    drive_with_buffers(device, &[], script);
+}
+
+/// The same, where buffers hold `content`, again and again, before the script writes
+/// into them: requests that make sense, or nearly.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
     let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
+    let buffers: Vec<u8> = content.iter().copied().cycle().take(BUFFERS).collect();
+    memory
+        .write_slice(&buffers, GuestAddress(DATA))
+        .expect("the buffers are in memory");
     let memory = Arc::new(memory);
     let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
     let mut transport =

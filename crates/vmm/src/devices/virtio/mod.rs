@@ -113,7 +113,7 @@ pub trait VirtioDevice: Send {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum DeviceState {
     /// A disk.
-    Block(block::BlockState),
+    Block(block::disk::DiskState),
     /// A console.
     Console(console::ConsoleState),
     /// A network card.

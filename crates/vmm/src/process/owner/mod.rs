@@ -11,6 +11,7 @@
 //! (gone)              STOPPED or FAILED: the process ends, its directory stays
 //! ```
 
+mod disks;
 mod ending;
 mod events;
 mod ready;
@@ -238,6 +239,10 @@ impl Owner {
                 let refused = fork::fork(self, &request, arrival, reply.clone());
                 refused.err().map(|error| Reply::Error(error.to_string()))
             }
+            Request::ExportDisk { device, path } => {
+                let refused = self.export_disk(&device, path, reply.clone());
+                refused.err().map(Reply::Error)
+            }
             Request::Sample { count, interval_us } => Some(self.sample(count, interval_us)),
             Request::Stop { grace_ms } => {
                 return self.stop(Duration::from_millis(grace_ms), Some(reply));
@@ -285,13 +290,14 @@ impl Owner {
         }
     }
 
-    /// What is known, with memory as of now.
+    /// What is known, with memory and disks as of now.
     fn info_now(&mut self) -> VmInfo {
         if let Ok(usage) = self.machine.ram().usage() {
             self.info.shared_kib = usage.shared >> 10;
             self.info.private_kib = usage.private >> 10;
             self.info.swapped_kib = usage.swapped >> 10;
         }
+        self.info.disks = disks::told(&self.spec, &self.machine);
         self.info.clone()
     }
 

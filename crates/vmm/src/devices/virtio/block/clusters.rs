@@ -16,10 +16,18 @@ pub struct Extent {
     pub count: u64,
 }
 
-/// A set of clusters: one bit each, 32 KiB for a disk of 1 GiB.
+/// Clusters of a chunk.
+const CHUNK: u64 = 64 * WORDS as u64;
+
+/// Words of a chunk.
+const WORDS: usize = 64;
+
+/// A set of clusters: one bit each, kept for those chunks (16 MiB of a disk) of which it
+/// has any. So what it takes to keep and to list it depends on what was written, not on
+/// the disk's size: a fork lists one of each layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clusters {
-    words: Vec<u64>,
+    chunks: Vec<Option<Box<[u64; WORDS]>>>,
     /// Clusters of the disk.
     total: u64,
     /// Clusters in the set.
@@ -30,7 +38,7 @@ impl Clusters {
     /// None of the `total` clusters of a disk.
     pub fn none_of(total: u64) -> Self {
         Self {
-            words: vec![0; total.div_ceil(64) as usize],
+            chunks: vec![None; total.div_ceil(CHUNK) as usize],
             total,
             count: 0,
         }
@@ -52,12 +60,12 @@ impl Clusters {
     /// The set as extents, ascending, none touching the next.
     pub fn extents(&self) -> Vec<Extent> {
         let mut extents: Vec<Extent> = Vec::new();
-        for (index, &word) in self.words.iter().enumerate() {
+        for (first, word) in self.words() {
             let mut rest = word;
             while rest != 0 {
                 let skip = rest.trailing_zeros();
                 let run = (rest >> skip).trailing_ones();
-                let first = index as u64 * 64 + u64::from(skip);
+                let first = first + u64::from(skip);
                 match extents.last_mut() {
                     Some(last) if last.first + last.count == first => last.count += u64::from(run),
                     _ => extents.push(Extent {
@@ -71,6 +79,13 @@ impl Clusters {
         extents
     }
 
+    /// The words of all chunks that are kept, each with the number of its first cluster.
+    fn words(&self) -> impl Iterator<Item = (u64, u64)> {
+        let chunks = (0..).step_by(CHUNK as usize).zip(&self.chunks);
+        let chunks = chunks.filter_map(|(first, chunk)| Some((first, chunk.as_ref()?)));
+        chunks.flat_map(|(first, chunk)| (first..).step_by(64).zip(chunk.iter().copied()))
+    }
+
     /// How many clusters are in the set.
     pub fn count(&self) -> u64 {
         self.count
@@ -78,8 +93,11 @@ impl Clusters {
 
     /// Whether `cluster` is in the set.
     pub fn contains(&self, cluster: u64) -> bool {
-        let word = self.words.get((cluster / 64) as usize);
-        word.is_some_and(|word| word >> (cluster % 64) & 1 == 1)
+        let chunk = self.chunks.get((cluster / CHUNK) as usize);
+        chunk.and_then(Option::as_ref).is_some_and(|chunk| {
+            let word = chunk[(cluster % CHUNK / 64) as usize];
+            word >> (cluster % 64) & 1 == 1
+        })
     }
 
     /// Adds clusters, which must be of this disk.
@@ -93,7 +111,9 @@ impl Clusters {
         while first < clusters.end {
             let within = (first % 64) as u32;
             let run = (clusters.end - first).min(u64::from(64 - within)) as u32;
-            let word = &mut self.words[(first / 64) as usize];
+            let chunk = &mut self.chunks[(first / CHUNK) as usize];
+            let chunk = chunk.get_or_insert_with(|| Box::new([0; WORDS]));
+            let word = &mut chunk[(first % CHUNK / 64) as usize];
             let added = mask(within, run) & !*word;
             *word |= added;
             self.count += u64::from(added.count_ones());
@@ -119,8 +139,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_set_of_clusters_is_a_set(
-            total in 1u64..400,
-            ranges in prop::collection::vec((0u64..400, 0u64..150), 0..12),
+            total in 1u64..20_000,
+            ranges in prop::collection::vec((0u64..20_000, 0u64..6000), 0..12),
         ) {
             let mut clusters = Clusters::none_of(total);
             let mut model = BTreeSet::new();

@@ -5,7 +5,7 @@
 //!             layer n  ┐
 //!             ...      │ frozen; shared with clones
 //!             layer 1  ┘
-//!   read  <── base       read-only; shared with everybody
+//!   read  <── base       an image; read-only; shared with everybody
 //! ```
 //!
 //! A cluster is read from the highest layer that holds it. A fork freezes the
@@ -15,11 +15,15 @@
 //! no cluster is copied often. That happens at the first write after the fork,
 //! not while the parent is paused.
 
+use super::base::{Base, BaseState};
 use super::clusters::{CLUSTER, Extent};
 use super::layer::{Layer, TopLayer};
 use super::overlays::Overlays;
+use super::sparse::Run;
+use crate::sys::fds::{FdIndex, FdTable};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -32,7 +36,7 @@ const LAYERS_MAX: usize = 8;
 /// A disk of one VM.
 #[derive(Debug)]
 pub struct Disk {
-    base: File,
+    base: Base,
     /// Bytes of the base; the disk's last sector may reach beyond, as zeroes.
     base_len: u64,
     /// From the base upwards.
@@ -40,34 +44,140 @@ pub struct Disk {
     top: Option<TopLayer>,
     /// Where tops are made. `None` for a read-only disk.
     overlays: Option<Overlays>,
+    failures: Failures,
+}
+
+/// A disk at rest: its base and frozen layers by descriptor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskState {
+    base: BaseState,
+    read_only: bool,
+    /// Bytes of the disk; a base of another length is another disk.
+    pub(super) len: u64,
+    /// From the base upwards.
+    pub(super) layers: Vec<LayerState>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LayerState {
+    pub(super) file: FdIndex,
+    pub(super) clusters: Vec<Extent>,
+}
+
+/// What the host could not do for the guest.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    latest: String,
+}
+
+/// What a disk takes of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Bytes of storage of the layers that clones share.
+    pub shared: u64,
+    /// Bytes of storage of the private layer.
+    pub private: u64,
+    /// That requests failed because of the host, and why the latest did.
+    pub error: Option<String>,
 }
 
 impl Disk {
     /// See [`Block::new`](super::Block::new).
-    ///
-    /// # Errors
-    /// When the base's length cannot be found out.
-    pub fn new(mut base: File, read_only: bool, overlays: &Overlays) -> io::Result<Self> {
-        // Unlike fstat(2), this also knows the length of a block device.
-        let base_len = base.seek(SeekFrom::End(0))?;
-        let overlays = (!read_only).then(|| overlays.clone());
-        Ok(Self {
+    pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {
+        Self::with(base, (!read_only).then(|| overlays.clone()))
+    }
+
+    fn with(base: Base, overlays: Option<Overlays>) -> Self {
+        Self {
+            base_len: base.size(),
             base,
-            base_len,
             layers: Vec::new(),
             top: None,
             overlays,
+            failures: Failures::default(),
+        }
+    }
+
+    /// Freezes what was written until now, and shares all with a clone.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<DiskState> {
+        self.freeze();
+        let base = self.base.save(fds)?;
+        let layers = self.layers.iter().map(|layer| {
+            Ok(LayerState {
+                file: fds.push(layer.file())?,
+                clusters: layer.clusters().extents(),
+            })
+        });
+        Ok(DiskState {
+            base,
+            read_only: self.is_read_only(),
+            len: self.len(),
+            layers: layers.collect::<io::Result<_>>()?,
         })
     }
 
-    /// Puts a saved layer on top of those there are.
+    /// See [`Block::restore`](super::Block::restore).
     ///
     /// # Errors
-    /// As [`Layer::from_saved`].
-    pub fn add_layer(&mut self, file: File, clusters: &[Extent]) -> io::Result<()> {
-        self.layers
-            .push(Layer::from_saved(file, clusters, self.clusters())?);
-        Ok(())
+    /// As there.
+    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
+        let overlays = (!state.read_only).then(|| overlays.clone());
+        Self::from_state(state, fds, overlays)
+    }
+
+    fn from_state(
+        state: &DiskState,
+        fds: &FdTable,
+        overlays: Option<Overlays>,
+    ) -> io::Result<Self> {
+        let base = Base::restore(&state.base, fds)?;
+        let mut disk = Self::with(base, overlays);
+        if disk.len() != state.len {
+            let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        for layer in &state.layers {
+            let file = File::from(fds.get(layer.file)?);
+            let layer = Layer::from_saved(file, &layer.clusters, disk.clusters())?;
+            disk.layers.push(layer);
+        }
+        Ok(disk)
+    }
+
+    /// The disk as it is now, for reading. Later writes are not in it.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn snapshot(&mut self) -> io::Result<Self> {
+        let mut fds = FdTable::default();
+        let state = self.save(&mut fds)?;
+        Self::from_state(&state, &fds, None)
+    }
+
+    /// What it takes of the host now.
+    pub fn usage(&self) -> Usage {
+        let failures = &self.failures;
+        Usage {
+            size: self.len(),
+            shared: self.layers.iter().map(Layer::storage).sum(),
+            private: self.top.as_ref().map_or(0, |top| top.layer().storage()),
+            error: (failures.count > 0).then(|| match failures.count {
+                1 => format!("a request failed: {}", failures.latest),
+                count => format!("{count} requests failed, the latest: {}", failures.latest),
+            }),
+        }
+    }
+
+    /// Notes that a request failed.
+    pub fn note_failure(&mut self, error: &io::Error) {
+        self.failures.count += 1;
+        self.failures.latest = error.to_string();
     }
 
     /// Bytes of the disk: whole sectors.
@@ -85,18 +195,8 @@ impl Disk {
         self.overlays.is_none()
     }
 
-    /// The base image.
-    pub fn base(&self) -> &File {
-        &self.base
-    }
-
-    /// The frozen layers, from the base upwards.
-    pub fn frozen(&self) -> &[Layer] {
-        &self.layers
-    }
-
     /// Makes what has been written so far immutable. Costs nothing by size.
-    pub fn freeze(&mut self) {
+    fn freeze(&mut self) {
         if let Some(top) = self.top.take_if(|top| top.layer().clusters().count() > 0) {
             self.layers.push(top.freeze());
         }
@@ -110,18 +210,56 @@ impl Disk {
         let end = offset + buffer.len() as u64;
         let mut at = offset;
         while !buffer.is_empty() {
-            let mut next = at / CLUSTER + 1;
-            let holder = self.holder(at / CLUSTER);
-            while next * CLUSTER < end && self.holder(next) == holder {
-                next += 1;
-            }
-            let len = (next * CLUSTER).min(end) - at;
+            let (holder, end) = self.held_alike(at, end);
+            let len = end - at;
             let (run, rest) = buffer.split_at_mut(len as usize);
             match holder {
                 Some(holder) => self.layer(holder).read_at(at, run)?,
                 None => self.read_base(at, run)?,
             }
             buffer = rest;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Copies all that is not zero into `target`, an empty file.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at) and `pwrite(2)`.
+    pub fn copy_to(&self, target: &File) -> io::Result<()> {
+        let len = self.len();
+        target.set_len(len)?;
+        let mut at = 0;
+        while at < len {
+            let (holder, end) = self.held_alike(at, len);
+            let runs = match holder {
+                Some(holder) => self.layer(holder).runs(at..end)?,
+                None => self.base.runs(at..end.min(self.base_len))?,
+            };
+            for run in runs.iter().filter(|run| run.stored) {
+                self.copy_run(run, target)?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn copy_run(&self, run: &Run, target: &File) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * CLUSTER as usize];
+        let mut at = run.bytes.start;
+        while at < run.bytes.end {
+            let len = (run.bytes.end - at).min(buffer.len() as u64);
+            let data = &mut buffer[..len as usize];
+            self.read_at(at, data)?;
+            for (cluster, at) in data
+                .chunks(CLUSTER as usize)
+                .zip((at..).step_by(CLUSTER as usize))
+            {
+                if cluster.iter().any(|&byte| byte != 0) {
+                    target.write_all_at(cluster, at)?;
+                }
+            }
             at += len;
         }
         Ok(())
@@ -210,7 +348,10 @@ impl Disk {
             .min(buffer.len() as u64);
         let (base, beyond) = buffer.split_at_mut(there as usize);
         beyond.fill(0);
-        self.base.read_exact_at(base, offset)
+        match base.is_empty() {
+            true => Ok(()),
+            false => self.base.read_at(offset, base),
+        }
     }
 
     fn clusters(&self) -> u64 {
@@ -223,6 +364,16 @@ impl Disk {
         (0..self.layers.len() + usize::from(self.top.is_some()))
             .rev()
             .find(|&index| self.layer(index).clusters().contains(cluster))
+    }
+
+    /// Where byte `at` is read from, and up to where, or `end`, what follows is, too.
+    fn held_alike(&self, at: u64, end: u64) -> (Option<usize>, u64) {
+        let holder = self.holder(at / CLUSTER);
+        let mut next = at / CLUSTER + 1;
+        while next * CLUSTER < end && self.holder(next) == holder {
+            next += 1;
+        }
+        (holder, (next * CLUSTER).min(end))
     }
 
     fn layer(&self, index: usize) -> &Layer {
@@ -281,23 +432,32 @@ fn first_absorbed(layers: &[Layer]) -> usize {
     first
 }
 
-/// Copies what `layers` hold, the higher over the lower.
+/// Takes over what `layers` hold, the higher over the lower. What was discarded takes no
+/// storage in the new top either.
 fn absorb(top: &mut TopLayer, layers: &[Layer]) -> io::Result<()> {
     let mut buffer = vec![0; 64 * CLUSTER as usize];
     for layer in layers {
         for extent in layer.clusters().extents() {
-            let (mut at, end) = (
-                extent.first * CLUSTER,
-                (extent.first + extent.count) * CLUSTER,
-            );
-            while at < end {
-                let len = (end - at).min(buffer.len() as u64);
-                let run = &mut buffer[..len as usize];
-                layer.read_at(at, run)?;
-                top.write_at(at, run)?;
-                at += len;
+            let end = extent.first + extent.count;
+            for run in layer.runs(extent.first * CLUSTER..end * CLUSTER)? {
+                let clusters = run.bytes.start / CLUSTER..run.bytes.end / CLUSTER;
+                if run.stored || top.punch(clusters).is_err() {
+                    copy(layer, top, run.bytes, &mut buffer)?;
+                }
             }
         }
+    }
+    Ok(())
+}
+
+fn copy(layer: &Layer, top: &mut TopLayer, bytes: Range<u64>, buffer: &mut [u8]) -> io::Result<()> {
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let len = (bytes.end - at).min(buffer.len() as u64);
+        let run = &mut buffer[..len as usize];
+        layer.read_at(at, run)?;
+        top.write_at(at, run)?;
+        at += len;
     }
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use super::clusters::{CLUSTER, Clusters, Extent};
 use super::overlays::Overlays;
+use super::sparse::{self, Run};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// A layer nobody writes to any more: shared with every clone made since.
 ///
@@ -54,6 +55,19 @@ impl Layer {
     /// As `pread(2)`.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    /// Where clusters that this layer holds have storage, and where they are zeroes.
+    ///
+    /// # Errors
+    /// As [`sparse::runs`].
+    pub fn runs(&self, bytes: Range<u64>) -> io::Result<Vec<Run>> {
+        sparse::runs(&self.file, bytes)
+    }
+
+    /// Bytes that it takes on the host.
+    pub fn storage(&self) -> u64 {
+        self.file.metadata().map_or(0, |meta| meta.blocks() * 512)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The block device (virtio 1.2, section 5.2): a shared read-only base image
+//! The block device (virtio 1.2, section 5.2): a shared image that is only read,
 //! under an overlay that is this VM's alone.
 //!
 //! | file | what |
@@ -6,7 +6,11 @@
 //! | [`clusters`] | which 4 KiB clusters a layer holds |
 //! | [`layer`] | one file of an overlay |
 //! | [`overlays`] | where such files come from |
-//! | [`disk`] | base and layers as one disk: read, write, freeze |
+//! | [`image`] | opening what a user names; with `probe`: its format, `lock`: writers are kept away, `chain`: what it lies on |
+//! | [`base`], [`qcow2`] | an image, as what lies under the layers |
+//! | [`disk`] | base and layers as one disk: read, write, freeze, copy out |
+//! | [`handle`] | a disk seen from outside the device thread |
+//! | [`sparse`] | where a file has storage |
 //! | `request` | one request of the driver |
 //!
 //! **Flushes.** The overlay is as ephemeral as the VM: it has no name in any
@@ -15,19 +19,27 @@
 //! disk for write-through (5.2.5.2), which within the VM's life it is. A flush
 //! that comes all the same succeeds.
 
+pub mod base;
+mod chain;
 pub mod clusters;
 pub mod disk;
+pub mod handle;
+pub mod image;
 pub mod layer;
+mod lock;
 pub mod overlays;
+mod probe;
+pub mod qcow2;
 mod request;
+pub mod sparse;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::{FdIndex, FdTable};
-use clusters::{CLUSTER, Extent};
-use disk::{Disk, SECTOR};
+use crate::sys::fds::FdTable;
+use base::Base;
+use clusters::CLUSTER;
+use disk::{Disk, DiskState, SECTOR};
+use handle::DiskHandle;
 use overlays::Overlays;
-use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use virtio_bindings::virtio_blk::*;
@@ -49,38 +61,19 @@ const ZERO_SECTORS_MAX: u32 = 1 << 15;
 /// A disk behind a ring.
 #[derive(Debug)]
 pub struct Block {
-    disk: Disk,
+    disk: DiskHandle,
+    read_only: bool,
     config: [u8; CONFIG_LEN],
     /// Carries data between file and guest; kept, so a request allocates little.
     buffer: Vec<u8>,
 }
 
-/// A disk at rest: its base and frozen layers by descriptor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BlockState {
-    base: FdIndex,
-    read_only: bool,
-    /// Bytes of the disk; a base of another length is another disk.
-    len: u64,
-    /// From the base upwards.
-    layers: Vec<LayerState>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct LayerState {
-    file: FdIndex,
-    clusters: Vec<Extent>,
-}
-
 impl Block {
-    /// A disk whose content is `base`, which nobody may change from now on;
-    /// open it for reading only. Unless `read_only`, what the guest writes goes
-    /// to unlinked files in `overlays`, made at the first write.
-    ///
-    /// # Errors
-    /// When the base's length cannot be found out.
-    pub fn new(base: File, read_only: bool, overlays: &Overlays) -> io::Result<Self> {
-        Ok(Self::with(Disk::new(base, read_only, overlays)?))
+    /// A disk whose content is `base`, which nobody may change from now on. Unless
+    /// `read_only`, what the guest writes goes to unlinked files in `overlays`, made
+    /// at the first write.
+    pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {
+        Self::with(Disk::new(base, read_only, overlays))
     }
 
     /// A disk as it was when `state` was saved; its own writes go to new files
@@ -89,23 +82,20 @@ impl Block {
     /// # Errors
     /// `InvalidData` when the state is not one of a disk, or its base has
     /// changed its length; when the process is out of descriptors.
-    pub fn restore(state: &BlockState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
-        let base = File::from(fds.get(state.base)?);
-        let mut disk = Disk::new(base, state.read_only, overlays)?;
-        if disk.len() != state.len {
-            let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        for layer in &state.layers {
-            disk.add_layer(File::from(fds.get(layer.file)?), &layer.clusters)?;
-        }
-        Ok(Self::with(disk))
+    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
+        Ok(Self::with(Disk::restore(state, fds, overlays)?))
+    }
+
+    /// The disk, for those who look at it from outside.
+    pub fn handle(&self) -> DiskHandle {
+        self.disk.clone()
     }
 
     fn with(disk: Disk) -> Self {
         let config = config(&disk);
         Self {
-            disk,
+            read_only: disk.is_read_only(),
+            disk: DiskHandle::new(disk),
             config,
             buffer: vec![0; SIZE_MAX as usize],
         }
@@ -126,7 +116,7 @@ impl VirtioDevice for Block {
             | 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
             | 1 << VIRTIO_BLK_F_TOPOLOGY;
-        let own = match self.disk.is_read_only() {
+        let own = match self.read_only {
             true => 1 << VIRTIO_BLK_F_RO,
             false => 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
         };
@@ -145,8 +135,9 @@ impl VirtioDevice for Block {
 
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
         let memory = context.memory;
+        let disk = &mut *self.disk.lock();
         ring::serve(context, index, |chain| {
-            request::serve(&mut self.disk, chain, memory, &mut self.buffer)
+            request::serve(disk, chain, memory, &mut self.buffer)
         })
     }
 
@@ -159,22 +150,7 @@ impl VirtioDevice for Block {
     }
 
     fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
-        self.disk.freeze();
-        let base = fds.push(self.disk.base())?;
-        let mut layers = Vec::new();
-        for layer in self.disk.frozen() {
-            layers.push(LayerState {
-                file: fds.push(layer.file())?,
-                clusters: layer.clusters().extents(),
-            });
-        }
-        let state = BlockState {
-            base,
-            read_only: self.disk.is_read_only(),
-            len: self.disk.len(),
-            layers,
-        };
-        Ok(DeviceState::Block(state))
+        Ok(DeviceState::Block(self.disk.lock().save(fds)?))
     }
 }
 

@@ -72,6 +72,9 @@ pub(super) fn serve(
         }
         _ => Err(Refusal::Unsupported(kind)),
     };
+    if let Err(Refusal::Io(error)) = &result {
+        disk.note_failure(error);
+    }
     let code = match &result {
         Ok(()) => VIRTIO_BLK_S_OK as u8,
         Err(refusal) => refusal.status(),

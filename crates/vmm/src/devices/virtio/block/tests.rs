@@ -2,7 +2,9 @@ use super::*;
 use crate::devices::virtio::hostile;
 use crate::devices::virtio::testing::Driver;
 use proptest::prelude::*;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use tempfile::TempDir;
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
@@ -11,6 +13,9 @@ const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 
 /// Sectors of the disks here.
 const SECTORS: u64 = 1000;
+
+/// Sectors of a cluster.
+const PER_CLUSTER: u64 = CLUSTER / SECTOR;
 
 /// A base image in which every sector holds its number.
 fn base() -> File {
@@ -29,8 +34,13 @@ fn overlays(dir: &TempDir) -> Overlays {
     Overlays::in_directory(dir.path()).unwrap()
 }
 
+fn block(base: File, read_only: bool, dir: &Path) -> Block {
+    let overlays = Overlays::in_directory(dir).unwrap();
+    Block::new(Base::raw(base).unwrap(), read_only, &overlays)
+}
+
 fn disk(dir: &TempDir) -> Driver {
-    Driver::start(Block::new(base(), false, &overlays(dir)).unwrap())
+    Driver::start(block(base(), false, dir.path()))
 }
 
 fn header(kind: u32, sector: u64) -> Vec<u8> {
@@ -69,11 +79,9 @@ fn fork(parent: &Driver, dir: &TempDir) -> Driver {
         panic!("not a disk")
     };
     let bytes = postcard::to_stdvec(block).unwrap();
-    let block: BlockState = postcard::from_bytes(&bytes).unwrap();
-    parent.clone_into(
-        Block::restore(&block, &fds, &overlays(dir)).unwrap(),
-        &state,
-    )
+    let block: DiskState = postcard::from_bytes(&bytes).unwrap();
+    let clone = Block::restore(&block, &fds, &overlays(dir)).unwrap();
+    parent.clone_into(clone, &state)
 }
 
 #[test]
@@ -95,7 +103,7 @@ fn the_capacity_is_in_the_configuration_space() {
 fn what_was_written_is_read_back_and_the_base_is_untouched() {
     let dir = TempDir::new().unwrap();
     let image = base();
-    let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
+    let block = block(image.try_clone().unwrap(), false, dir.path());
     let mut driver = Driver::start(block);
     assert_eq!(write(&mut driver, 9, &[0xee; 512]), OK);
     let (_, data) = read(&mut driver, 8, 3 * 512);
@@ -174,7 +182,7 @@ fn header_data_and_status_may_be_split_anywhere() {
 #[test]
 fn a_read_only_disk_says_so_and_refuses_writes() {
     let dir = TempDir::new().unwrap();
-    let mut driver = Driver::start(Block::new(base(), true, &overlays(&dir)).unwrap());
+    let mut driver = Driver::start(block(base(), true, dir.path()));
     assert_ne!(driver.offered_features() & (1 << VIRTIO_BLK_F_RO), 0);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(clear(&mut driver, VIRTIO_BLK_T_DISCARD, 0, 8, 0), UNSUPP);
@@ -186,7 +194,7 @@ fn the_last_sector_of_an_odd_image_ends_in_zeroes() {
     let dir = TempDir::new().unwrap();
     let image = tempfile::tempfile().unwrap();
     image.write_all_at(&[7; 700], 0).unwrap();
-    let mut driver = Driver::start(Block::new(image, false, &overlays(&dir)).unwrap());
+    let mut driver = Driver::start(block(image, false, dir.path()));
     let (status, data) = read(&mut driver, 0, 1024);
     assert_eq!(
         (status, &data[..700], &data[700..]),
@@ -201,7 +209,7 @@ fn the_last_sector_of_an_odd_image_ends_in_zeroes() {
 fn an_image_that_is_cut_under_a_running_machine_fails_reads_instead_of_inventing_data() {
     let dir = TempDir::new().unwrap();
     let image = base();
-    let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
+    let block = block(image.try_clone().unwrap(), false, dir.path());
     let mut driver = Driver::start(block);
     image.set_len(512).unwrap();
     assert_eq!(read(&mut driver, 1, 512).0, IOERR);
@@ -212,9 +220,7 @@ fn an_image_that_is_cut_under_a_running_machine_fails_reads_instead_of_inventing
 fn a_host_that_cannot_keep_an_overlay_fails_writes_and_nothing_else() {
     let dir = TempDir::new().unwrap();
     let nowhere = dir.path().join("missing");
-    let mut driver = Driver::start(
-        Block::new(base(), false, &Overlays::in_directory(&nowhere).unwrap()).unwrap(),
-    );
+    let mut driver = Driver::start(block(base(), false, &nowhere));
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(
         clear(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0),
@@ -371,6 +377,41 @@ fn a_long_line_of_forks_has_few_layers() {
 }
 
 #[test]
+fn a_discard_hides_what_is_below_gives_storage_back_and_takes_none_when_layers_are_joined() {
+    let dir = TempDir::new().unwrap();
+    let base = tempfile::tempfile().unwrap();
+    base.set_len(64 << 20).unwrap();
+    base.write_all_at(&[9; 512], 40 << 20).unwrap();
+    let mut driver = Driver::start(block(base, false, dir.path()));
+    let half = (8 << 20) / SECTOR as u32;
+    for mib in 0..16 {
+        assert_eq!(write(&mut driver, mib << 11, &[7; 64 << 10]), OK);
+    }
+    driver = fork(&driver, &dir);
+    assert_eq!(clear(&mut driver, VIRTIO_BLK_T_DISCARD, 80 << 10, 8, 0), OK);
+    // Layers of equal size, so many that they are joined.
+    for round in 0..20 {
+        let first = round % 2 * u64::from(half);
+        assert_eq!(clear(&mut driver, VIRTIO_BLK_T_DISCARD, first, half, 0), OK);
+        driver = fork(&driver, &dir);
+        assert_eq!(write(&mut driver, (20 << 11) + 8 * round, &[1; 512]), OK);
+    }
+    let mut fds = FdTable::default();
+    driver.lock().save(&mut fds).unwrap();
+    // Of all but the base.
+    let stored: u64 = fds.as_slice()[1..]
+        .iter()
+        .map(|fd| rustix::fs::fstat(fd).unwrap().st_blocks as u64 * 512)
+        .sum();
+    assert!(stored < 1 << 20, "{stored} bytes");
+    assert!(fds.as_slice().len() < 10);
+    for sector in [0, 15 << 11, 80 << 10] {
+        assert_eq!(read(&mut driver, sector, 512), (OK, vec![0; 512]));
+    }
+    assert_eq!(read(&mut driver, 20 << 11, 512), (OK, vec![1; 512]));
+}
+
+#[test]
 fn a_state_that_does_not_fit_its_disk_is_refused() {
     let dir = TempDir::new().unwrap();
     let mut parent = disk(&dir);
@@ -380,7 +421,7 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
     let DeviceState::Block(good) = state.device else {
         panic!("not a disk")
     };
-    let refused = |change: fn(&mut BlockState)| {
+    let refused = |change: fn(&mut DiskState)| {
         let mut state = good.clone();
         change(&mut state);
         Block::restore(&state, &fds, &overlays(&dir)).is_err()
@@ -396,6 +437,7 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
 enum Step {
     Write { at: u64, len: u64, byte: u8 },
     Zero { at: u64, len: u64 },
+    Discard { at: u64, len: u64 },
     Fork,
 }
 
@@ -403,7 +445,8 @@ fn step() -> impl Strategy<Value = Step> {
     let range = (0..SECTORS, 1u64..40).prop_map(|(at, len)| (at, len.min(SECTORS - at)));
     prop_oneof![
         6 => (range.clone(), 1u8..).prop_map(|((at, len), byte)| Step::Write { at, len, byte }),
-        1 => range.prop_map(|(at, len)| Step::Zero { at, len }),
+        1 => range.clone().prop_map(|(at, len)| Step::Zero { at, len }),
+        1 => range.prop_map(|(at, len)| Step::Discard { at, len }),
         3 => Just(Step::Fork),
     ]
 }
@@ -431,6 +474,15 @@ proptest! {
                     prop_assert_eq!(clear(&mut driver, kind, at, len as u32, 0), OK);
                     model[at as usize..(at + len) as usize].fill(0);
                 }
+                Step::Discard { at, len } => {
+                    let kind = VIRTIO_BLK_T_DISCARD;
+                    prop_assert_eq!(clear(&mut driver, kind, at, len as u32, 0), OK);
+                    let whole = at.div_ceil(PER_CLUSTER)..(at + len) / PER_CLUSTER;
+                    for cluster in whole {
+                        let first = (cluster * PER_CLUSTER) as usize;
+                        model[first..first + PER_CLUSTER as usize].fill(0);
+                    }
+                }
                 Step::Fork => {
                     let child = fork(&driver, &dir);
                     ancestors.push((std::mem::replace(&mut driver, child), model.clone()));
@@ -456,10 +508,45 @@ proptest! {
     ) {
         let dir = TempDir::new().unwrap();
         let image = base();
-        let block = Block::new(image.try_clone().unwrap(), false, &overlays(&dir)).unwrap();
+        let block = block(image.try_clone().unwrap(), false, dir.path());
         hostile::drive(Box::new(block), &script);
         let mut content = vec![0; base_content().len()];
         image.read_exact_at(&mut content, 0).unwrap();
         prop_assert!(content == base_content());
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_driver_wants_cleared_no_more_is_than_it_names(
+        discard: bool,
+        sector in prop_oneof![4 => 0..SECTORS, 1 => any::<u64>()],
+        sectors in prop_oneof![4 => 0..200u32, 1 => any::<u32>()],
+        flags in prop_oneof![4 => 0..2u32, 1 => any::<u32>()],
+        split in 0usize..32,
+        surplus in 0usize..20,
+    ) {
+        let dir = TempDir::new().unwrap();
+        let mut driver = disk(&dir);
+        let kind = if discard { VIRTIO_BLK_T_DISCARD } else { VIRTIO_BLK_T_WRITE_ZEROES };
+        let segment = [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()];
+        let request = [header(kind, 0), segment.concat(), vec![0; surplus]].concat();
+        let (first, second) = request.split_at(split);
+        let (_, buffers) = driver.request(0, &[first, second], &[1]);
+        let named = sector..sector.saturating_add(sectors.into());
+        if buffers[0] == [OK] {
+            prop_assert!(named.end <= SECTORS && surplus == 0 && flags <= u32::from(!discard));
+        } else {
+            prop_assert!(named.end > SECTORS || surplus > 0 || flags > u32::from(!discard));
+        }
+        let (_, data) = read(&mut driver, 0, (SECTORS * SECTOR) as u32);
+        for (sector, data) in (0..).zip(data.chunks(512)) {
+            let whole = named.contains(&sector) && buffers[0] == [OK];
+            match data[0] {
+                0 if sector % 256 != 0 => prop_assert!(whole, "sector {sector} is lost"),
+                byte if whole && !discard => prop_assert_eq!(byte, 0),
+                byte => prop_assert_eq!(byte, sector as u8),
+            }
+        }
     }
 }

@@ -1,0 +1,153 @@
+//! Images in QEMU's format, with the library `imago` (ADR 14): read, never written.
+
+use crate::sys::fds::{FdIndex, FdTable};
+use hyperfork_api::spec::DiskFormat;
+use imago::{FormatAccess, file, qcow2, raw};
+use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+
+/// The library's names for files and images in them.
+type Storage = file::File;
+type Image = FormatAccess<Storage>;
+type Header = qcow2::Qcow2<Storage, Image>;
+
+/// An image and the files it lies on.
+pub struct Qcow2 {
+    /// From the image downwards.
+    files: Vec<(File, DiskFormat)>,
+    len: u64,
+    /// In a clone, made at the first read: one that never reads has nothing to do for it.
+    image: OnceCell<Image>,
+}
+
+/// An image at rest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Qcow2State {
+    files: Vec<(FdIndex, DiskFormat)>,
+    len: u64,
+}
+
+impl std::fmt::Debug for Qcow2 {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = formatter.debug_struct("Qcow2");
+        shown.field("files", &self.files).field("len", &self.len);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl Qcow2 {
+    /// An image made of these files, from the image downwards.
+    ///
+    /// # Errors
+    /// When the library does not understand one of them.
+    pub fn open(files: Vec<(File, DiskFormat)>) -> io::Result<Self> {
+        let image = open(&files)?;
+        Ok(Self {
+            files,
+            len: image.size(),
+            image: OnceCell::from(image),
+        })
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `buffer` from byte `offset` on.
+    ///
+    /// # Errors
+    /// As `pread(2)`, or the image makes no sense there.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let image = match self.image.get() {
+            Some(image) => image,
+            None => {
+                let image = open(&self.files)?;
+                self.image.get_or_init(|| image)
+            }
+        };
+        image.read(buffer, offset)
+    }
+
+    /// Shares it with a clone.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn save(&self, fds: &mut FdTable) -> io::Result<Qcow2State> {
+        let files = self.files.iter();
+        let files = files.map(|(file, format)| Ok((fds.push(file)?, *format)));
+        Ok(Qcow2State {
+            files: files.collect::<io::Result<_>>()?,
+            len: self.len,
+        })
+    }
+
+    /// That of a parent.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); when the process is out of descriptors.
+    pub fn restore(state: &Qcow2State, fds: &FdTable) -> io::Result<Self> {
+        let files = state.files.iter();
+        let files = files.map(|(file, format)| Ok((File::from(fds.get(*file)?), *format)));
+        let files = files.collect::<io::Result<Vec<_>>>()?;
+        // How long a device is takes an ioctl, which a device thread must not call.
+        let mut devices = files.iter().filter(|(file, _)| is_device(file));
+        let image = match devices.next() {
+            Some(_) => OnceCell::from(open(&files)?),
+            None => OnceCell::new(),
+        };
+        Ok(Self {
+            files,
+            len: state.len,
+            image,
+        })
+    }
+}
+
+fn is_device(file: &File) -> bool {
+    let meta = file.metadata();
+    meta.is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+fn open(files: &[(File, DiskFormat)]) -> io::Result<Image> {
+    let mut below = None;
+    for (file, format) in files.iter().rev() {
+        let storage = Storage::try_from(file.try_clone()?)?;
+        below = Some(match format {
+            DiskFormat::Raw => Image::new(raw::Raw::open_image(storage, false)?),
+            DiskFormat::Qcow2 => {
+                let mut image = Header::open_image(storage, false)?;
+                // What the header names is opened by nobody: it is in `files`, or refused.
+                image.set_data_file(None);
+                image.set_backing(below.take());
+                Image::new(image)
+            }
+        });
+    }
+    below.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// What the header of an image says of other files.
+#[derive(Debug)]
+pub struct Others {
+    /// Name and format of the file it lies on.
+    pub backing: Option<(String, Option<String>)>,
+    /// Whether its data is in yet another one.
+    pub external_data: bool,
+}
+
+/// Reads what the header in `file` says of other files.
+///
+/// # Errors
+/// When the library does not understand it.
+pub fn others(file: &File) -> io::Result<Others> {
+    let header = Header::open_image(Storage::try_from(file.try_clone()?)?, false)?;
+    let backing = header.implicit_backing_file().cloned();
+    Ok(Others {
+        backing: backing.map(|name| (name, header.implicit_backing_format().cloned())),
+        external_data: header.requires_external_data_file(),
+    })
+}
