@@ -4,8 +4,8 @@ their next draw: those of `random`, OpenSSL's, and what `uuid1` goes by.
 Sitecustomize calls `watch` when such a module has been imported. Draws then pass a few
 instructions that compare the machine's generation, which is in a page that the agent
 writes, with the one that the generator was last seeded in. As long as they are the same
-that costs a nanosecond; a comparison in Python would make `random.random()` three times as
-slow.
+that costs a nanosecond; a comparison in Python would make `random.random()` four times as
+slow (110 ns instead of 25).
 """
 
 import ctypes
