@@ -39,30 +39,34 @@ pub(crate) fn images() -> Vec<ImageRecipe> {
                 packages: include_str!("../../../guest/images/python/packages"),
                 customize: &[
                     include_str!("../../../guest/images/debian.sh"),
+                    PYTHON_MODULES,
                     include_str!("../../../guest/images/python/customize.sh"),
                 ],
             },
-            vec![
-                text(
-                    "usr/lib/python3/dist-packages/hyperfork.py",
-                    include_str!("../../../guest/images/python/hyperfork.py"),
-                ),
-                text(
-                    "usr/lib/python3.11/sitecustomize.py",
-                    include_str!("../../../guest/images/python/sitecustomize.py"),
-                ),
-                text(
-                    "usr/lib/python3.11/_hyperfork_renewal.py",
-                    include_str!("../../../guest/images/python/_hyperfork_renewal.py"),
-                ),
-                text(
-                    "usr/lib/hyperfork/env",
-                    include_str!("../../../guest/images/python/env"),
-                ),
-            ],
+            vec![text(
+                "usr/lib/hyperfork/env",
+                include_str!("../../../guest/images/python/env"),
+            )],
         ),
     ]
 }
+
+/// Writes our own modules, to be compiled with all others. Debian's `sitecustomize.py` is a
+/// link that leads out of the tree, so what is there goes first.
+const PYTHON_MODULES: &str = concat!(
+    "#!/bin/sh\nset -eu\n",
+    "cd \"$1\"/usr/lib/python3.11\n",
+    "rm -f sitecustomize.py\n",
+    "cat > sitecustomize.py <<'END OF MODULE'\n",
+    include_str!("../../../guest/images/python/sitecustomize.py"),
+    "END OF MODULE\n",
+    "cat > _hyperfork_renewal.py <<'END OF MODULE'\n",
+    include_str!("../../../guest/images/python/_hyperfork_renewal.py"),
+    "END OF MODULE\n",
+    "cat > ../python3/dist-packages/hyperfork.py <<'END OF MODULE'\n",
+    include_str!("../../../guest/images/python/hyperfork.py"),
+    "END OF MODULE\n",
+);
 
 fn image(name: &str, tree: impl Recipe + 'static, files: Vec<GuestFile>) -> ImageRecipe {
     ImageRecipe {
