@@ -5,7 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes. Written and read as `512MiB`, `2GiB`, `64KiB` or a plain
-/// number of bytes; in JSON always the plain number.
+/// number of bytes, and read as Docker has them, too: `512m`, `2g`, `64k`, of either case.
+/// In JSON always the plain number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
@@ -44,9 +45,15 @@ impl FromStr for Bytes {
     type Err = InvalidSize;
     fn from_str(s: &str) -> Result<Self, InvalidSize> {
         let invalid = || InvalidSize(s.to_owned());
+        let short = |unit: &str, size| {
+            let digits =
+                s.strip_suffix(|last: char| unit.starts_with(last.to_ascii_uppercase()))?;
+            Some((digits, size))
+        };
         let (digits, scale) = UNITS
             .iter()
             .find_map(|(unit, size)| s.strip_suffix(unit).map(|digits| (digits, *size)))
+            .or_else(|| UNITS.iter().find_map(|(unit, size)| short(unit, *size)))
             .unwrap_or((s, 1));
         let number: u64 = digits.trim_end().parse().map_err(|_| invalid())?;
         number.checked_mul(scale).map(Self).ok_or_else(invalid)
@@ -66,8 +73,25 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_read_as_docker_has_them() {
+        for (text, same) in [("512m", "512MiB"), ("2G", "2GiB"), ("64k", "64KiB")] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), same);
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused_and_overflow_does_not_wrap() {
-        for bad in ["", "MiB", "-1MiB", "1.5GiB", "12MB", "99999999999999GiB"] {
+        for bad in [
+            "",
+            "MiB",
+            "-1MiB",
+            "1.5GiB",
+            "12MB",
+            "m",
+            "5x",
+            "5mm",
+            "99999999999999GiB",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad:?} was taken");
         }
     }

@@ -83,9 +83,12 @@ impl Recipe for LinuxKernel {
             .run(|_| ())?;
         fs::copy(objects.join("arch/x86/boot/bzImage"), &bzimage)
             .map_err(BuildError::file("write", &bzimage))?;
-        // What was really configured, for people.
-        let config = job.out.join("config");
-        fs::copy(objects.join(".config"), &config).map_err(BuildError::file("write", &config))?;
+        // For people: what was really configured, and what lies where in `vmlinux`, without
+        // which a profile of a guest is only numbers.
+        for (made, kept) in [(".config", "config"), ("System.map", "System.map")] {
+            let kept = job.out.join(kept);
+            fs::copy(objects.join(made), &kept).map_err(BuildError::file("write", &kept))?;
+        }
         Ok(Environment::default())
     }
 }

@@ -16,6 +16,7 @@
 
 pub mod address;
 mod egress;
+pub mod exchange;
 mod filter;
 mod link;
 mod namespace;
@@ -23,7 +24,7 @@ mod netlink;
 mod netns;
 mod reach;
 mod resolver;
-pub mod sessions;
+mod sessions;
 pub mod streams;
 pub mod user;
 

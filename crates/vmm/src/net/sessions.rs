@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Conversations, each known by who has it, `K`, and by a number, and held by a socket or
 /// the like, `S`.
 #[derive(Debug)]
-pub struct Sessions<K, S> {
+pub(super) struct Sessions<K, S> {
     most: usize,
     numbers: HashMap<K, u64>,
     all: HashMap<u64, Session<K, S>>,
@@ -28,11 +28,11 @@ struct Session<K, S> {
 const IDLE: Duration = Duration::from_secs(90);
 
 /// How often to look for such, with [`Sessions::expire`].
-pub const LOOK: Duration = Duration::from_secs(15);
+pub(super) const LOOK: Duration = Duration::from_secs(15);
 
 impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
     /// Room for `most` at a time.
-    pub fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self {
             most: most.max(1),
             numbers: HashMap::new(),
@@ -42,7 +42,7 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
@@ -51,7 +51,7 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
     ///
     /// # Errors
     /// Those of `open`.
-    pub fn of(
+    pub(super) fn of(
         &mut self,
         key: K,
         now: Duration,
@@ -77,14 +77,14 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
     }
 
     /// The conversation of this number, in which something is said now.
-    pub fn get(&mut self, number: u64, now: Duration) -> Option<(&K, &S)> {
+    pub(super) fn get(&mut self, number: u64, now: Duration) -> Option<(&K, &S)> {
         let session = self.all.get_mut(&number)?;
         session.at = now;
         Some((&session.key, &session.socket))
     }
 
     /// Forgets those that have been silent for long.
-    pub fn expire(&mut self, now: Duration) {
+    pub(super) fn expire(&mut self, now: Duration) {
         let numbers = &mut self.numbers;
         self.all.retain(|_, session| {
             let stays = now.saturating_sub(session.at) < IDLE;

@@ -9,10 +9,14 @@ use hyperfork_api::spec::Share;
 use hyperfork_api::{Identity, Secrets};
 use std::time::{Duration, Instant};
 
-/// Wait for the first answer before the connection is tried anew: right after a fork
-/// the guest may reset it together with its parent's. Each wait that was not long enough
-/// is followed by one twice as long: on a busy host the guest may only be slow.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// Wait for the first answer before the connection is tried anew. A guest has no reason to
+/// lose one: it is asked only when it has ended those of its parent. So this is long; where
+/// 64 clones are born at once on two processors a guest is only slow, and another attempt
+/// would be more for it to do. Each wait that was not long enough is followed by one twice
+/// as long.
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// Wait for a guest that is running to say how much its main program has written.
+const COUNT: Duration = Duration::from_secs(2);
 /// Waits between attempts: short at first, for a clone that answers at once, and
 /// longer later, for a guest that is still booting and pays for each attempt.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
@@ -113,7 +117,7 @@ pub(super) fn start_main(vsock: &VsockHandle, command: &Command) -> Result<(), A
 pub(super) fn count_main(vsock: &VsockHandle) -> Result<u64, AgentError> {
     let mut agent = connect(vsock)?;
     agent
-        .set_timeout(Some(ATTEMPT))
+        .set_timeout(Some(COUNT))
         .map_err(AgentError::Unreachable)?;
     match agent.request(&Request::CountMain)? {
         Reply::Counted(len) => Ok(len),

@@ -1,20 +1,14 @@
 //! UDP: a socket towards the guest for each who sends, so that answers find back.
 
 use crate::net::Reach;
-use crate::net::sessions::{LOOK, Sessions};
+use crate::net::exchange::{Exchange, Ready};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::time::Instant;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// Most senders of one port that are remembered at a time; then the one is forgotten that
-/// has been silent for longest.
+/// Most senders of one port that are remembered at a time.
 const MOST: usize = 256;
 /// Datagrams of one socket before the others get their turn.
 const TURN: usize = 32;
-/// The event of the published port's own socket; those of sessions are their numbers.
-const OUTSIDE: u64 = u64::MAX;
 
 /// A published port.
 #[derive(Debug)]
@@ -22,24 +16,18 @@ pub(super) struct Datagrams {
     outside: UdpSocket,
     reach: Reach,
     port: u16,
-    sessions: Sessions<SocketAddr, UdpSocket>,
-    events: Epoll,
-    begun: Instant,
+    exchange: Exchange<SocketAddr, UdpSocket>,
     buffer: Vec<u8>,
 }
 
 impl Datagrams {
     pub(super) fn new(outside: UdpSocket, reach: Reach, port: u16) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
-        let events = Epoll::new()?;
-        watch(&events, &outside, OUTSIDE)?;
         Ok(Self {
+            exchange: Exchange::new(&outside, MOST)?,
             outside,
             reach,
             port,
-            sessions: Sessions::new(MOST),
-            events,
-            begun: Instant::now(),
             buffer: vec![0; 1 << 16],
         })
     }
@@ -56,20 +44,10 @@ impl Datagrams {
 
     /// What there is now, or comes next.
     fn pass(&mut self) -> io::Result<()> {
-        let mut ready = [EpollEvent::default(); 64];
-        let timeout = match self.sessions.is_empty() {
-            true => -1,
-            false => LOOK.as_millis() as i32,
-        };
-        let count = match self.events.wait(timeout, &mut ready) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            count => count?,
-        };
-        self.sessions.expire(self.begun.elapsed());
-        for event in &ready[..count] {
-            match event.data() {
-                OUTSIDE => self.ask(),
-                session => self.answer(session),
+        for ready in self.exchange.wait()? {
+            match ready {
+                Ready::One => self.ask(),
+                Ready::Session(number) => self.answer(number),
             }
         }
         Ok(())
@@ -84,11 +62,10 @@ impl Datagrams {
                 // About an answer that somebody did not take.
                 Err(_) => continue,
             };
-            let (reach, port, events) = (&self.reach, self.port, &self.events);
-            let session = self.sessions.of(client, self.begun.elapsed(), |number| {
+            let (reach, port) = (&self.reach, self.port);
+            let session = self.exchange.of(client, || {
                 let inside = reach.datagrams(port)?;
                 inside.set_nonblocking(true)?;
-                watch(events, &inside, number)?;
                 Ok(inside)
             });
             if let Ok(inside) = session {
@@ -98,8 +75,8 @@ impl Datagrams {
     }
 
     /// From the guest. A session that is no more has no socket either.
-    fn answer(&mut self, session: u64) {
-        let Some((client, inside)) = self.sessions.get(session, self.begun.elapsed()) else {
+    fn answer(&mut self, number: u64) {
+        let Some((client, inside)) = self.exchange.get(number) else {
             return;
         };
         for _ in 0..TURN {
@@ -113,11 +90,6 @@ impl Datagrams {
             }
         }
     }
-}
-
-fn watch(events: &Epoll, socket: &UdpSocket, number: u64) -> io::Result<()> {
-    let event = EpollEvent::new(EventSet::IN, number);
-    events.ctl(ControlOperation::Add, socket.as_raw_fd(), event)
 }
 
 #[cfg(test)]

@@ -1,0 +1,91 @@
+//! Datagrams between one socket and the many of its conversations.
+
+use super::sessions::{LOOK, Sessions};
+use std::hash::Hash;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+/// The event of the one socket; those of conversations are their numbers.
+const ONE: u64 = u64::MAX;
+
+/// Conversations, and the wait for the next datagram of any of them.
+#[derive(Debug)]
+pub struct Exchange<K, S> {
+    sessions: Sessions<K, S>,
+    events: Epoll,
+    begun: Instant,
+}
+
+/// Where there is something to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// At the one socket.
+    One,
+    /// In the conversation of this number.
+    Session(u64),
+}
+
+impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
+    /// Between `one`, which the caller keeps, and `most` conversations at a time; then the one
+    /// is forgotten that has been silent for longest.
+    ///
+    /// # Errors
+    /// No epoll.
+    pub fn new(one: &impl AsRawFd, most: usize) -> io::Result<Self> {
+        let events = Epoll::new()?;
+        watch(&events, one, ONE)?;
+        Ok(Self {
+            sessions: Sessions::new(most),
+            events,
+            begun: Instant::now(),
+        })
+    }
+
+    /// Waits until there is something to be read, and forgets who has been silent for long.
+    ///
+    /// # Errors
+    /// Those of epoll.
+    pub fn wait(&mut self) -> io::Result<Vec<Ready>> {
+        let mut events = [EpollEvent::default(); 64];
+        let timeout = match self.sessions.is_empty() {
+            true => -1,
+            false => LOOK.as_millis() as i32,
+        };
+        let count = match self.events.wait(timeout, &mut events) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            count => count?,
+        };
+        self.sessions.expire(self.begun.elapsed());
+        let ready = events[..count].iter().map(|event| match event.data() {
+            ONE => Ready::One,
+            number => Ready::Session(number),
+        });
+        Ok(ready.collect())
+    }
+
+    /// The socket for `key`, who says something now; `open` makes it for a new one.
+    ///
+    /// # Errors
+    /// Those of `open` and of epoll.
+    pub fn of(&mut self, key: K, open: impl FnOnce() -> io::Result<S>) -> io::Result<&S> {
+        let events = &self.events;
+        self.sessions.of(key, self.begun.elapsed(), |number| {
+            let socket = open()?;
+            watch(events, &socket, number)?;
+            Ok(socket)
+        })
+    }
+
+    /// Who converses under this number, and the socket for it. One that was forgotten
+    /// meanwhile has none.
+    pub fn get(&mut self, number: u64) -> Option<(&K, &S)> {
+        self.sessions.get(number, self.begun.elapsed())
+    }
+}
+
+fn watch(events: &Epoll, socket: &impl AsRawFd, number: u64) -> io::Result<()> {
+    let event = EpollEvent::new(EventSet::IN, number);
+    events.ctl(ControlOperation::Add, socket.as_raw_fd(), event)
+}
