@@ -55,6 +55,22 @@ pub struct Fork {
     /// What the clones may know. They know none of their parent's.
     #[serde(default)]
     pub secrets: Secrets,
+    /// Milliseconds after which a clone that is not ready is given up; the parent's where unset.
+    #[serde(default)]
+    pub ready_timeout_ms: Option<u64>,
+}
+
+impl Fork {
+    /// A request for so many clones, with nothing else asked for.
+    pub fn new(count: u32) -> Self {
+        Self {
+            count,
+            prefix: None,
+            strategy: Strategy::Image,
+            secrets: Secrets::default(),
+            ready_timeout_ms: None,
+        }
+    }
 }
 
 /// The answer.

@@ -118,10 +118,9 @@ impl<'a> Vms<'a> {
         count: u32,
     ) -> Result<ForkReport, BenchError> {
         let request = Request::Fork(control::Fork {
-            count,
             prefix: Some(prefix.clone()),
             strategy,
-            secrets: Secrets::default(),
+            ..control::Fork::new(count)
         });
         match self.ask(parent, &request)? {
             Reply::Forked(report) => Ok(report),

@@ -1,9 +1,11 @@
 //! `fork` and `demo`.
 
 use super::secrets::Secrets;
+use super::values;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use hyperfork_api::{Strategy, VmName};
+use std::time::Duration;
 
 /// Most clones of one request.
 const MAX_CLONES: i64 = 1024;
@@ -30,6 +32,9 @@ pub(crate) struct Fork {
     pub(crate) strategy: Strategy,
     #[command(flatten)]
     pub(crate) secrets: Secrets,
+    /// Give up on clones that are not ready after this long [default: that of the VM]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(crate) ready_timeout: Option<Duration>,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

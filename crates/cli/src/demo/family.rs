@@ -5,7 +5,7 @@ use crate::ui::{self, duration_us};
 use crate::verbs::{boot, fork_vm, free_name_like, remove_by_force};
 use anyhow::Context;
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{Bytes, ForkReport, Secrets, Strategy, VmInfo, VmName, VmSpec, control};
+use hyperfork_api::{Bytes, ForkReport, Secrets, VmInfo, VmName, VmSpec, control};
 use hyperfork_vmm::process::VmDir;
 
 /// A VM and its clones. Dropping it ends and removes all of them.
@@ -57,12 +57,7 @@ impl<'a> Family<'a> {
     /// # Errors
     /// A clone does not come to life, or somebody interrupted meanwhile.
     pub(super) fn fork(&self, count: u32) -> anyhow::Result<ForkReport> {
-        let request = control::Fork {
-            count,
-            prefix: None,
-            strategy: Strategy::Image,
-            secrets: Secrets::default(),
-        };
+        let request = control::Fork::new(count);
         let report = fork_vm(&self.dir(&self.parent.name), request, self.stage.progress)?;
         self.stage.interrupt.check()?;
         Ok(report)

@@ -1,5 +1,6 @@
 //! `fork`.
 
+use super::milliseconds;
 use crate::args::Fork;
 use crate::exit;
 use crate::ui::{self, Progress, Table, duration_us};
@@ -20,6 +21,7 @@ pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
         prefix: args.name_prefix,
         strategy: args.strategy,
         secrets: args.secrets.into_values(),
+        ready_timeout_ms: args.ready_timeout.map(milliseconds),
     };
     let report = fork(&dir, request, progress)?;
     match args.json {

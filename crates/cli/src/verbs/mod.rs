@@ -22,6 +22,12 @@ pub(crate) use self::vms::remove_by_force;
 
 use crate::args::Verb;
 use crate::{demo, doctor};
+use std::time::Duration;
+
+/// A time as requests have it.
+fn milliseconds(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
+}
 
 /// Does what the verb says.
 ///

@@ -63,11 +63,7 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
         image: image_name(&args),
         max_forks: args.max_forks,
         identical_clones: args.identical_clones,
-        ready_timeout_ms: args
-            .ready_timeout
-            .as_millis()
-            .try_into()
-            .unwrap_or(u64::MAX),
+        ready_timeout_ms: super::milliseconds(args.ready_timeout),
     };
     boot(&run_dir, &spec, secrets, progress, &interrupt)?;
     if args.detach {

@@ -116,7 +116,7 @@ impl Tracking {
         let Some(Tracked { layers, ahead, .. }) = &mut tracker.tracked else {
             return Ok(None);
         };
-        let find = |part| pagemap.written_ranges_in(ram, part);
+        let find = |part| pagemap.written_ranges(ram, part);
         let mut new = collect(ram, find, spare, hands)?;
         let copied = Copied::New {
             len: new.layers.len(),
@@ -178,7 +178,7 @@ impl Tracker {
                 false => Ok(()),
             };
         };
-        let written = pagemap.written_ranges(ram)?;
+        let written = pagemap.written_ranges(ram, 0..ram.len())?;
         let len = ranges::len(&written);
         if len < self.least {
             return Ok(());

@@ -87,7 +87,7 @@ pub fn host_translates() -> bool {
 /// Removes what VMs share on the host, if there are none. Those that are just ending get a
 /// moment: the kernel removes interfaces when it has time.
 pub fn tidy() {
-    const LOOKS: u32 = 10;
+    const LOOKS: u32 = 60;
     const MOMENT: Duration = Duration::from_millis(50);
     let none = || {
         let names = fs::read_dir("/sys/class/net").into_iter().flatten();

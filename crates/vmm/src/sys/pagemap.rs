@@ -95,20 +95,12 @@ impl Pagemap {
         }
     }
 
-    /// Those of them that have been written since they were
+    /// Those in a part of the mapping that have been written since they were
     /// [protected](Self::protect), or never were.
     ///
     /// # Errors
     /// When the page tables cannot be read, or the kernel cannot tell (Linux 6.7).
-    pub fn written_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
-        self.written_ranges_in(mapping, 0..mapping.len())
-    }
-
-    /// Those in a part of the mapping.
-    ///
-    /// # Errors
-    /// As [`written_ranges`](Self::written_ranges).
-    pub fn written_ranges_in(
+    pub fn written_ranges(
         &self,
         mapping: &Mapping,
         part: Range<usize>,
@@ -263,12 +255,21 @@ mod tests {
             Err(_) => return assert!(scan(&pagemap.0, &mapping, 0..PAGE, PRIVATE).is_err()),
         };
         let all = [pages(1..3), pages(7..8)];
-        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), all);
+        assert_eq!(
+            pagemap.written_ranges(&mapping, 0..mapping.len()).unwrap(),
+            all
+        );
         pagemap.protect(&mapping, &all).unwrap();
-        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), []);
+        assert_eq!(
+            pagemap.written_ranges(&mapping, 0..mapping.len()).unwrap(),
+            []
+        );
         [2, 40].into_iter().for_each(write);
         let written = [pages(2..3), pages(40..41)];
-        assert_eq!(pagemap.written_ranges(&mapping).unwrap(), written);
+        assert_eq!(
+            pagemap.written_ranges(&mapping, 0..mapping.len()).unwrap(),
+            written
+        );
         assert_eq!(pagemap.private_ranges(&mapping).unwrap().len(), 3);
         drop(watched);
     }

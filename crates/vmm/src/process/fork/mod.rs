@@ -136,10 +136,19 @@ pub(super) fn fork(
         }
     };
 
-    await_births(owner, clones, times, aside, reply, move |touched| {
-        let image = state.ram.bounded(MOST_PRIMED);
-        Some((Primer { image, touched }, fds))
-    })
+    let patience = patience(owner, request);
+    await_births(
+        owner,
+        clones,
+        times,
+        aside,
+        reply,
+        patience,
+        move |touched| {
+            let image = state.ram.bounded(MOST_PRIMED);
+            Some((Primer { image, touched }, fds))
+        },
+    )
 }
 
 /// Has a thread wait for all clones and reply, for from here on they need the processors
@@ -151,11 +160,13 @@ fn await_births(
     times: Times,
     aside: Aside,
     reply: Sender<Reply>,
+    patience: Duration,
     primer: impl FnOnce(Vec<Range<usize>>) -> Option<(Primer, FdTable)> + Send + 'static,
 ) -> Result<(), ForkError> {
     owner.info.forks += clones.count();
     let tasks = owner.tasks.clone();
-    let timeout = Duration::from_millis(owner.spec.ready_timeout_ms) + Duration::from_secs(1);
+    // A clone that gives up says so itself.
+    let timeout = patience + Duration::from_secs(1);
     let waiting = thread::Builder::new().name("births".into()).spawn(move || {
         let (answer, touched) = match clones.wait(&times, timeout) {
             Ok(report) => (Reply::Forked(report), Some(clones.release())),
@@ -259,6 +270,7 @@ fn birth_of(
 ) -> Result<Birth, ForkError> {
     let mut spec = owner.spec.clone();
     spec.name = name.clone();
+    spec.ready_timeout_ms = patience(owner, request).as_millis() as u64;
     let identity =
         identity::cloned(&owner.identity, name.clone(), index).map_err(ForkError::Process)?;
     let mut info = record::born(&spec, &identity, Some(owner.info.name.clone()));
@@ -270,6 +282,12 @@ fn birth_of(
         logged,
         secrets: request.secrets.clone(),
     })
+}
+
+/// How long clones may take to be ready.
+fn patience(owner: &Owner, request: &Fork) -> Duration {
+    let usual = owner.spec.ready_timeout_ms;
+    Duration::from_millis(request.ready_timeout_ms.unwrap_or(usual))
 }
 
 fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {

@@ -13,7 +13,7 @@ use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{ForkReport, Secrets, Strategy};
+use hyperfork_api::ForkReport;
 use std::ops::ControlFlow;
 use std::sync::mpsc::channel;
 
@@ -117,12 +117,7 @@ impl Owner {
             let words = format!("{} is being stopped", self.info.name);
             return Err((Refusal::Failed, words));
         }
-        let request = Fork {
-            count: clones,
-            prefix: None,
-            strategy: Strategy::Image,
-            secrets: Secrets::default(),
-        };
+        let request = Fork::new(clones);
         let vms = self.run_dir.list().map_or(0, |vms| vms.len());
         let asked = clones as usize;
         // More than that at once is no matter of how many there are.
