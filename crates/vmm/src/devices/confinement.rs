@@ -1,5 +1,6 @@
 //! What the device thread may ask of the host's kernel.
 
+use crate::sys::pagemap;
 use crate::sys::seccomp::{Allowed, Confinement};
 use std::io;
 
@@ -64,6 +65,9 @@ const SHARES: &[libc::c_long] = &[
 /// Of a TAP device (linux/if_tun.h).
 const TUN_IOCTLS: u8 = b'T';
 
+/// What a balloon's taking of free pages comes to.
+const FREE_PAGES: &[u32] = &[pagemap::SCAN];
+
 impl Names {
     /// # Errors
     /// As [`Confinement::new`].
@@ -75,7 +79,7 @@ impl Names {
         Confinement::new(&Allowed {
             calls,
             ioctls: &[TUN_IOCTLS],
-            requests: &[],
+            requests: FREE_PAGES,
             // By which the guest's connections reach the host.
             unix_sockets: true,
         })

@@ -178,7 +178,10 @@ impl Machine {
                 let boot = boot(&cmdline, count);
                 let entry = boot::kernel::load(&memory, &guest.kernel, initrd, &boot)?;
                 boot::generation::write(&memory, identity).map_err(BootError::from)?;
-                (entry, slots::fresh(guest, identity.cid, backends)?)
+                (
+                    entry,
+                    slots::fresh(guest, identity.cid, backends, shell.ram.free_pages())?,
+                )
             }
         };
         boot::entry::write_tables(&memory)?;
@@ -268,7 +271,13 @@ impl Machine {
         let memory = shell.ram.memory().clone();
         let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
         let device_states = state.devices.iter().map(|transport| &transport.device);
-        let slots = slots::restored(device_states, fds, identity.cid, backends)?;
+        let slots = slots::restored(
+            device_states,
+            fds,
+            identity.cid,
+            backends,
+            shell.ram.free_pages(),
+        )?;
         let serial_irq = serial_line(&shell)?;
         let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
         let devices = devices.zip(&state.devices).map(|((device, lines), state)| {

@@ -1,6 +1,7 @@
 //! Which devices a machine has, and in which slots.
 
 use crate::devices::log::Log;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::block::handle::DiskHandle;
 use crate::devices::virtio::block::image::{self, ImageError};
@@ -10,7 +11,10 @@ use crate::devices::virtio::net::Net;
 use crate::devices::virtio::p9::P9;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockHandle};
-use crate::devices::virtio::{DeviceState, VirtioDevice, block, console, net, p9, rng, vsock};
+use crate::devices::virtio::{
+    DeviceState, VirtioDevice, balloon, block, console, net, p9, rng, vsock,
+};
+use crate::memory::FreePages;
 use crate::snapshot::Shape;
 use crate::sys::fds::FdTable;
 use crate::sys::tap::Tap;
@@ -111,6 +115,7 @@ fn rings(guest: &LinuxGuest) -> Vec<u8> {
         console::QUEUE_SIZES.len(),
         vsock::QUEUE_SIZES.len(),
         rng::QUEUE_SIZES.len(),
+        balloon::QUEUE_SIZES.len(),
     ];
     let card = guest.network.iter().map(|_| net::QUEUE_SIZES.len());
     let shares = guest.shares.iter().map(|_| p9::QUEUE_SIZES.len());
@@ -119,7 +124,12 @@ fn rings(guest: &LinuxGuest) -> Vec<u8> {
 }
 
 /// A Linux guest's devices as after power-on.
-pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result<Slots, SlotError> {
+pub(super) fn fresh(
+    guest: &LinuxGuest,
+    cid: u32,
+    backends: &Backends,
+    free_pages: &FreePages,
+) -> Result<Slots, SlotError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     let mut disks = Vec::new();
     for disk in &guest.disks {
@@ -131,6 +141,7 @@ pub(super) fn fresh(guest: &LinuxGuest, cid: u32, backends: &Backends) -> Result
     let (vsock, handle) = Vsock::new(cid).map_err(SlotError::device("socket device"))?;
     devices.push(Box::new(vsock));
     devices.push(Box::new(Rng));
+    devices.push(Box::new(Balloon::new(free_pages.clone())));
     if let Some(network) = &guest.network {
         devices.push(Box::new(card(backends, |tap, mac| {
             Net::new(tap, mac, network.bytes_per_s)
@@ -152,6 +163,7 @@ pub(super) fn restored<'a>(
     fds: &FdTable,
     cid: u32,
     backends: &Backends,
+    free_pages: &FreePages,
 ) -> Result<Slots, SlotError> {
     let mut slots = Slots {
         devices: Vec::new(),
@@ -160,6 +172,7 @@ pub(super) fn restored<'a>(
     };
     for state in states {
         let device: Box<dyn VirtioDevice> = match state {
+            DeviceState::Balloon(state) => Box::new(Balloon::restore(state, free_pages.clone())),
             DeviceState::Block(state) => {
                 let block = overlays(backends)
                     .and_then(|overlays| Block::restore(state, fds, overlays))

@@ -8,6 +8,7 @@
 //! ```
 mod arena;
 mod collect;
+pub mod free_pages;
 pub mod image;
 mod layers;
 pub mod layout;
@@ -16,5 +17,6 @@ pub mod ram;
 mod ranges;
 mod tracking;
 
+pub use free_pages::FreePages;
 pub use image::RamImage;
 pub use ram::Ram;

@@ -2,6 +2,7 @@
 
 use super::arena::{Arena, Spare};
 use super::collect::{Collected, collect};
+use super::free_pages::{FreePages, Frozen};
 use super::image::{Primed, RamImage};
 use super::layers::Layers;
 use super::layout::ram_regions;
@@ -47,7 +48,8 @@ pub struct Ram {
     /// Tell which they are.
     pagemap: Arc<Pagemap>,
     statm: Statm,
-    tracking: Tracking,
+    pub(super) tracking: Tracking,
+    free_pages: FreePages,
     /// Whether the next freeze has so much to look through, or to copy, that it takes longer
     /// than waking those who could help.
     is_much: bool,
@@ -130,6 +132,7 @@ impl Ram {
             pagemap: open_pagemap().map_err(|source| RamError::Map { size, source })?,
             statm: Statm::open().map_err(|source| RamError::Map { size, source })?,
             tracking: Tracking::of(&mapping),
+            free_pages: FreePages::of(size),
             is_much: false,
             mapping,
         })
@@ -143,7 +146,9 @@ impl Ram {
         let file = memfd::create("hyperfork-ram", self.size())?;
         self.mapping.place_shared(&file)?;
         self.mapping.prefer_huge_pages();
-        self.backing = Backing::Own(Own::new(file, &self.mapping)?);
+        let own = Own::new(file, &self.mapping)?;
+        self.free_pages.take_from_file(own.file().clone());
+        self.backing = Backing::Own(own);
         Ok(())
     }
 
@@ -165,7 +170,7 @@ impl Ram {
             _ => None,
         };
         let mapped = image.place(&mut self.mapping, primed, hands)?;
-        self.backing = Backing::Frozen(mapped.image);
+        self.stand_on(mapped.image);
         Ok(())
     }
 
@@ -189,6 +194,8 @@ impl Ram {
             Backing::Frozen(_) => {
                 let resident = self.statm.resident()?;
                 self.is_much = resident.anonymous >= MUCH_OF_ITS_OWN || resident.all >= MUCH;
+                // So that whoever prepares need not stop because a page is being taken.
+                let _untaken = self.free_pages.hold();
                 self.tracking.prepare(&self.pagemap, resident.anonymous)
             }
             _ => self.prepare_freeze_base(),
@@ -202,7 +209,10 @@ impl Ram {
     /// As [`prepare_freeze`](Self::prepare_freeze).
     pub fn prepare_freeze_base(&mut self) -> io::Result<()> {
         match &mut self.backing {
-            Backing::Own(own) => own.freeze(&mut self.mapping),
+            Backing::Own(own) => {
+                self.free_pages.close();
+                own.freeze(&mut self.mapping)
+            }
             Backing::Reserved | Backing::Frozen(_) | Backing::Primed(_) => Ok(()),
         }
     }
@@ -276,8 +286,20 @@ impl Ram {
                 RamImage { base, changes }
             }
         };
-        self.backing = Backing::Frozen(image.clone());
+        self.stand_on(image.clone());
         Ok((image, aside))
+    }
+
+    /// The RAM is private on top of `image` from here on.
+    fn stand_on(&mut self, image: RamImage) {
+        self.free_pages.take_from_above(Frozen {
+            image: image.clone(),
+            // SAFETY: when the RAM goes, it closes `free_pages`, and so lets go of it.
+            ram: unsafe { self.mapping.alias() },
+            pagemap: self.pagemap.clone(),
+            tracking: self.tracking.clone(),
+        });
+        self.backing = Backing::Frozen(image);
     }
 
     /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at
@@ -287,16 +309,19 @@ impl Ram {
     /// # Errors
     /// As [`Pagemap::open`].
     pub fn inherit(&mut self, image: RamImage) -> io::Result<Self> {
-        Ok(Self {
+        let mut ram = Self {
             memory: self.memory.clone(),
-            backing: Backing::Frozen(image),
+            backing: Backing::Reserved,
             spare: Spare::default(),
             pagemap: open_pagemap()?,
             statm: Statm::open()?,
             tracking: Tracking::of(&self.mapping),
+            free_pages: FreePages::of(self.size()),
             is_much: false,
             mapping: self.mapping.take(),
-        })
+        };
+        ram.stand_on(image);
+        Ok(ram)
     }
 
     /// Bytes of it that exist: shared with relatives, and the machine's own.
@@ -350,6 +375,11 @@ impl Ram {
         &self.memory
     }
 
+    /// What takes back pages that its guest has free.
+    pub fn free_pages(&self) -> &FreePages {
+        &self.free_pages
+    }
+
     /// Where the RAM begins in the monitor's address space.
     pub fn host_base(&self) -> *mut u8 {
         self.mapping.base()
@@ -396,6 +426,7 @@ impl Drop for Moved {
 
 impl Drop for Ram {
     fn drop(&mut self) {
+        self.free_pages.close();
         self.tracking.end();
     }
 }

@@ -41,8 +41,8 @@ struct Tracker {
 #[derive(Debug)]
 struct Tracked {
     /// The RAM's own pages as they were at the last freeze; those that have been written
-    /// since are told. (A page that were taken from the RAM would still be in here: only
-    /// what is not frozen yet can be given back.)
+    /// since are told. (A page that were taken from the RAM would still be in here, so
+    /// none is: [`FreePages`](super::FreePages).)
     layers: Layers,
     /// Bytes of them that were [copied ahead](Tracking::prepare) since the last freeze.
     ahead: usize,
@@ -95,6 +95,13 @@ impl Tracking {
             // Whoever works on it does just that.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Does `work` if no writes are noticed, and nobody begins with that meanwhile.
+    pub(super) fn unless_on<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        // Whoever works on it may be about to begin.
+        let tracker = self.0.try_lock().ok()?;
+        tracker.tracked.is_none().then(work)
     }
 
     /// Where the RAM, which stands still, is tracked: all that differs from its base, of

@@ -192,6 +192,28 @@ impl Mapping {
         check(result).map(drop)
     }
 
+    /// Lets go of the pages in `range` that have become this process's own: where a file is
+    /// mapped privately, what that holds shows again.
+    ///
+    /// # Errors
+    /// As `madvise(2)`, `MADV_DONTNEED`.
+    ///
+    /// # Panics
+    /// When the range is not inside the mapping.
+    pub fn drop_own(&self, range: Range<usize>) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the range is inside ours. Its users hold raw addresses and no references;
+        // to them it is as if somebody had written there.
+        let result = unsafe {
+            libc::madvise(
+                self.base.as_ptr().add(range.start).cast(),
+                range.len(),
+                libc::MADV_DONTNEED,
+            )
+        };
+        check(result).map(drop)
+    }
+
     /// The same range once more, for somebody who does not own it.
     ///
     /// # Safety

@@ -23,6 +23,8 @@ const REGIONS: [(GuestAddress, usize); 2] = [
     (GuestAddress(0x1_0000), 0x1_0000),
 ];
 const END: u64 = 0x2_0000;
+/// Bytes of guest memory.
+pub const MEMORY: u64 = END;
 
 /// Entries of each ring the driver sets up at first.
 const RING_SIZE: u16 = 16;
@@ -55,11 +57,23 @@ pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
 /// When the device misbehaves.
 pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
     let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
+    drive_in(Arc::new(memory), device, content, script);
+}
+
+/// The same in guest memory that is there already: [`MEMORY`] bytes from 0 on.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn drive_in(
+    memory: Arc<GuestMemoryMmap>,
+    device: Box<dyn VirtioDevice>,
+    content: &[u8],
+    script: &[u8],
+) {
     let buffers: Vec<u8> = content.iter().copied().cycle().take(BUFFERS).collect();
     memory
         .write_slice(&buffers, GuestAddress(DATA))
         .expect("the buffers are in memory");
-    let memory = Arc::new(memory);
     let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
     let mut transport =
         MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");

@@ -7,6 +7,7 @@
 //! [`DeviceError`], upon which the transport sets DEVICE_NEEDS_RESET (2.1) and
 //! never touches that device's rings again until the driver resets it.
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -112,6 +113,8 @@ pub trait VirtioDevice: Send {
 /// The state of any device's own part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum DeviceState {
+    /// A memory balloon.
+    Balloon(balloon::BalloonState),
     /// A disk.
     Block(block::disk::DiskState),
     /// A console.

@@ -37,12 +37,34 @@ pub fn pop<'m>(
 pub fn serve(
     context: Context<'_>,
     index: usize,
+    work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
+) -> Result<Notify, DeviceError> {
+    let most = context.queues[index].size();
+    serve_at_most(most, context, index, work)
+}
+
+/// The same for a single chain, whose work may take long.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_one(
+    context: Context<'_>,
+    index: usize,
+    work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
+) -> Result<Notify, DeviceError> {
+    serve_at_most(1, context, index, work)
+}
+
+fn serve_at_most(
+    most: u16,
+    context: Context<'_>,
+    index: usize,
     mut work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
 ) -> Result<Notify, DeviceError> {
     let Context { queues, memory } = context;
     let queue = &mut queues[index];
     let mut any = false;
-    for _ in 0..queue.size() {
+    for _ in 0..most {
         let Some(chain) = pop(queue, memory)? else {
             break;
         };

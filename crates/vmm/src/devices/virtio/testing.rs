@@ -50,7 +50,22 @@ impl Driver {
     /// Starts `device` with all it offers but the features in `without`.
     pub(crate) fn start_without(device: impl VirtioDevice + 'static, without: u64) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let memory = Arc::new(memory);
+        Self::start_in_without(Arc::new(memory), device, without)
+    }
+
+    /// Starts `device` with all it offers, in this memory.
+    pub(crate) fn start_in(
+        memory: Arc<GuestMemoryMmap>,
+        device: impl VirtioDevice + 'static,
+    ) -> Self {
+        Self::start_in_without(memory, device, 0)
+    }
+
+    fn start_in_without(
+        memory: Arc<GuestMemoryMmap>,
+        device: impl VirtioDevice + 'static,
+        without: u64,
+    ) -> Self {
         let lines = Lines::new(device.queue_sizes().len()).unwrap();
         let transport = MmioTransport::new(Box::new(device), lines, memory.clone()).unwrap();
         let driver = Self::with(transport, memory);

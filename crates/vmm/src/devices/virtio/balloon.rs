@@ -1,0 +1,143 @@
+//! The memory balloon (virtio 1.2, section 5.5), of which only free page reporting is used
+//! (5.5.6.7): the driver tells which of its pages are free, and the host takes back what it
+//! [can](FreePages) of them until they are written again.
+//!
+//! The device never asks for pages by inflating, so nothing is taken that the guest has not
+//! free. The driver may not expect anything in pages that it has reported (5.5.6.7); a driver
+//! that does, since it poisons free pages, does not report them, for
+//! VIRTIO_BALLOON_F_PAGE_POISON is not offered. One that reports pages it uses harms its own
+//! machine, and those cloned from it later.
+//!
+//! A machine that is captured does not run and neither does this device: what has been
+//! reported was taken by then, or is still in the ring, where parent and clone will find it.
+
+use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::memory::FreePages;
+use crate::sys::fds::FdTable;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::BorrowedFd;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
+
+/// The feature bit of free page reporting (5.5.3).
+const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
+
+/// The rings: pages taken, pages given back, and free pages. (Those between are not there
+/// without their features.) Linux reports 32 runs of pages at a time, and needs a ring that
+/// holds them.
+pub(crate) const QUEUE_SIZES: [u16; 3] = [16, 16, 64];
+const REPORTING: usize = 2;
+
+/// Of one report so many runs are taken at most, and so many bytes in all: as many as there
+/// are in the largest of Linux's. It takes milliseconds, for which a fork would have to wait.
+/// The rest remains the guest's.
+const RUNS_MAX: usize = 64;
+const BYTES_MAX: u64 = 128 << 20;
+
+/// A balloon.
+#[derive(Debug)]
+pub struct Balloon {
+    free_pages: FreePages,
+}
+
+/// The state of a balloon: none.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct BalloonState;
+
+impl Balloon {
+    /// A balloon of the machine whose free pages these are.
+    pub fn new(free_pages: FreePages) -> Self {
+        Self { free_pages }
+    }
+
+    /// The same, as it was when the state was saved.
+    pub fn restore(_: &BalloonState, free_pages: FreePages) -> Self {
+        Self::new(free_pages)
+    }
+
+    fn take(&self, report: ring::Chain<'_>) -> Result<(), DeviceError> {
+        let mut room = BYTES_MAX;
+        for run in report.take(RUNS_MAX) {
+            if !run.is_write_only() {
+                return Err(DeviceError::Request("free pages that cannot be written"));
+            }
+            let len = u64::from(run.len()).min(room);
+            room -= len;
+            let taken = self.free_pages.take(run.addr().0, len);
+            taken.map_err(|_| DeviceError::Request("free pages that do not exist"))?;
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Balloon {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_BALLOON
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_BALLOON_F_REPORTING
+    }
+
+    /// No pages are wanted.
+    fn read_config(&self, _: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    /// How many pages the driver thinks it has handed over does not matter.
+    fn write_config(&mut self, _: u64, _: &[u8]) {}
+
+    fn activate(&mut self, _: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
+        match index {
+            REPORTING => ring::serve_one(context, index, |report| self.take(report).map(|()| 0)),
+            // Pages that nobody wanted remain the guest's.
+            _ => ring::serve(context, index, |_| Ok(0)),
+        }
+    }
+
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
+        Ok(Notify::default())
+    }
+
+    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
+        Ok(DeviceState::Balloon(BalloonState))
+    }
+}
+
+/// Runs `script` as a [hostile driver](super::hostile) in a machine that was booted, or that
+/// is a clone. Its rings lie in the memory that it reports.
+///
+/// # Panics
+/// When the device misbehaves, or the host is out of memory.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn drive_hostile(is_clone: bool, script: &[u8]) {
+    use super::hostile;
+    use crate::memory::Ram;
+
+    let new = || Ram::reserve(hostile::MEMORY).expect("addresses");
+    let mut ram = new();
+    ram.back_with_zeroes().expect("memory");
+    if is_clone {
+        let (image, aside) = ram.freeze().expect("memory");
+        aside.retire().expect("a seal");
+        ram = new();
+        ram.back_with(&image).expect("memory");
+    }
+    let balloon = Balloon::new(ram.free_pages().clone());
+    hostile::drive_in(ram.memory().clone(), Box::new(balloon), &[7], script);
+}
+
+#[cfg(test)]
+mod tests;
