@@ -9,11 +9,11 @@ use super::ending::Ending;
 use super::ready::Readiness;
 use super::{Owner, TERMINATION_GRACE, Task};
 use crate::sys::clock::Monotonic;
+use hyperfork_api::ForkReport;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
 use hyperfork_api::spec::Guest;
-use hyperfork_api::ForkReport;
 use std::ops::ControlFlow;
 use std::sync::mpsc::channel;
 
