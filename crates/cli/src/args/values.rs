@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn memory_that_no_vm_can_have_is_refused() {
         assert_eq!(memory("512MiB"), Ok(Bytes::mib(512)));
-        for bad in ["32MiB", "65MiB", "100000001", "512M", "lots"] {
+        assert_eq!(memory("512m"), memory("512MiB"));
+        for bad in ["32MiB", "65MiB", "100000001", "512MB", "lots"] {
             assert!(memory(bad).is_err(), "{bad:?} was taken");
         }
     }
