@@ -35,6 +35,9 @@ const FORKS: usize = 4;
 /// How many clones each of them makes, where that is more than one.
 const CLONES: &str = "HYPERFORK_TEST_DISK_CLONES";
 
+/// Of a fork: where many write at once, none of them has much of a processor.
+const PATIENCE: &str = "20m";
+
 /// Nothing is written any more, and all that was is on the disk.
 const SETTLED: &str = "killall witness; sync; mount -o remount,ro /";
 
@@ -56,6 +59,8 @@ fn the_disks_of_clones_forked_at_once_while_files_are_written_are_clean_and_each
                 "--quiet",
                 "--name-prefix",
                 &prefix,
+                "--ready-timeout",
+                PATIENCE,
             ])
         })
         .collect();
