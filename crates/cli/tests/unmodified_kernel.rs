@@ -32,9 +32,9 @@ fn an_unmodified_kernel_boots_and_its_clones_answer_for_themselves() {
     assert_eq!(lines[1], "2");
     // It does not depend on how well it measured.
     assert_eq!(lines[2], "lapic-deadline");
-    // Disk, console, sockets, randomness.
+    // Disk, console, sockets, randomness, balloon.
     let described = lines.iter().filter(|line| line.starts_with("LNRO0005:"));
-    assert_eq!(described.count(), 4, "{ended:?}");
+    assert_eq!(described.count(), 5, "{ended:?}");
     assert!(lines.contains(&"HYPF0001:00"), "{ended:?}");
 
     let write = |vm: &str| user.ok(&["exec", vm, "--", "sh", "-c", &format!("echo {vm} > /x")]);
