@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 
 /// The library's names for files and images in them.
 type Storage = file::File;
@@ -115,11 +115,10 @@ fn is_device(file: &File) -> bool {
 fn open(files: &[(File, DiskFormat)]) -> io::Result<Image> {
     let mut below = None;
     for (file, format) in files.iter().rev() {
-        let storage = Storage::try_from(file.try_clone()?)?;
         below = Some(match format {
-            DiskFormat::Raw => Image::new(raw::Raw::open_image(storage, false)?),
+            DiskFormat::Raw => Image::new(raw::Raw::open_image(storage(file)?, false)?),
             DiskFormat::Qcow2 => {
-                let mut image = Header::open_image(storage, false)?;
+                let mut image = header(file)?;
                 // What the header names is opened by nobody: it is in `files`, or refused.
                 image.set_data_file(None);
                 image.set_backing(below.take());
@@ -128,6 +127,50 @@ fn open(files: &[(File, DiskFormat)]) -> io::Result<Image> {
         });
     }
     below.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn storage(file: &File) -> io::Result<Storage> {
+    Storage::try_from(file.try_clone()?)
+}
+
+/// The library's, of an image that does not make it panic.
+fn header(file: &File) -> io::Result<Header> {
+    if names_are_cut(file).unwrap_or(false) {
+        let words = "its table of feature names is cut";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+    }
+    Header::open_image(storage(file)?, false)
+}
+
+/// Whether a table of feature names ends within an entry, which the library does not expect.
+/// What else is wrong with a header, it says itself.
+///
+/// # Errors
+/// The header is cut, or makes no sense.
+fn names_are_cut(file: &File) -> io::Result<bool> {
+    /// The type of this header extension, and the length of an entry
+    /// (QEMU's docs/interop/qcow2.rst, "Feature name table").
+    const FEATURE_NAMES: u32 = 0x6803_f857;
+    const ENTRY: u32 = 48;
+    /// Clusters have 2 MiB at most.
+    const CLUSTER_BITS_MAX: u32 = 21;
+    let field = |at| -> io::Result<u32> {
+        let mut field = [0; 4];
+        file.read_exact_at(&mut field, at)?;
+        Ok(u32::from_be_bytes(field))
+    };
+    let (version, cluster_bits, mut at) = (field(4)?, field(20)?, u64::from(field(100)?));
+    // All extensions lie in the first cluster.
+    let end = 1 << cluster_bits.min(CLUSTER_BITS_MAX);
+    while version > 2 && at < end {
+        let (kind, len) = (field(at)?, field(at + 4)?);
+        match kind {
+            0 => break,
+            FEATURE_NAMES if !len.is_multiple_of(ENTRY) => return Ok(true),
+            _ => at += 8 + u64::from(len).next_multiple_of(8),
+        }
+    }
+    Ok(false)
 }
 
 /// What the header of an image says of other files.
@@ -144,7 +187,7 @@ pub struct Others {
 /// # Errors
 /// When the library does not understand it.
 pub fn others(file: &File) -> io::Result<Others> {
-    let header = Header::open_image(Storage::try_from(file.try_clone()?)?, false)?;
+    let header = header(file)?;
     let backing = header.implicit_backing_file().cloned();
     Ok(Others {
         backing: backing.map(|name| (name, header.implicit_backing_format().cloned())),
