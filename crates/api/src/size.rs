@@ -16,7 +16,12 @@ pub struct Bytes(pub u64);
 #[error("'{0}' is not a size: write bytes or a number with KiB, MiB or GiB, as in 512MiB")]
 pub struct InvalidSize(String);
 
-const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+/// Each unit's names, as it is written first.
+const UNITS: [([&str; 3], u64); 3] = [
+    (["GiB", "G", "g"], 1 << 30),
+    (["MiB", "M", "m"], 1 << 20),
+    (["KiB", "K", "k"], 1 << 10),
+];
 
 impl Bytes {
     /// `n` mebibytes, saturating.
@@ -32,7 +37,7 @@ impl Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, size) in UNITS {
+        for ([unit, ..], size) in UNITS {
             if self.0 >= size && self.0.is_multiple_of(size) {
                 return write!(f, "{}{unit}", self.0 / size);
             }
@@ -45,15 +50,10 @@ impl FromStr for Bytes {
     type Err = InvalidSize;
     fn from_str(s: &str) -> Result<Self, InvalidSize> {
         let invalid = || InvalidSize(s.to_owned());
-        let short = |unit: &str, size| {
-            let digits =
-                s.strip_suffix(|last: char| unit.starts_with(last.to_ascii_uppercase()))?;
-            Some((digits, size))
-        };
+        let digits_before = |names: &[&str; 3]| names.iter().find_map(|name| s.strip_suffix(name));
         let (digits, scale) = UNITS
             .iter()
-            .find_map(|(unit, size)| s.strip_suffix(unit).map(|digits| (digits, *size)))
-            .or_else(|| UNITS.iter().find_map(|(unit, size)| short(unit, *size)))
+            .find_map(|(names, size)| Some((digits_before(names)?, *size)))
             .unwrap_or((s, 1));
         let number: u64 = digits.trim_end().parse().map_err(|_| invalid())?;
         number.checked_mul(scale).map(Self).ok_or_else(invalid)

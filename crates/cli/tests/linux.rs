@@ -427,3 +427,15 @@ fn a_guest_that_never_answers_is_given_up() {
     assert!(line.contains("ready") && line.contains("20 s"), "{line}");
     user.must_be_clean();
 }
+
+#[test]
+fn a_fork_says_how_long_its_clones_may_take_and_the_parent_outlives_those_that_take_longer() {
+    let user = User::new();
+    boot(&user, "p", &[]);
+    // No guest answers in so short a time.
+    let line = user.fails(1, &["fork", "p", "-q", "--ready-timeout", "1ms"]);
+    assert!(line.contains("p-1") && line.contains("ready"), "{line}");
+    assert_eq!(exec(&user, "p", "true").status, 0);
+    // Another time is another's.
+    user.ok(&["fork", "p", "-q"]);
+}

@@ -12,8 +12,8 @@ use super::image::RamImage;
 use super::layout::{RamRegion, ram_regions};
 use super::ranges;
 use super::tracking::Tracking;
+use crate::sys::hole;
 use crate::sys::mapping::Alias;
-use crate::sys::memfd;
 use crate::sys::pagemap::Pagemap;
 use std::fs::File;
 use std::io;
@@ -128,7 +128,7 @@ impl Ground {
     fn take(&self, pages: Range<usize>) -> io::Result<()> {
         match self {
             Self::Closed => Ok(()),
-            Self::Own(file) => memfd::punch(file, pages),
+            Self::Own(file) => hole::punch(file, pages.start as u64..pages.end as u64),
             Self::Frozen(frozen) => frozen.take(pages),
         }
     }

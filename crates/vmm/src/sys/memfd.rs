@@ -1,9 +1,8 @@
 //! Anonymous memory files.
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -19,17 +18,6 @@ pub fn create(name: &str, len: u64) -> io::Result<File> {
     )?);
     file.set_len(len)?;
     Ok(file)
-}
-
-/// Makes a hole of `range` of `file`: it reads as zeroes, for whoever has it mapped, and
-/// takes no memory until it is written again.
-///
-/// # Errors
-/// `EPERM` when the file is [sealed](seal).
-pub fn punch(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let (offset, len) = (range.start as u64, range.len() as u64);
-    Ok(rustix::fs::fallocate(file, flags, offset, len)?)
 }
 
 /// Forbids every change to `file`, for ever and for everybody. May take a second: the

@@ -7,6 +7,7 @@ pub mod fds;
 pub mod file_lock;
 pub mod fork;
 pub mod hands;
+pub mod hole;
 pub mod kick;
 pub mod mapping;
 pub mod memfd;

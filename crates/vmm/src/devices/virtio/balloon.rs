@@ -16,7 +16,6 @@ use crate::memory::FreePages;
 use crate::sys::fds::FdTable;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::BorrowedFd;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 
 /// The feature bit of free page reporting (5.5.3).
@@ -83,13 +82,8 @@ impl VirtioDevice for Balloon {
         1 << VIRTIO_BALLOON_F_REPORTING
     }
 
-    /// No pages are wanted.
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    /// How many pages the driver thinks it has handed over does not matter.
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
+    // Its configuration space reads as zeroes: no pages are wanted. How many the driver thinks
+    // it has handed over does not matter.
 
     fn activate(&mut self, _: u64) {}
 
@@ -101,14 +95,6 @@ impl VirtioDevice for Balloon {
             // Pages that nobody wanted remain the guest's.
             _ => ring::serve(context, index, |_| Ok(0)),
         }
-    }
-
-    fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
-        Ok(Notify::default())
     }
 
     fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {

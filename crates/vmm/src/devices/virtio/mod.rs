@@ -74,10 +74,13 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &'static [u16];
     /// Feature bits offered, without those of the transport.
     fn features(&self) -> u64;
-    /// Reads configuration space; bytes beyond its end read as 0.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Reads configuration space; bytes beyond its end read as 0, as all do where there is
+    /// none.
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
     /// Writes configuration space; devices without writable fields ignore it.
-    fn write_config(&mut self, offset: u64, data: &[u8]);
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     /// The driver is ready (DRIVER_OK) with these features. Not called again for
     /// a device that is restored.
     fn activate(&mut self, features: u64);
@@ -93,13 +96,17 @@ pub trait VirtioDevice: Send {
     /// A descriptor that is readable when the host has something for the device
     /// (an epoll descriptor, if it has many). The same one for life, and not
     /// readable while nothing can be done about it: it is level-triggered.
-    fn host_events(&self) -> Option<BorrowedFd<'_>>;
+    fn host_events(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Work on what the host has, with rings ready or not. Also called when a
     /// paused or cloned machine goes on.
     ///
     /// # Errors
     /// As [`process_queue`](Self::process_queue).
-    fn process_host_events(&mut self, context: Context<'_>) -> Result<Notify, DeviceError>;
+    fn process_host_events(&mut self, _context: Context<'_>) -> Result<Notify, DeviceError> {
+        Ok(Notify::default())
+    }
     /// The device's own state for a clone or a snapshot. Called only while the
     /// machine stands still. What the device shares with its clone afterwards
     /// must be frozen by this call: nothing either does later may reach the

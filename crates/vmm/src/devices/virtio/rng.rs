@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::GuestMemoryMmap;
 
@@ -49,12 +48,6 @@ impl VirtioDevice for Rng {
         0
     }
 
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
-
     fn activate(&mut self, _: u64) {}
 
     fn reset(&mut self) {}
@@ -62,14 +55,6 @@ impl VirtioDevice for Rng {
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
         let memory = context.memory;
         ring::serve(context, index, |chain| fill(chain, memory))
-    }
-
-    fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
-        Ok(Notify::default())
     }
 
     fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {

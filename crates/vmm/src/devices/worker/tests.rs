@@ -4,7 +4,6 @@ use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::Driver;
 use crate::devices::virtio::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
 use crate::sys::fds::FdTable;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -127,10 +126,6 @@ impl VirtioDevice for Faulty {
     fn features(&self) -> u64 {
         0
     }
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
     fn activate(&mut self, _: u64) {}
     fn reset(&mut self) {}
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
@@ -138,12 +133,6 @@ impl VirtioDevice for Faulty {
             self.0.fetch_add(1, Ordering::Relaxed);
             panic!("a bug, on purpose")
         })
-    }
-    fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
-        Ok(Notify::default())
     }
     fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
         Err(io::ErrorKind::Unsupported.into())

@@ -136,19 +136,12 @@ pub(super) fn fork(
         }
     };
 
-    let patience = patience(owner, request);
-    await_births(
-        owner,
-        clones,
-        times,
-        aside,
-        reply,
-        patience,
-        move |touched| {
-            let image = state.ram.bounded(MOST_PRIMED);
-            Some((Primer { image, touched }, fds))
-        },
-    )
+    let ready_timeout_ms = ready_timeout_ms(owner, request);
+    let primer = move |touched| {
+        let image = state.ram.bounded(MOST_PRIMED);
+        Some((Primer { image, touched }, fds))
+    };
+    await_births(owner, clones, times, aside, reply, ready_timeout_ms, primer)
 }
 
 /// Has a thread wait for all clones and reply, for from here on they need the processors
@@ -160,13 +153,13 @@ fn await_births(
     times: Times,
     aside: Aside,
     reply: Sender<Reply>,
-    patience: Duration,
+    ready_timeout_ms: u64,
     primer: impl FnOnce(Vec<Range<usize>>) -> Option<(Primer, FdTable)> + Send + 'static,
 ) -> Result<(), ForkError> {
     owner.info.forks += clones.count();
     let tasks = owner.tasks.clone();
     // A clone that gives up says so itself.
-    let timeout = patience + Duration::from_secs(1);
+    let timeout = Duration::from_millis(ready_timeout_ms) + Duration::from_secs(1);
     let waiting = thread::Builder::new().name("births".into()).spawn(move || {
         let (answer, touched) = match clones.wait(&times, timeout) {
             Ok(report) => (Reply::Forked(report), Some(clones.release())),
@@ -270,7 +263,7 @@ fn birth_of(
 ) -> Result<Birth, ForkError> {
     let mut spec = owner.spec.clone();
     spec.name = name.clone();
-    spec.ready_timeout_ms = patience(owner, request).as_millis() as u64;
+    spec.ready_timeout_ms = ready_timeout_ms(owner, request);
     let identity =
         identity::cloned(&owner.identity, name.clone(), index).map_err(ForkError::Process)?;
     let mut info = record::born(&spec, &identity, Some(owner.info.name.clone()));
@@ -285,9 +278,9 @@ fn birth_of(
 }
 
 /// How long clones may take to be ready.
-fn patience(owner: &Owner, request: &Fork) -> Duration {
+fn ready_timeout_ms(owner: &Owner, request: &Fork) -> u64 {
     let usual = owner.spec.ready_timeout_ms;
-    Duration::from_millis(request.ready_timeout_ms.unwrap_or(usual))
+    request.ready_timeout_ms.unwrap_or(usual)
 }
 
 fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {

@@ -15,7 +15,7 @@ use super::super::rundir::{Claim, RunDir};
 use super::super::vm_main::{Born, Waiting, live_as};
 use super::births::Births;
 use super::shells::{Names, Shell};
-use super::{ForkError, Times, await_births, birth_of, capture_failed, patience, prepared};
+use super::{ForkError, Times, await_births, birth_of, capture_failed, prepared, ready_timeout_ms};
 use crate::kvm::Host;
 use crate::machine::{self, Capture, Machine, MachineError, Paused, Restored};
 use crate::memory::ram::Aside;
@@ -83,8 +83,10 @@ pub(super) fn fork(
         Strategy::ProcessFork,
         shells.collect(),
     );
-    let patience = patience(owner, request);
-    await_births(owner, clones, times, aside, reply, patience, |_| None)
+    let ready_timeout_ms = ready_timeout_ms(owner, request);
+    await_births(owner, clones, times, aside, reply, ready_timeout_ms, |_| {
+        None
+    })
 }
 
 /// Claims names and makes all that can be made before there is a process. When

@@ -3,7 +3,7 @@
 use super::clusters::{CLUSTER, Clusters, Extent};
 use super::overlays::Overlays;
 use super::sparse::{self, Run};
-use rustix::fs::{FallocateFlags, fallocate};
+use crate::sys::hole;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -116,12 +116,10 @@ impl TopLayer {
         if clusters.is_empty() {
             return Ok(());
         }
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let (offset, len) = (
-            clusters.start * CLUSTER,
-            (clusters.end - clusters.start) * CLUSTER,
-        );
-        fallocate(&self.writer, flags, offset, len)?;
+        hole::punch(
+            &self.writer,
+            clusters.start * CLUSTER..clusters.end * CLUSTER,
+        )?;
         self.layer.clusters.insert(clusters);
         Ok(())
     }

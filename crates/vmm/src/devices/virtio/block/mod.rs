@@ -41,7 +41,6 @@ use disk::{Disk, DiskState, SECTOR};
 use handle::DiskHandle;
 use overlays::Overlays;
 use std::io;
-use std::os::fd::BorrowedFd;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -127,8 +126,6 @@ impl VirtioDevice for Block {
         ring::read_config(&self.config, offset, data);
     }
 
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
-
     fn activate(&mut self, _: u64) {}
 
     fn reset(&mut self) {}
@@ -139,14 +136,6 @@ impl VirtioDevice for Block {
         ring::serve(context, index, |chain| {
             request::serve(disk, chain, memory, &mut self.buffer)
         })
-    }
-
-    fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn process_host_events(&mut self, _: Context<'_>) -> Result<Notify, DeviceError> {
-        Ok(Notify::default())
     }
 
     fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {

@@ -110,12 +110,6 @@ impl VirtioDevice for Console {
     }
 
     /// Without features, no field of the configuration space means anything.
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
-
     fn activate(&mut self, _: u64) {}
 
     fn reset(&mut self) {}

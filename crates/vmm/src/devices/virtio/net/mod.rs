@@ -180,8 +180,6 @@ impl VirtioDevice for Net {
         ring::read_config(&config, offset, data);
     }
 
-    fn write_config(&mut self, _: u64, _: &[u8]) {}
-
     fn activate(&mut self, features: u64) {
         self.features = features;
         self.offload_or_tell();

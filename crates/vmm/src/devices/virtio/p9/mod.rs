@@ -22,7 +22,6 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 use server::{SavedFid, Server};
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use tree::Tree;
 use virtio_bindings::virtio_ids::VIRTIO_ID_9P;
@@ -152,8 +151,6 @@ impl VirtioDevice for P9 {
         ring::read_config(&config, offset, data);
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, _features: u64) {}
 
     fn reset(&mut self) {
@@ -163,14 +160,6 @@ impl VirtioDevice for P9 {
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
         let memory = context.memory;
         ring::serve(context, index, |chain| self.serve(chain, memory))
-    }
-
-    fn host_events(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn process_host_events(&mut self, _context: Context<'_>) -> Result<Notify, DeviceError> {
-        Ok(Notify::default())
     }
 
     fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {

@@ -191,8 +191,6 @@ impl VirtioDevice for Vsock {
         ring::read_config(&u64::from(self.muxer.cid()).to_le_bytes(), offset, data);
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, _features: u64) {}
 
     fn reset(&mut self) {
