@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The interrupt that makes the guest look at its signal port. An edge; a pin of
 /// the IOAPIC.
-pub const DOORBELL_IRQ: u32 = 10;
+pub const DOORBELL_IRQ: u32 = 5;
 
 /// Vectors. The fence is below the others in priority: when it has come, they have.
 #[derive(Clone, Copy)]

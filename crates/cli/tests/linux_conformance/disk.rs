@@ -68,21 +68,27 @@ fn the_disks_of_clones_forked_at_once_while_files_are_written_are_clean_and_each
         let ended = finish(fork);
         assert_eq!(ended.status, 0, "{ended:?}");
     }
+    let clones: Vec<_> = (0..FORKS)
+        .flat_map(|fork| (1..=each).map(move |number| format!("c{fork}-{number}")))
+        .collect();
+    // All of them wrote until now; from here on each has the processors for itself.
+    for clone in &clones {
+        user.ok(&["pause", clone]);
+    }
     let after = parent.must_go_on().1["files"];
     parent.kill();
     let mut rows = Vec::new();
-    for fork in 0..FORKS {
-        for number in 1..=each {
-            let clone = parent.relative(&format!("c{fork}-{number}"));
-            clone.sh(SETTLED);
-            rows.push(must_be_clean_outside(&user, &clone));
-            clone.must_be_at_peace();
-            clone.remove();
-        }
+    for name in &clones {
+        user.ok(&["resume", name]);
+        let clone = parent.relative(name);
+        clone.sh(SETTLED);
+        rows.push(must_be_clean_outside(&user, &clone));
+        clone.must_be_at_peace();
+        clone.remove();
     }
     println!(
         "{} clones, the parent wrote files {before} to {after} meanwhile; every disk clean: {rows:?}",
-        FORKS * each,
+        clones.len(),
     );
 }
 

@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn devices_are_described_and_the_users_words_come_last() {
         let line = linux(HostKind::Hardware, 2, "root=/dev/vda rw");
-        assert!(line.contains("virtio_mmio.device=4K@0xd0000000:11"));
-        assert!(line.contains("virtio_mmio.device=4K@0xd0001000:12"));
+        assert!(line.contains("virtio_mmio.device=4K@0xd0000000:10"));
+        assert!(line.contains("virtio_mmio.device=4K@0xd0001000:11"));
         assert!(line.ends_with("root=/dev/vda rw"));
     }
 

@@ -14,13 +14,13 @@ pub const VIRTIO_STRIDE: u64 = 0x1000;
 /// Offset of QueueNotify in a virtio-mmio device (virtio 1.2, 4.2.2).
 pub const VIRTIO_QUEUE_NOTIFY: u64 = 0x50;
 /// Interrupt of the first virtio-mmio device; each has the next one.
-pub const VIRTIO_FIRST_IRQ: u32 = 11;
+pub const VIRTIO_FIRST_IRQ: u32 = 10;
 /// Most virtio devices: the IOAPIC has 24 pins.
 pub const VIRTIO_MAX: usize = 24 - VIRTIO_FIRST_IRQ as usize;
 
 /// The interrupt that tells a guest that it has been cloned or resumed: queued
 /// before its first instruction.
-pub const DOORBELL_IRQ: u32 = 10;
+pub const DOORBELL_IRQ: u32 = 5;
 
 /// Physical address of the IOAPIC.
 pub const IOAPIC: u64 = 0xfec0_0000;

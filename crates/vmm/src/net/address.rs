@@ -120,16 +120,16 @@ impl Block {
     pub fn interface(self) -> String {
         format!("{PREFIX}{:08x}", self.0)
     }
+
+    /// That of the VM whose interface on the host has this name, if it is one's.
+    pub fn of_interface(name: &str) -> Option<Self> {
+        let number = name.strip_prefix(PREFIX)?;
+        let block = u32::from_str_radix(number, 16).map(Self).ok()?;
+        (block.interface() == name).then_some(block)
+    }
 }
 
 const PREFIX: &str = "hf";
-
-/// Whether this is the name of a VM's interface on the host.
-pub fn is_ours(interface: &str) -> bool {
-    interface
-        .strip_prefix(PREFIX)
-        .is_some_and(|rest| rest.len() == 8 && u32::from_str_radix(rest, 16).is_ok())
-}
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +156,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
-            prop_assert!(is_ours(&block.interface()) && block.interface().len() < 16);
+            prop_assert_eq!(Block::of_interface(&block.interface()), Some(block));
+            prop_assert!(block.interface().len() < 16);
         }
     }
 
@@ -182,8 +183,15 @@ mod tests {
 
     #[test]
     fn other_interfaces_are_not_ours() {
-        for name in ["eth0", "hf0", "hfxxxxxxxx", "hf0ad500041", "lo"] {
-            assert!(!is_ours(name), "{name}");
+        for name in [
+            "eth0",
+            "hf0",
+            "hfxxxxxxxx",
+            "hf+ad50004",
+            "hf0ad500041",
+            "lo",
+        ] {
+            assert_eq!(Block::of_interface(name), None, "{name}");
         }
     }
 }

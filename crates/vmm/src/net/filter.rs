@@ -19,7 +19,7 @@ const DELTABLE: u16 = (SUBSYSTEM << 8) | 2;
 const NEWCHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const NEWRULE: u16 = (SUBSYSTEM << 8) | 6;
 
-/// The one table that is ours.
+/// The table of a VM's namespace.
 const TABLE: &str = "hyperfork";
 /// The register all expressions here use.
 const REGISTER: u32 = 1;
@@ -38,50 +38,62 @@ fn header(resource: u16) -> [u8; 4] {
     [IPV4, 0, high, low]
 }
 
-/// A transaction: all of it is done or nothing.
-fn transaction(host: &Netlink, fill: impl FnOnce(&mut Batch)) -> io::Result<()> {
-    let mut batch = Batch::new();
-    batch.message(BATCH_BEGIN, 0, &header(SUBSYSTEM), |_| ());
-    fill(&mut batch);
-    batch.message(BATCH_END, 0, &header(SUBSYSTEM), |_| ());
-    host.request(&batch)
+/// What is done to one table of a namespace: all of it or nothing.
+struct Transaction<'a> {
+    table: &'a str,
+    batch: Batch,
 }
 
-/// The table, which may be there already.
-fn table(batch: &mut Batch) {
-    batch.message(NEWTABLE, CREATE, &header(0), |message| {
-        message.text(1, TABLE);
-    });
-}
+impl<'a> Transaction<'a> {
+    fn of(table: &'a str) -> Self {
+        let mut batch = Batch::new();
+        batch.message(BATCH_BEGIN, 0, &header(SUBSYSTEM), |_| ());
+        Self { table, batch }
+    }
 
-/// The table, which must not be there yet.
-fn new_table(batch: &mut Batch) {
-    batch.message(NEWTABLE, CREATE | EXCLUSIVE, &header(0), |message| {
-        message.text(1, TABLE);
-    });
-}
+    fn commit(mut self, host: &Netlink) -> io::Result<()> {
+        self.batch.message(BATCH_END, 0, &header(SUBSYSTEM), |_| ());
+        host.request(&self.batch)
+    }
 
-fn no_table(batch: &mut Batch) {
-    batch.message(DELTABLE, 0, &header(0), |message| {
-        message.text(1, TABLE);
-    });
-}
+    /// The table, which may be there already.
+    fn table(&mut self) -> &mut Self {
+        self.message(NEWTABLE, CREATE, |_| ())
+    }
 
-fn chain(batch: &mut Batch, Hook(name, kind, hook, priority): &Hook) {
-    batch.message(NEWCHAIN, CREATE, &header(0), |message| {
-        message.text(1, TABLE).text(3, name);
-        message.nested(4, |place| {
-            place.big_endian(1, *hook).big_endian(2, *priority as u32);
+    /// The table, which must not be there yet.
+    fn new_table(&mut self) -> &mut Self {
+        self.message(NEWTABLE, CREATE | EXCLUSIVE, |_| ())
+    }
+
+    fn no_table(&mut self) -> &mut Self {
+        self.message(DELTABLE, 0, |_| ())
+    }
+
+    fn chain(&mut self, Hook(name, kind, hook, priority): &Hook) -> &mut Self {
+        self.message(NEWCHAIN, CREATE, |message| {
+            message.text(3, name);
+            message.nested(4, |place| {
+                place.big_endian(1, *hook).big_endian(2, *priority as u32);
+            });
+            message.text(7, kind);
+        })
+    }
+
+    fn rule(&mut self, hook: &Hook, expressions: impl FnOnce(&mut Batch)) -> &mut Self {
+        self.message(NEWRULE, CREATE | APPEND, |message| {
+            message.text(2, hook.0).nested(4, expressions);
+        })
+    }
+
+    /// A message, of which everyone's first attribute is the table.
+    fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Batch)) -> &mut Self {
+        self.batch.message(kind, flags, &header(0), |message| {
+            message.text(1, self.table);
+            fill(message);
         });
-        message.text(7, kind);
-    });
-}
-
-fn rule(batch: &mut Batch, hook: &Hook, expressions: impl FnOnce(&mut Batch)) {
-    batch.message(NEWRULE, CREATE | APPEND, &header(0), |message| {
-        message.text(1, TABLE).text(2, hook.0);
-        message.nested(4, expressions);
-    });
+        self
+    }
 }
 
 fn expression(list: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {

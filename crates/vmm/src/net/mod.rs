@@ -31,7 +31,7 @@ pub mod user;
 pub use namespace::{Namespace, NetError};
 pub use reach::Reach;
 
-use address::Pool;
+use address::{Block, Pool};
 use hyperfork_api::NetMode;
 use netlink::{Netlink, Part};
 use rustix::fs::{Access, access};
@@ -81,21 +81,27 @@ pub fn host_forwards() -> bool {
 
 /// Whether the host can hide guests behind its own address. Leaves nothing behind.
 pub fn host_translates() -> bool {
-    Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host))
+    let Ok(pool) = Pool::from_environment() else {
+        return false;
+    };
+    Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, &pool))
 }
 
-/// Removes what VMs share on the host, if there are none. Those that are just ending get a
-/// moment: the kernel removes interfaces when it has time.
+/// Removes what the VMs of this process's pool share on the host, if there are none. Those
+/// that are just ending get a moment: the kernel removes interfaces when it has time.
 pub fn tidy() {
     const LOOKS: u32 = 60;
     const MOMENT: Duration = Duration::from_millis(50);
+    let (Ok(pool), Ok(host)) = (Pool::from_environment(), Netlink::open(Part::Filter)) else {
+        return;
+    };
     let none = || {
         let names = fs::read_dir("/sys/class/net").into_iter().flatten();
         let mut names = names.flatten().map(|entry| entry.file_name());
-        names.all(|name| name.to_str().is_none_or(|name| !address::is_ours(name)))
-    };
-    let Ok(host) = Netlink::open(Part::Filter) else {
-        return;
+        names.all(|name| {
+            let block = name.to_str().and_then(Block::of_interface);
+            block.is_none_or(|block| !pool.contains(block.guest()))
+        })
     };
     let gone = (0..LOOKS).any(|look| {
         // The first look is at once.
@@ -104,10 +110,10 @@ pub fn tidy() {
     });
     if gone {
         // It may not be there.
-        let _ = filter::show_guests(&host);
+        let _ = filter::show_guests(&host, &pool);
         // Who came meanwhile has found it still there.
         if !none() {
-            let _ = filter::hide_guests(&host);
+            let _ = filter::hide_guests(&host, &pool);
         }
     }
 }

@@ -133,7 +133,7 @@ impl Namespace {
                 .map_err(NetError::Egress)?;
         }
         // Without it guests reach the host alone; `doctor` tells.
-        let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host));
+        let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host, pool));
         Ok(Self {
             block: Some(block),
             visible,

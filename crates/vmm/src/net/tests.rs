@@ -101,12 +101,20 @@ fn to_look_whether_there_can_be_a_network_makes_nothing() {
         let (route, filter) = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
         assert!(link::knows_veth(&route));
         assert!(route.index_of("hf-probe").is_err());
-        assert!(filter::can_hide_guests(&filter));
-        // No table is left, and one that is there does not matter.
-        assert!(filter::show_guests(&filter).is_err());
-        filter::hide_guests(&filter)?;
-        assert!(filter::can_hide_guests(&filter));
-        filter::show_guests(&filter)
+        let pools = ["192.0.2.0/24", "198.51.100.0/24"].map(pool);
+        for pool in &pools {
+            assert!(filter::can_hide_guests(&filter, pool));
+            // No table is left, and one that is there does not matter.
+            assert!(filter::show_guests(&filter, pool).is_err());
+            filter::hide_guests(&filter, pool)?;
+            filter::hide_guests(&filter, pool)?;
+            assert!(filter::can_hide_guests(&filter, pool));
+        }
+        // Each pool has its own.
+        for pool in &pools {
+            filter::show_guests(&filter, pool)?;
+        }
+        Ok(())
     })
     .unwrap();
 }

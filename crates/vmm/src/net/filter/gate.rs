@@ -3,8 +3,8 @@
 use super::super::egress::{Rule, Transport};
 use super::nat::{ON_ARRIVAL, new_destination};
 use super::{
-    Batch, DESTINATION, Header, Hook, Is, Netlink, accept, address, chain, load, look_up, mask,
-    only_if, reject, rule, table, transaction,
+    Batch, DESTINATION, Header, Hook, Is, Netlink, TABLE, Transaction, accept, address, load,
+    look_up, mask, only_if, reject,
 };
 use hyperfork_api::net::Protocol;
 use std::io;
@@ -30,10 +30,9 @@ const PORT: u32 = 2;
 /// Lets what comes from one interface pass as the first rule says that is about it, or not.
 /// Answers to what came from elsewhere pass, and so does everything that comes from there.
 pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> io::Result<()> {
-    transaction(inside, |batch| {
-        table(batch);
-        gate(batch, &PASSING, guest, rules);
-    })
+    let mut wanted = Transaction::of(TABLE);
+    gate(wanted.table(), &PASSING, guest, rules);
+    wanted.commit(inside)
 }
 
 /// As [`guard`]; and TCP that may pass is translated to an address and port of the namespace
@@ -44,37 +43,34 @@ pub(in super::super) fn intercept(
     rules: &[Rule],
     (ip, port): (Ipv4Addr, u16),
 ) -> io::Result<()> {
-    transaction(inside, |batch| {
-        table(batch);
-        gate(batch, &COMING, guest, rules);
-        chain(batch, &ON_ARRIVAL);
-        rule(batch, &ON_ARRIVAL, |list| {
-            look_up(list, "meta", CAME_FROM);
-            only_if(list, Is::Equal, &guest.to_ne_bytes());
-            look_up(list, "meta", PROTOCOL);
-            only_if(list, Is::Equal, &[Protocol::Tcp.number()]);
-            new_destination(list, ip, port);
-        });
-    })
+    let mut wanted = Transaction::of(TABLE);
+    gate(wanted.table(), &COMING, guest, rules);
+    wanted.chain(&ON_ARRIVAL).rule(&ON_ARRIVAL, |list| {
+        look_up(list, "meta", CAME_FROM);
+        only_if(list, Is::Equal, &guest.to_ne_bytes());
+        look_up(list, "meta", PROTOCOL);
+        only_if(list, Is::Equal, &[Protocol::Tcp.number()]);
+        new_destination(list, ip, port);
+    });
+    wanted.commit(inside)
 }
 
-fn gate(batch: &mut Batch, hook: &Hook, guest: u32, rules: &[Rule]) {
-    chain(batch, hook);
-    rule(batch, hook, |list| {
+fn gate(wanted: &mut Transaction<'_>, hook: &Hook, guest: u32, rules: &[Rule]) {
+    wanted.chain(hook).rule(hook, |list| {
         look_up(list, "meta", CAME_FROM);
         only_if(list, Is::Not, &guest.to_ne_bytes());
         accept(list);
     });
-    rule(batch, hook, |list| {
+    wanted.rule(hook, |list| {
         look_up(list, "ct", STATE);
         mask(list, (ESTABLISHED | RELATED).to_ne_bytes());
         only_if(list, Is::Not, &[0; 4]);
         accept(list);
     });
     for one in rules {
-        rule(batch, hook, |list| whom(list, one));
+        wanted.rule(hook, |list| whom(list, one));
     }
-    rule(batch, hook, reject);
+    wanted.rule(hook, reject);
 }
 
 fn whom(list: &mut Batch, rule: &Rule) {

@@ -2,8 +2,8 @@
 
 use super::super::address::{Block, Pool};
 use super::{
-    DESTINATION, Hook, IPV4, Is, Netlink, REGISTER, SOURCE, address, chain, expression, immediate,
-    new_table, no_table, rule, table, transaction,
+    DESTINATION, Hook, IPV4, Is, Netlink, REGISTER, SOURCE, TABLE, Transaction, address,
+    expression, immediate,
 };
 use hyperfork_api::netlink::Batch;
 use std::io;
@@ -14,21 +14,25 @@ const ON_DEPARTURE: Hook = Hook("postrouting", "nat", 4, 100);
 
 /// Has the host put its own address in place of those of all guests of the pool when
 /// they speak to the world. Harmless when that is so already.
-pub(in super::super) fn hide_guests(host: &Netlink) -> io::Result<()> {
-    let pool = Pool::from_environment().map_err(io::Error::other)?;
-    exists_after(transaction(host, |batch| hiding(batch, &pool)))
+pub(in super::super) fn hide_guests(host: &Netlink, pool: &Pool) -> io::Result<()> {
+    let table = table_of(pool);
+    let mut wanted = Transaction::of(&table);
+    hide(&mut wanted, pool);
+    exists_after(wanted.commit(host))
 }
 
 /// Whether [`hide_guests`] would do: what it makes is made and removed in one transaction.
-pub(in super::super) fn can_hide_guests(host: &Netlink) -> bool {
-    let Ok(pool) = Pool::from_environment() else {
-        return false;
-    };
-    let probed = transaction(host, |batch| {
-        hiding(batch, &pool);
-        no_table(batch);
-    });
-    exists_after(probed).is_ok()
+pub(in super::super) fn can_hide_guests(host: &Netlink, pool: &Pool) -> bool {
+    let table = table_of(pool);
+    let mut probe = Transaction::of(&table);
+    hide(&mut probe, pool);
+    probe.no_table();
+    exists_after(probe.commit(host)).is_ok()
+}
+
+/// Each pool has a table of the host's, which goes with its last VM.
+fn table_of(pool: &Pool) -> String {
+    format!("{TABLE}-{}-{}", pool.base(), pool.prefix())
 }
 
 /// It is all the same who has made it.
@@ -39,11 +43,10 @@ fn exists_after(made: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn hiding(batch: &mut Batch, pool: &Pool) {
+fn hide(wanted: &mut Transaction<'_>, pool: &Pool) {
     let all = (pool.base(), pool.prefix());
-    new_table(batch);
-    chain(batch, &ON_DEPARTURE);
-    rule(batch, &ON_DEPARTURE, |expressions| {
+    wanted.new_table().chain(&ON_DEPARTURE);
+    wanted.rule(&ON_DEPARTURE, |expressions| {
         address(expressions, SOURCE, all, Is::Equal);
         address(expressions, DESTINATION, all, Is::Not);
         expression(expressions, "masq", |_| ());
@@ -51,8 +54,11 @@ fn hiding(batch: &mut Batch, pool: &Pool) {
 }
 
 /// Undoes [`hide_guests`].
-pub(in super::super) fn show_guests(host: &Netlink) -> io::Result<()> {
-    transaction(host, no_table)
+pub(in super::super) fn show_guests(host: &Netlink, pool: &Pool) -> io::Result<()> {
+    let table = table_of(pool);
+    let mut wanted = Transaction::of(&table);
+    wanted.no_table();
+    wanted.commit(host)
 }
 
 /// In a VM's namespace: the guest, who believes to be `visible`, is `real` outside.
@@ -60,23 +66,22 @@ pub(in super::super) fn translate(inside: &Netlink, visible: Block, real: Block)
     /// `NFT_NAT_SNAT`, `NFT_NAT_DNAT`.
     const SOURCE_NAT: u32 = 0;
     const DESTINATION_NAT: u32 = 1;
-    transaction(inside, |batch| {
-        table(batch);
-        for (hook, field, from, to, kind) in [
-            (&ON_DEPARTURE, SOURCE, visible, real, SOURCE_NAT),
-            (&ON_ARRIVAL, DESTINATION, real, visible, DESTINATION_NAT),
-        ] {
-            chain(batch, hook);
-            rule(batch, hook, |expressions| {
-                address(expressions, field, (from.guest(), 32), Is::Equal);
-                immediate(expressions, &to.guest().octets());
-                expression(expressions, "nat", |data| {
-                    data.big_endian(1, kind).big_endian(2, IPV4.into());
-                    data.big_endian(3, REGISTER);
-                });
+    let mut wanted = Transaction::of(TABLE);
+    wanted.table();
+    for (hook, field, from, to, kind) in [
+        (&ON_DEPARTURE, SOURCE, visible, real, SOURCE_NAT),
+        (&ON_ARRIVAL, DESTINATION, real, visible, DESTINATION_NAT),
+    ] {
+        wanted.chain(hook).rule(hook, |expressions| {
+            address(expressions, field, (from.guest(), 32), Is::Equal);
+            immediate(expressions, &to.guest().octets());
+            expression(expressions, "nat", |data| {
+                data.big_endian(1, kind).big_endian(2, IPV4.into());
+                data.big_endian(3, REGISTER);
             });
-        }
-    })
+        });
+    }
+    wanted.commit(inside)
 }
 
 /// Puts an address and port in place of the destination's.

@@ -195,7 +195,7 @@ impl Owner {
         ControlFlow::Break(if self.started.is_some() {
             Ending::failed(format!(
                 "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
-                self.spec.ready_timeout_ms / 1000
+                Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()
             ))
         } else {
             Ending::stopped()
