@@ -11,7 +11,7 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 const BUSYBOX: &str = "busybox-static";
 
 const INIT: &str = include_str!("init.sh");
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 16] = [
     "kvm-amd",
     "virtio_pci",
     "virtio_blk",
@@ -21,6 +21,14 @@ const MODULES: [&str; 9] = [
     "tun",
     "fuse",
     "loop",
+    // Networks of VMs.
+    "veth",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_nat",
+    "nft_reject_ipv4",
 ];
 
 /// For a guest that boots the same kernel with our devices.
