@@ -38,6 +38,9 @@ const CLONES: &str = "HYPERFORK_TEST_DISK_CLONES";
 /// Of a fork: where many write at once, none of them has much of a processor.
 const PATIENCE: &str = "20m";
 
+/// Nor is it a fault of theirs then that nothing has happened for 21 s.
+const UNHURRIED: &str = "rcupdate.rcu_cpu_stall_timeout=300";
+
 /// Nothing is written any more, and all that was is on the disk.
 const SETTLED: &str = "killall witness; sync; mount -o remount,ro /";
 
@@ -45,7 +48,7 @@ const SETTLED: &str = "killall witness; sync; mount -o remount,ro /";
 fn the_disks_of_clones_forked_at_once_while_files_are_written_are_clean_and_each_its_own() {
     let user = User::new();
     let each: usize = std::env::var(CLONES).map_or(1, |count| count.parse().unwrap());
-    let parent = Guest::boot_watched(&user, "p", &FILES);
+    let parent = Guest::boot_watched_with(&user, "p", &FILES, &["--append", UNHURRIED]);
     let before = parent.must_go_on().1["files"];
     let count = each.to_string();
     let forks: Vec<_> = (0..FORKS)

@@ -66,11 +66,22 @@ impl<'a> Guest<'a> {
 
     /// Boots one in which these parts of the witness watch.
     pub(crate) fn boot_watched(user: &'a User, name: &str, parts: &witness::Parts) -> Self {
+        Self::boot_watched_with(user, name, parts, &[])
+    }
+
+    /// The same, with more options.
+    pub(crate) fn boot_watched_with(
+        user: &'a User,
+        name: &str,
+        parts: &witness::Parts,
+        more: &[&str],
+    ) -> Self {
         let script = format!(
             "until test -x /usr/bin/witness; do usleep 100000; done; exec witness watch {}",
             parts.names
         );
-        let mut guest = Self::boot(user, name, &["--", "sh", "-c", &script]);
+        let program = ["--", "sh", "-c", &script];
+        let mut guest = Self::boot(user, name, &[more, &program[..]].concat());
         guest.watchers = parts.threads;
         guest.must_go_on();
         guest
