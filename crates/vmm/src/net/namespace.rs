@@ -94,10 +94,15 @@ impl Namespace {
     /// [`NetError`].
     pub fn prepare(kind: &NetKind) -> Result<Self, NetError> {
         let pool = Pool::from_environment().map_err(NetError::Pool)?;
-        Self::prepare_in(&pool, kind)
+        let network = Self::prepare_in(&pool, kind)?;
+        if network.ip().is_some() {
+            // Without it guests reach the host alone; `doctor` tells.
+            let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host, &pool));
+        }
+        Ok(network)
     }
 
-    /// As [`prepare`](Self::prepare), with addresses of this pool.
+    /// One with addresses of this pool, known to this host alone.
     pub(super) fn prepare_in(pool: &Pool, kind: &NetKind) -> Result<Self, NetError> {
         let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
         if kind.mode == NetMode::User {
@@ -132,8 +137,6 @@ impl Namespace {
             with_filter(&|netfilter| filter::guard(netfilter, guest, &rules))
                 .map_err(NetError::Egress)?;
         }
-        // Without it guests reach the host alone; `doctor` tells.
-        let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host, pool));
         Ok(Self {
             block: Some(block),
             visible,
