@@ -77,7 +77,7 @@ pub(crate) const TARGETS: [Target<'_>; 8] = [
 const IMAGES: [&str; 1] = ["base"];
 
 /// Programs the tests call that busybox has not, or only much simpler.
-const PROGRAMS: [&str; 4] = ["script", "stty", "mke2fs", "e2fsck"];
+const PROGRAMS: [&str; 5] = ["script", "stty", "mke2fs", "e2fsck", "debugfs"];
 
 /// What these programs read.
 const SETTINGS: &str = "/etc/mke2fs.conf";
