@@ -19,7 +19,7 @@ fn an_unmodified_kernel_boots_and_its_clones_answer_for_themselves() {
     let (kernel, initrd) = (file("HYPERFORK_TEST_KERNEL"), file("HYPERFORK_TEST_INITRD"));
     let boot = format!(
         "run -d --quiet --name p --image base --cpus 2 --memory 256MiB \
-         --kernel {kernel} --initrd {initrd} --ready-timeout 300s"
+         --kernel {kernel} --initrd {initrd} --net none --ready-timeout 300s"
     );
     let boot: Vec<&str> = boot.split_whitespace().collect();
     assert_eq!(user.ok(&boot), "p\n");

@@ -50,7 +50,7 @@ pub(crate) const TARGETS: [Target<'_>; 8] = [
     Target {
         package: "hyperfork-cli",
         test: "network",
-        tests: &["clones_"],
+        tests: &["clones_have_addresses", "clones_of_mode_same"],
         arguments: &[],
     },
     Target {
