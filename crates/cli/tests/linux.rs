@@ -349,11 +349,7 @@ const COMES_BACK: u64 = 16;
 #[test]
 fn what_a_guest_frees_is_given_back_before_its_first_fork_and_by_clones_too() {
     let user = User::new();
-    // Elsewhere than on PVM hosts guests with a card did not give it back in a minute. That
-    // is a fault not yet understood; without a card they do.
-    let pvm = std::path::Path::new("/sys/module/kvm_pvm").exists();
-    let more: &[&str] = if pvm { &[] } else { &["--net", "none"] };
-    boot(&user, "p", more);
+    boot(&user, "p", &[]);
     let peak = must_give_back(&user, "p");
     user.ok(&["fork", "p", "--quiet"]);
     let [shared, _] = memory(&user, "p-1");

@@ -5,6 +5,7 @@ use crate::verbs::host_memory;
 use hyperfork_image::ImageStore;
 use hyperfork_vmm::kvm::{Host, HostKind};
 use hyperfork_vmm::process::RunDir;
+use hyperfork_vmm::sys::huge_pages;
 use rustix::fs::{Access, access, statfs, statvfs};
 use serde::Serialize;
 use std::fs;
@@ -38,7 +39,6 @@ const CACHE_MIB: u64 = 6 << 10;
 /// Memory below which there is hardly a point.
 const MEMORY_MIB: u64 = 1 << 10;
 
-const SHMEM_HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const USERFAULTFD: &str = "/dev/userfaultfd";
 
 impl Facts {
@@ -59,9 +59,7 @@ impl Facts {
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64),
             memory_mib: memory.map_or(0, |memory| memory.total.as_mib()),
             memory_available_mib: memory.map_or(0, |memory| memory.available.as_mib()),
-            shmem_huge_pages: fs::read_to_string(SHMEM_HUGE_PAGES)
-                .ok()
-                .and_then(|setting| chosen(&setting).map(str::to_owned)),
+            shmem_huge_pages: huge_pages::setting(),
             userfaultfd: access(USERFAULTFD, Access::READ_OK | Access::WRITE_OK).is_ok(),
             cgroup_version: cgroup_version(),
             cache_free_mib: cache_dir.as_deref().and_then(free_mib),
@@ -112,13 +110,16 @@ impl Facts {
     fn huge_pages(&self) -> Check {
         const NAME: &str = "huge pages";
         match self.shmem_huge_pages.as_deref() {
-            Some(setting @ ("always" | "within_size" | "advise" | "force")) => {
+            Some(setting) if huge_pages::are_given(setting) => {
                 Check::ok(NAME, format!("shared memory: {setting}"))
             }
             Some(setting) => Check::warning(
                 NAME,
                 format!("shared memory: {setting}; guest memory is mapped in pages of 4 KiB"),
-                format!("for less work per fork: echo advise | sudo tee {SHMEM_HUGE_PAGES}"),
+                format!(
+                    "for less work per fork: echo advise | sudo tee {}",
+                    huge_pages::SETTING
+                ),
             ),
             None => Check::warning(
                 NAME,
@@ -220,15 +221,6 @@ fn run_dir() -> Check {
     }
 }
 
-/// The choice in `always [advise] never`.
-fn chosen(setting: &str) -> Option<&str> {
-    setting
-        .split_once('[')?
-        .1
-        .split_once(']')
-        .map(|(chosen, _)| chosen)
-}
-
 /// Major and minor version of a kernel release.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -261,12 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_texts_are_understood() {
-        assert_eq!(
-            chosen("always within_size advise [never] deny force\n"),
-            Some("never")
-        );
-        assert_eq!(chosen("never"), None);
+    fn a_kernels_release_is_understood() {
         assert_eq!(version("6.18.0-cloud-amd64"), Some((6, 18)));
         assert_eq!(version("6.7-rc1"), Some((6, 7)));
         assert_eq!(version("what"), None);

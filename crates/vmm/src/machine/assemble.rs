@@ -19,6 +19,7 @@ use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{MachineState, Shape};
 use crate::sys::clock::{Monotonic, host_tsc};
 use crate::sys::fds::FdTable;
+use crate::sys::huge_pages;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
 use hyperfork_api::signal::{ForkStatus, PORT, PORT_LEN};
 use hyperfork_api::spec::Guest;
@@ -173,7 +174,8 @@ impl Machine {
             }
             Guest::Linux(guest) => {
                 let count = shell.shape.rings.len();
-                let cmdline = boot::cmdline::linux(host.kind(), count, &guest.cmdline);
+                let huge = huge_pages::setting().is_some_and(|it| huge_pages::are_given(&it));
+                let cmdline = boot::cmdline::linux(host.kind(), huge, count, &guest.cmdline);
                 let initrd = guest.initrd.as_deref();
                 let boot = boot(&cmdline, count);
                 let entry = boot::kernel::load(&memory, &guest.kernel, initrd, &boot)?;

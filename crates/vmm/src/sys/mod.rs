@@ -8,6 +8,7 @@ pub mod file_lock;
 pub mod fork;
 pub mod hands;
 pub mod hole;
+pub mod huge_pages;
 pub mod kick;
 pub mod mapping;
 pub mod memfd;
