@@ -7,6 +7,7 @@ use crate::identify::Pid1;
 use crate::listener::Listener;
 use crate::log;
 use crate::machine::{self, Machine};
+use crate::placement;
 use crate::server::Server;
 use crate::sys::ioctl;
 use rustix::fs::{Mode, OFlags, mkdir, open, symlink};
@@ -98,6 +99,7 @@ pub(crate) fn run(arguments: &[OsString]) -> c_int {
     complain("lo", loopback());
     // From now on ctrl-alt-del is a SIGINT for PID 1.
     complain("ctrl-alt-del", reboot(RebootCommand::CadOff));
+    complain("processors", placement::keep_off_vsock());
     let listeners = match arguments.get(1) {
         Some(flag) if flag == "--listen" => machine::unix_listeners(&arguments[2..]),
         _ => Listener::vsock().map(|listener| vec![listener]),

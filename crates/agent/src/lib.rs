@@ -28,6 +28,7 @@ mod machine;
 mod main_program;
 mod network;
 mod pages;
+mod placement;
 mod program;
 mod ring;
 mod secrets;

@@ -324,6 +324,32 @@ fn the_threads_that_serve_a_guest_are_confined_in_a_vm_and_in_clones_of_either_k
     }
 }
 
+/// Prints the processors of PID 1 and of a program, how many a program is told of, and
+/// whether PID 1 and vsock's interrupt share one; each a line.
+const PLACEMENT: &str = r#"
+allowed() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/$1/status; }
+vsock=$(cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && echo virtio*)
+irq=$(sed -n "s/^ *\([0-9]*\):.*[[:space:]]$vsock\$/\1/p" /proc/interrupts)
+allowed 1; allowed self; nproc
+grep -q "$(allowed 1)" /proc/irq/$irq/effective_affinity_list && echo shared || echo apart
+"#;
+
+#[test]
+fn where_the_kernel_is_emulated_the_agent_keeps_off_vsocks_processor_and_programs_do_not() {
+    let user = User::new();
+    boot(&user, "p", &["--cpus", "2"]);
+    user.ok(&["fork", "p"]);
+    for vm in ["p", "p-1"] {
+        let told = exec(&user, vm, PLACEMENT).stdout;
+        let lines: Vec<&str> = told.lines().collect();
+        let emulated = exec(&user, vm, "grep -qw hyperfork.pvm /proc/cmdline").status == 0;
+        match (emulated, lines.as_slice()) {
+            (true, ["0" | "1", "0-1", "2", "apart"]) | (false, ["0-1", "0-1", "2", _]) => {}
+            _ => panic!("{vm}: {told}"),
+        }
+    }
+}
+
 #[test]
 fn a_volume_is_shared_and_read_only_where_asked() {
     let user = User::new();

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod clock;
+pub(crate) mod cpus;
 pub(crate) mod ioctl;
 pub(crate) mod page;
 pub(crate) mod port;

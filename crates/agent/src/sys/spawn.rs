@@ -5,7 +5,8 @@
 //! milliseconds in a guest whose kernel is emulated. So: `clone` with
 //! `CLONE_VM | CLONE_VFORK`, a handful of system calls in the child, `execve`.
 
-use super::check;
+use super::{check, cpus};
+use libc::cpu_set_t;
 use rustix::process::Pid;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
@@ -57,6 +58,8 @@ struct Child {
     cwd: *const c_char,
     stdio: [RawFd; 3],
     terminal: bool,
+    /// The processors that it may run on, if those are not the agent's.
+    cpus: Option<&'static cpu_set_t>,
     failure: Option<(Step, c_int)>,
 }
 
@@ -68,7 +71,7 @@ enum Step {
 }
 
 /// Starts a program as leader of a session and process group of its own, with no
-/// signal blocked, and returns once it has been executed.
+/// signal blocked, on any processor, and returns once it has been executed.
 ///
 /// # Errors
 /// [`SpawnError`]; then no process is left.
@@ -84,6 +87,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> Result<Pid, SpawnError> {
         cwd: plan.cwd.map_or(ptr::null(), CStr::as_ptr),
         stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
         terminal: plan.terminal,
+        cpus: cpus::of_programs(),
         failure: None,
     };
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
@@ -140,6 +144,10 @@ unsafe fn prepare_and_execute(child: &Child) -> (Step, c_int) {
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        if let Some(cpus) = child.cpus {
+            // It is as well started on few.
+            libc::sched_setaffinity(0, size_of::<cpu_set_t>(), cpus);
+        }
         if libc::setsid() == -1 {
             return (Step::Streams, errno());
         }
