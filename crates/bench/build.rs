@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Relative to this package, where build scripts run: two checkouts may share their directory
+    // for what is built, and each is to be told of its own commit.
+    let workspace = Path::new("../..");
     // Whatever changes the monitor changes what is measured, committed or not.
     println!(
         "cargo::rerun-if-changed={}",
         workspace.join("crates").display()
     );
     // Git's record of every commit and checkout; made by the first.
-    let log = git(&workspace, &["rev-parse", "--git-path", "logs/HEAD"]);
+    let log = git(workspace, &["rev-parse", "--git-path", "logs/HEAD"]);
     if let Some(log) = log
         .map(|log| workspace.join(PathBuf::from(log)))
         .filter(|log| log.exists())
     {
         println!("cargo::rerun-if-changed={}", log.display());
     }
-    println!("cargo::rustc-env=HYPERFORK_COMMIT={}", commit(&workspace));
+    println!("cargo::rustc-env=HYPERFORK_COMMIT={}", commit(workspace));
 }
 
 /// The commit, with `+changes` when the files are not all as it has them; `unknown`
