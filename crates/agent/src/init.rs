@@ -6,8 +6,9 @@
 use crate::identify::Pid1;
 use crate::listener::Listener;
 use crate::log;
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::placement;
+use crate::rehearsal;
 use crate::server::Server;
 use crate::sys::ioctl;
 use rustix::fs::{Mode, OFlags, mkdir, open, symlink};
@@ -101,7 +102,7 @@ pub(crate) fn run(arguments: &[OsString]) -> c_int {
     complain("ctrl-alt-del", reboot(RebootCommand::CadOff));
     complain("processors", placement::keep_off_vsock());
     let listeners = match arguments.get(1) {
-        Some(flag) if flag == "--listen" => machine::unix_listeners(&arguments[2..]),
+        Some(flag) if flag == "--listen" => rehearsal::unix_listeners(&arguments[2..]),
         _ => Listener::vsock().map(|listener| vec![listener]),
     };
     let listeners = listeners.unwrap_or_else(|error| {

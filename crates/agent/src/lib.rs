@@ -19,6 +19,7 @@ mod clock;
 mod connection;
 mod copy;
 mod environment;
+mod guest;
 mod hooks;
 mod identify;
 mod init;
@@ -30,6 +31,7 @@ mod network;
 mod pages;
 mod placement;
 mod program;
+mod rehearsal;
 mod ring;
 mod secrets;
 mod server;
@@ -52,6 +54,6 @@ pub fn run(arguments: &[OsString]) -> i32 {
         "hf-fork" => signal_port::fork(&arguments[1..]),
         "hf-done" => signal_port::done(&arguments[1..]),
         _ if std::process::id() == 1 => init::run(arguments),
-        _ => machine::rehearse(arguments),
+        _ => rehearsal::rehearse(arguments),
     }
 }

@@ -15,9 +15,9 @@
 
 use crate::connection::{Connection, Lost};
 use crate::copy;
+use crate::guest::{Answer, Guest};
 use crate::log;
 use crate::program::{Outcome, Program, Source};
-use crate::server::{Answer, Guest};
 use hyperfork_api::frame::CHUNK;
 use hyperfork_api::guest::{Reply, Request, Stream};
 use rustix::event::PollFlags;

@@ -1,6 +1,6 @@
 //! Where a guest may connect to.
 
-use crate::net::Protocol;
+use crate::port::Protocol;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;

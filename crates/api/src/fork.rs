@@ -1,7 +1,7 @@
 //! What a fork reports: the document that `hyperfork fork --json` prints.
 
 use crate::VmName;
-use crate::net::Protocol;
+use crate::port::PublishedPort;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -48,19 +48,6 @@ pub struct CloneReport {
     pub shell_source: ShellSource,
     /// Where the time went.
     pub phases_us: Phases,
-}
-
-/// A guest port reachable on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedPort {
-    /// Of what.
-    pub protocol: Protocol,
-    /// The host's address at which it is reached; 0.0.0.0 for all.
-    pub address: Ipv4Addr,
-    /// Port on the host.
-    pub host: u16,
-    /// Port in the guest.
-    pub guest: u16,
 }
 
 /// Where the VM of a clone came from.

@@ -1,6 +1,6 @@
 //! What a VM tells about itself: `ps --json`, `inspect`, `tree --json`.
 
-use crate::fork::PublishedPort;
+use crate::port::PublishedPort;
 use crate::{ForkReport, NetMode, VmName};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;

@@ -23,6 +23,7 @@ pub mod info;
 pub mod name;
 pub mod net;
 pub mod netlink;
+pub mod port;
 pub mod secret;
 pub mod signal;
 pub mod size;

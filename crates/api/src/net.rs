@@ -1,7 +1,7 @@
 //! The network of a VM.
 
 use crate::egress::Egress;
-use crate::fork::PublishedPort;
+use crate::port::PublishedPort;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -38,35 +38,6 @@ pub enum NetMode {
     /// Their own, which mean nothing outside: the VM's process speaks for its guest. For users
     /// without privileges.
     User,
-}
-
-/// What has ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Streams.
-    Tcp,
-    /// Datagrams.
-    Udp,
-}
-
-impl Protocol {
-    /// Its number in IP headers.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
 }
 
 /// What of a network is made before it is known whose it will be.

@@ -26,7 +26,6 @@ mod host;
 pub mod journal;
 mod memory;
 pub mod plot;
-mod raw;
 pub mod soak;
 mod stats;
 mod stock;

@@ -23,6 +23,7 @@ mod interrupt;
 mod ui;
 mod verbs;
 
+use args::Verb;
 use clap::Parser;
 use hyperfork_vmm::net::user::{NET_ARGUMENT, net_main};
 use hyperfork_vmm::process::pool::{POOL_ARGUMENT, pool_main};
@@ -41,11 +42,36 @@ fn main() -> ExitCode {
     }
     let verb = args::Cli::parse().verb;
     let trouble = exit::trouble_with(&verb);
-    match verbs::run(verb) {
+    match run(verb) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             ui::error(&error);
             ExitCode::from(exit::status_of(&error, trouble))
         }
+    }
+}
+
+/// Does what the verb says.
+///
+/// # Errors
+/// Why it could not be done.
+fn run(verb: Verb) -> anyhow::Result<u8> {
+    match verb {
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Image(args) => verbs::image::run(args.verb),
+        Verb::Run(args) => verbs::run::run(args),
+        Verb::Ps(args) => verbs::ps::run(&args),
+        Verb::Inspect(args) => verbs::inspect::run(&args),
+        Verb::Logs(args) => verbs::logs::run(&args),
+        Verb::Pause(args) => verbs::vms::pause(&args),
+        Verb::Resume(args) => verbs::vms::resume(&args),
+        Verb::Stop(args) => verbs::vms::stop(&args),
+        Verb::Rm(args) => verbs::vms::rm(&args),
+        Verb::Exec(args) => verbs::exec::run(args),
+        Verb::Cp(args) => verbs::cp::run(args),
+        Verb::Fork(args) => verbs::fork::run(args),
+        Verb::Tree(args) => verbs::tree::run(&args),
+        Verb::Bench(args) => verbs::bench::run(args),
+        Verb::Demo(args) => demo::run(&args),
     }
 }

@@ -1,11 +1,11 @@
 //! One cell's VMs: from the first sample until the last they stay.
 
+use super::raw::Template;
 use super::{ForkPlan, ForkRow, Method, Sample};
 use crate::cpu;
 use crate::error::BenchError;
 use crate::guest::Guest;
 use crate::host::State;
-use crate::raw::Template;
 use crate::stock::Stock;
 use crate::vms::Vms;
 use hyperfork_api::{ForkReport, Strategy, VmName};

@@ -8,6 +8,7 @@
 mod batches;
 mod lane;
 mod method;
+mod raw;
 mod row;
 mod sample;
 

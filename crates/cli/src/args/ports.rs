@@ -1,7 +1,7 @@
 //! Published ports, as Docker writes them.
 
-use hyperfork_api::fork::PublishedPort;
-use hyperfork_api::net::Protocol;
+use hyperfork_api::port::Protocol;
+use hyperfork_api::port::PublishedPort;
 use std::net::Ipv4Addr;
 
 /// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.

@@ -3,7 +3,7 @@
 use super::{ports, secrets::Secrets, values};
 use crate::exit::Usage;
 use clap::{Args, ValueEnum};
-use hyperfork_api::fork::PublishedPort;
+use hyperfork_api::port::PublishedPort;
 use hyperfork_api::spec::{Disk, DiskFormat, Share};
 use hyperfork_api::{Bytes, Egress, VmName, VmSpec};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! How this process reaches a guest.
 
 use super::user::Sockets;
-use hyperfork_api::net::Protocol;
+use hyperfork_api::port::Protocol;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;

@@ -6,7 +6,7 @@ use super::{
     Batch, DESTINATION, Header, Hook, Is, Netlink, TABLE, Transaction, accept, address, load,
     look_up, mask, only_if, reject,
 };
-use hyperfork_api::net::Protocol;
+use hyperfork_api::port::Protocol;
 use std::io;
 use std::net::Ipv4Addr;
 

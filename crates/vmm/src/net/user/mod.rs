@@ -25,7 +25,7 @@ use super::namespace::GATEWAY;
 use crate::sys::scm;
 use crate::sys::tap::Tap;
 use helper::{Answer, Order};
-use hyperfork_api::net::Protocol;
+use hyperfork_api::port::Protocol;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;

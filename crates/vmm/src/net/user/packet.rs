@@ -1,6 +1,6 @@
 //! UDP over IPv4 as bytes.
 
-use hyperfork_api::net::Protocol;
+use hyperfork_api::port::Protocol;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// A datagram.

@@ -1,7 +1,8 @@
 //! What a qcow2 image lies on. An image from somebody else can name any file of this
 //! host, so only those in its own directory are opened, or below it.
 
-use super::image::{HOW, ImageError, broken, ready};
+use super::image_error::{FILES_MAX, ImageError, broken};
+use super::image_file::{HOW, ready};
 use super::qcow2;
 use hyperfork_api::spec::DiskFormat;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
@@ -10,9 +11,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// Files of an image with those it lies on. Each is a descriptor in every clone.
-pub(super) const FILES_MAX: usize = 8;
 
 /// A qcow2 image, and what has been found below it.
 pub(super) struct Chain {

@@ -25,6 +25,8 @@ pub mod clusters;
 pub mod disk;
 pub mod handle;
 pub mod image;
+pub mod image_error;
+mod image_file;
 pub mod layer;
 mod lock;
 pub mod overlays;

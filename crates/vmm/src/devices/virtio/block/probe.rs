@@ -1,6 +1,6 @@
 //! Telling an image's format by how it begins.
 
-use super::image::ImageError;
+use super::image_error::ImageError;
 use hyperfork_api::spec::DiskFormat;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

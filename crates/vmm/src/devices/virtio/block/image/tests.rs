@@ -8,6 +8,7 @@ use imago::{FormatCreateBuilder, FormatDriverBuilder};
 use proptest::prelude::*;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, symlink};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Bytes of the qcow2 images here.

@@ -8,8 +8,8 @@
 //! by images can do without: memory is made the clone's, all state is set, and the first
 //! vCPU runs until it comes out.
 
+use super::sample::Sample;
 use crate::error::BenchError;
-use crate::fork::Sample;
 use crate::guest::Guest;
 use hyperfork_api::VmName;
 use hyperfork_api::signal::Message;
