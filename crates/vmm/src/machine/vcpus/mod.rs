@@ -19,6 +19,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// How often it is looked whether a vCPU has entered its guest that could not at once, and
+/// for how long: so long it would take the processor from others.
+const CROWD_STEP: Duration = Duration::from_millis(1);
+const CROWD_STEPS: u32 = 100;
+
 /// One thread per vCPU, all running or all at rest.
 pub(super) struct Vcpus {
     shared: Arc<Shared>,
@@ -132,10 +137,27 @@ impl Vcpus {
     /// Lets them run for the first time, waiting for no thread that computes: until each
     /// comes out, or `most` has passed. So long this waits for the first of them. The caller
     /// has to be [urgent](Urgent::now), or may be kept from ending it.
+    ///
+    /// Where many clones come to life at once, the urgent steps of others come before a vCPU's
+    /// entering. That is waited for, for until then no guest runs; and for one
+    /// [`CROWD_STEP`] more, in which it comes out if others let it.
     pub(super) fn run_urgently(&self, most: Duration) {
         self.let_go();
         self.await_first_exit(most);
+        if !self.has_entered() {
+            for _ in 0..CROWD_STEPS {
+                if self.has_entered() {
+                    break;
+                }
+                self.await_first_exit(CROWD_STEP);
+            }
+            self.await_first_exit(CROWD_STEP);
+        }
         self.shared.urgent().clear();
+    }
+
+    fn has_entered(&self) -> bool {
+        self.shared.entered.get().is_some()
     }
 
     fn let_go(&self) {
