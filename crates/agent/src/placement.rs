@@ -25,10 +25,13 @@ pub(crate) fn keep_off_vsock() -> io::Result<()> {
     if !words.split_whitespace().any(|word| word == EMULATED) {
         return Ok(());
     }
+    let cpus = cpus::allowed()?;
+    if cpus.len() < 2 {
+        return Ok(());
+    }
     let busy = vsock_cpu()?;
-    match cpus::allowed()?.into_iter().find(|&cpu| cpu != busy) {
+    match cpus.into_iter().find(|&cpu| cpu != busy) {
         Some(free) => cpus::keep_to(free),
-        // There is no other.
         None => Ok(()),
     }
 }

@@ -1,7 +1,6 @@
 //! Published ports, as Docker writes them.
 
-use hyperfork_api::port::Protocol;
-use hyperfork_api::port::PublishedPort;
+use hyperfork_api::port::{Protocol, PublishedPort};
 use std::net::Ipv4Addr;
 
 /// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.

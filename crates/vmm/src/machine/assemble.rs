@@ -324,7 +324,8 @@ impl Machine {
 
     /// Lets a machine run that is new, and for whose first instruction somebody waits: its
     /// vCPUs take the processor from whoever computes, until they come out or `most` has
-    /// passed. So long this waits for the first that does. The caller has to be
+    /// passed; longer where others' urgent steps kept them from entering so long. Until
+    /// then this waits for the first that does. The caller has to be
     /// [urgent](crate::sys::sched::Urgent::now) itself, or may be kept from ending it.
     pub fn set_off(&self, most: Duration) {
         self.resume_devices();

@@ -116,7 +116,8 @@ pub(super) fn live_as(
 /// longer: a tick of their clock.
 const FIRST_EXIT: Duration = Duration::from_millis(5);
 
-/// How long its vCPUs take the processor from others at most. Entering a guest takes 60 µs
+/// How long its vCPUs take the processor from others at most, when nothing keeps them from
+/// entering. Entering a guest takes 60 µs
 /// on a PVM host.
 const URGENT_RUN: Duration = Duration::from_micros(200);
 

@@ -145,12 +145,7 @@ impl Vcpus {
         self.let_go();
         self.await_first_exit(most);
         if !self.has_entered() {
-            for _ in 0..CROWD_STEPS {
-                if self.has_entered() {
-                    break;
-                }
-                self.await_first_exit(CROWD_STEP);
-            }
+            self.await_entry();
             self.await_first_exit(CROWD_STEP);
         }
         self.shared.urgent().clear();
@@ -158,6 +153,13 @@ impl Vcpus {
 
     fn has_entered(&self) -> bool {
         self.shared.entered.get().is_some()
+    }
+
+    fn await_entry(&self) {
+        let mut steps = 0..CROWD_STEPS;
+        while !self.has_entered() && steps.next().is_some() {
+            self.await_first_exit(CROWD_STEP);
+        }
     }
 
     fn let_go(&self) {
