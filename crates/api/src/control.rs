@@ -58,6 +58,9 @@ pub struct Fork {
     /// Milliseconds after which a clone that is not ready is given up; the parent's where unset.
     #[serde(default)]
     pub ready_timeout_ms: Option<u64>,
+    /// Whether clones succeed or fail one by one; otherwise all come to life or none does.
+    #[serde(default)]
+    pub best_effort: bool,
 }
 
 impl Fork {
@@ -69,6 +72,7 @@ impl Fork {
             strategy: Strategy::Image,
             secrets: Secrets::default(),
             ready_timeout_ms: None,
+            best_effort: false,
         }
     }
 }

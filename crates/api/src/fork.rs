@@ -27,6 +27,18 @@ pub struct ForkReport {
     pub strategy: Strategy,
     /// The clones, in order of their names' numbers.
     pub clones: Vec<CloneReport>,
+    /// Those that did not come to life, where as many as can be were wanted.
+    #[serde(default)]
+    pub failed: Vec<CloneFailure>,
+}
+
+/// A clone that did not come to life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneFailure {
+    /// What it would have been called.
+    pub name: VmName,
+    /// One line that says why.
+    pub error: String,
 }
 
 /// One clone.

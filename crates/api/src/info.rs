@@ -36,6 +36,10 @@ pub struct VmInfo {
     pub name: VmName,
     /// Where it is in its life.
     pub state: VmState,
+    /// Whether its process has just said so itself; `false` where it did not answer, and this
+    /// is what it said before.
+    #[serde(default)]
+    pub answers: bool,
     /// Name of the image it was booted from, or `nano`.
     pub image: String,
     /// Virtual CPUs.

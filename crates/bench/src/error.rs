@@ -1,8 +1,8 @@
 //! Why an experiment could not be done.
 
+use hyperfork_host::{ClientError, LaunchError, RunDirError};
 use hyperfork_vmm::kvm::KvmError;
 use hyperfork_vmm::machine::MachineError;
-use hyperfork_vmm::process::{ClientError, LaunchError, RunDirError};
 use std::io;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Where and how something was measured.
 
+use hyperfork_host::PoolConfig;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
-use hyperfork_vmm::process::pool;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -59,7 +59,7 @@ impl HostRecord {
     ///
     /// # Errors
     /// When there is no KVM here.
-    pub fn now(state: State) -> Result<Self, KvmError> {
+    pub fn now(state: State, pool: PoolConfig) -> Result<Self, KvmError> {
         let uname = rustix::system::uname();
         let node = uname.nodename().to_string_lossy();
         let id = read("/etc/machine-id").unwrap_or_else(|| node.into_owned());
@@ -84,8 +84,8 @@ impl HostRecord {
             }
             .to_owned(),
             state,
-            pool_max: Some(pool::most()),
-            primed: Some(pool::primes()),
+            pool_max: Some(pool.most),
+            primed: Some(pool.preload),
             started_unix_s: since_1970.map_or(0, |since| since.as_secs()),
             load_1min: read("/proc/loadavg")
                 .and_then(|text| text.split_whitespace().next()?.parse().ok())

@@ -4,9 +4,8 @@ use crate::error::BenchError;
 use crate::guest::Guest;
 use crate::vms::Vms;
 use hyperfork_api::VmName;
-use hyperfork_vmm::machine::slots;
-use hyperfork_vmm::process::pool::{self, Pool};
-use hyperfork_vmm::snapshot::Shape;
+use hyperfork_host::pool::{self, Pool};
+use hyperfork_state::Shape;
 use std::thread;
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ impl Stock {
         vms: &Vms<'_>,
     ) -> Result<Self, BenchError> {
         let spec = guest.spec(VmName::new("any")?, cpus, memory_mib, "");
-        let shape = slots::shape(&spec);
+        let shape = Shape::of(&spec);
         // It keeps twice of what was wanted.
         let kept = 2 * clones as usize;
         Ok(Self {
@@ -55,7 +54,7 @@ impl Stock {
     /// them, and the pool has nothing more to do.
     pub(crate) fn settle(&self, vms: &Vms<'_>) {
         // Where there is no pool, clones' shells are built while they wait.
-        let _ = pool::settle(vms.run_dir(), &self.shape);
+        let _ = pool::settle(vms.host(), &self.shape);
         // The last shells have been told what to get ready for, and do so now.
         thread::sleep(GETTING_READY * self.kept as u32);
     }
@@ -67,5 +66,5 @@ impl Stock {
 }
 
 fn filled(shape: &Shape, kept: usize, vms: &Vms<'_>) -> Option<Pool> {
-    pool::warm(vms.run_dir(), shape, kept).ok().flatten()
+    pool::warm(vms.host(), shape, kept).ok().flatten()
 }

@@ -6,8 +6,8 @@ use crate::error::BenchError;
 use crate::guest::Guest;
 use hyperfork_api::control::{self, Reply, Request};
 use hyperfork_api::{CloneReport, ForkReport, Secrets, Strategy, VmInfo, VmName};
-use hyperfork_vmm::process::{Client, ClientError, LaunchError, RunDir, VmDir, launch};
-use hyperfork_vmm::sys::scm;
+use hyperfork_host::{Client, ClientError, Config, LaunchError, RunDir, VmDir, launch, life};
+use hyperfork_sys::scm;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -29,7 +29,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 
 /// The VMs of one run. Dropping it ends and removes all of them.
 pub struct Vms<'a> {
-    run_dir: RunDir,
+    host: Config,
     watch: &'a dyn Watch,
     /// Of all names.
     prefix: String,
@@ -46,21 +46,23 @@ pub(crate) struct Booted {
 
 impl<'a> Vms<'a> {
     /// None yet.
-    ///
-    /// # Errors
-    /// [`BenchError::RunDir`].
-    pub fn new(watch: &'a dyn Watch) -> Result<Self, BenchError> {
-        Ok(Self {
-            run_dir: RunDir::for_user()?,
+    pub fn new(host: Config, watch: &'a dyn Watch) -> Self {
+        Self {
+            host,
             watch,
             prefix: format!("bench-{}-", std::process::id()),
             booted: 0,
-        })
+        }
+    }
+
+    /// How they are run and where they are found.
+    pub(crate) fn host(&self) -> &Config {
+        &self.host
     }
 
     /// Where they are found.
     pub(crate) fn run_dir(&self) -> &RunDir {
-        &self.run_dir
+        &self.host.run_dir
     }
 
     /// Who looks on.
@@ -89,7 +91,7 @@ impl<'a> Vms<'a> {
         let name = VmName::new(format!("{}{}", self.prefix, self.booted))?;
         let spec = guest.spec(name, cpus, memory_mib, options);
         let begun = Instant::now();
-        let info = launch(&self.run_dir, &spec, Secrets::default())
+        let info = launch(&self.host, &spec, Secrets::default())
             .and_then(|launched| launched.wait_ready_while(|| self.watch.wanted()))
             .map_err(|error| match error {
                 LaunchError::Interrupted => BenchError::Interrupted,
@@ -151,7 +153,7 @@ impl<'a> Vms<'a> {
     /// Waits until each of these nano clones has signalled that it is done.
     pub(crate) fn await_done(&self, report: &ForkReport) -> Result<(), BenchError> {
         for clone in &report.clones {
-            let vm = self.run_dir.vm(&clone.name);
+            let vm = self.host.run_dir.vm(&clone.name);
             self.eventually(&clone.name, "that it is done", || {
                 vm.info().is_ok_and(|info| info.exit_status.is_some())
             })?;
@@ -181,14 +183,15 @@ impl<'a> Vms<'a> {
 
     /// What a VM tells about itself.
     pub(crate) fn info(&self, vm: &VmName) -> Result<VmInfo, BenchError> {
-        Ok(self.run_dir.vm(vm).info()?)
+        Ok(self.host.run_dir.vm(vm).info()?)
     }
 
     /// The processor time that a fork's clones have had since their processes began, the
     /// mean, microseconds. To be asked before they are asked anything else.
     pub(crate) fn cpu_us(&self, report: &ForkReport) -> Option<f64> {
         let used = |clone: &CloneReport| {
-            let socket = UnixStream::connect(self.run_dir.vm(&clone.name).control_socket()).ok()?;
+            let socket =
+                UnixStream::connect(self.host.run_dir.vm(&clone.name).control_socket()).ok()?;
             cpu::used_us(scm::peer(&socket).ok()?)
         };
         let used: Option<Vec<f64>> = report.clones.iter().map(used).collect();
@@ -197,12 +200,12 @@ impl<'a> Vms<'a> {
 
     /// What a VM has printed.
     pub(crate) fn console(&self, vm: &VmName) -> String {
-        let bytes = fs::read(self.run_dir.vm(vm).console_log()).unwrap_or_default();
+        let bytes = fs::read(self.host.run_dir.vm(vm).console_log()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     fn ask(&self, vm: &VmName, request: &Request) -> Result<Reply, ClientError> {
-        Client::connect(&self.run_dir.vm(vm))?.request(request)
+        Client::connect(&self.host.run_dir.vm(vm))?.request(request)
     }
 
     /// Ends a fork's clones and removes what is left of them.
@@ -210,43 +213,30 @@ impl<'a> Vms<'a> {
         let dirs: Vec<VmDir> = report
             .clones
             .iter()
-            .map(|clone| self.run_dir.vm(&clone.name))
+            .map(|clone| self.host.run_dir.vm(&clone.name))
             .collect();
-        remove(&dirs);
+        life::discard(&dirs);
     }
 
     /// Ends VMs and removes what is left of them.
     pub(crate) fn remove_all(&self, vms: &[VmName]) {
-        remove(&vms.iter().map(|vm| self.run_dir.vm(vm)).collect::<Vec<_>>());
+        life::discard(
+            &vms.iter()
+                .map(|vm| self.host.run_dir.vm(vm))
+                .collect::<Vec<_>>(),
+        );
     }
 
     /// Ends a VM and removes what is left of it.
     pub(crate) fn remove(&self, vm: &VmName) {
-        remove(&[self.run_dir.vm(vm)]);
+        life::discard(&[self.host.run_dir.vm(vm)]);
     }
 }
 
 impl Drop for Vms<'_> {
     fn drop(&mut self) {
         let ours = |dir: &VmDir| dir.name().as_str().starts_with(&self.prefix);
-        let all = self.run_dir.list().unwrap_or_default();
-        remove(&all.into_iter().filter(ours).collect::<Vec<_>>());
-    }
-}
-
-/// Ends VMs and waits until nothing of them is left, processes included: what still
-/// goes on would disturb the next sample.
-fn remove(dirs: &[VmDir]) {
-    for dir in dirs {
-        // One that does not answer is ending already.
-        let _ = Client::connect(dir).and_then(|mut vm| vm.request(&Request::Stop { grace_ms: 0 }));
-    }
-    for dir in dirs {
-        let begun = Instant::now();
-        while dir.is_alive() && begun.elapsed() < PATIENCE {
-            thread::sleep(MOMENT);
-        }
-        // It may have removed itself.
-        let _ = dir.remove();
+        let all = self.host.run_dir.list().unwrap_or_default();
+        life::discard(&all.into_iter().filter(ours).collect::<Vec<_>>());
     }
 }

@@ -15,8 +15,8 @@ use crate::args::Verb;
 use crate::interrupt::Interrupted;
 use crate::ui::StdoutClosed;
 use hyperfork_api::guest::Failure;
-use hyperfork_vmm::process::LaunchError;
-use hyperfork_vmm::process::agent::AgentError;
+use hyperfork_host::LaunchError;
+use hyperfork_host::agent::AgentError;
 
 /// Done.
 pub(crate) const OK: u8 = 0;

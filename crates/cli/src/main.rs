@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`args`] | what may be written on the command line, typed |
+//! | [`config`] | what the environment says |
 //! | [`verbs`] | one module per verb |
 //! | [`guest`] | talking to programs inside a guest: streams, terminals, archives |
 //! | [`doctor`] | what this host can do |
@@ -10,11 +11,12 @@
 //! | [`ui`] | tables, progress, errors |
 //! | [`exit`] | every exit status, in one place |
 //!
-//! VMs live on in processes of their own, which are this same program started
-//! as `hyperfork __vm`; everything here only asks them.
+//! VMs live on in processes of their own, which run `hyperfork-vm`; everything here only asks
+//! them.
 #![forbid(unsafe_code)]
 
 mod args;
+mod config;
 mod demo;
 mod doctor;
 mod exit;
@@ -25,21 +27,9 @@ mod verbs;
 
 use args::Verb;
 use clap::Parser;
-use hyperfork_vmm::net::user::{NET_ARGUMENT, net_main};
-use hyperfork_vmm::process::pool::{POOL_ARGUMENT, pool_main};
-use hyperfork_vmm::process::{VM_ARGUMENT, vm_main};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before everything else: the processes of VMs and of the pool have nothing to do
-    // with all this.
-    let mut own = std::env::args_os().skip(1);
-    match (own.next(), own.next()) {
-        (Some(kind), _) if kind == VM_ARGUMENT => return vm_main(),
-        (Some(kind), _) if kind == NET_ARGUMENT => return net_main(),
-        (Some(kind), Some(run_dir)) if kind == POOL_ARGUMENT => return pool_main(run_dir.into()),
-        _ => {}
-    }
     let verb = args::Cli::parse().verb;
     let trouble = exit::trouble_with(&verb);
     match run(verb) {

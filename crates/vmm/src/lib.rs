@@ -4,8 +4,6 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`sys`] | the host kernel, wrapped once; nearly all `unsafe` |
-//! | [`net`] | the namespace around a VM: addresses, links, translation |
 //! | [`memory`] | guest RAM: layout, freezing, images |
 //! | [`kvm`] | VM and vCPU, and their state |
 //! | [`bus`] | from addresses to devices |
@@ -13,30 +11,20 @@
 //! | [`boot`] | kernels and the boot protocol |
 //! | [`snapshot`] | a machine at rest |
 //! | [`machine`] | all of it, assembled and running |
-//! | [`process`] | a process per VM, and how it is reached |
 //!
-//! The fork path begins in `process/fork/mod.rs` and goes downhill from there.
+//! Below all of them is the crate `hyperfork_sys`. What runs in a VM's process around a
+//! machine is the crate `hyperfork-monitor`; the fork path begins there, in `fork/mod.rs`,
+//! and goes downhill from there.
 
 pub mod boot;
 pub mod bus;
 pub mod devices;
-pub mod identity;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
-pub mod net;
-pub mod process;
 pub mod snapshot;
-pub mod sys;
 
-/// An error and its causes in one line, as people read them.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        cause = error.source();
-    }
-    words
-}
+use hyperfork_sys as sys;
+
+#[cfg(test)]
+use hyperfork_api::one_line;

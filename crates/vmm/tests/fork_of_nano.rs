@@ -6,11 +6,11 @@ mod support;
 
 use hyperfork_api::signal::Message;
 use hyperfork_nano::{Options, Work, report};
+use hyperfork_sys::clock::{Monotonic, host_tsc};
 use hyperfork_vmm::kvm::{Host, VcpuState};
 use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
 use hyperfork_vmm::snapshot::Shape;
-use hyperfork_vmm::sys::clock::{Monotonic, host_tsc};
 use std::time::Duration;
 use support::Vm;
 

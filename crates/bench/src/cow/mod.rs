@@ -103,7 +103,7 @@ impl Plan for CowPlan {
                         compare(cell);
                     }
                     Err(error) if error.is_of_a_row() => {
-                        let words = hyperfork_vmm::one_line(&error);
+                        let words = hyperfork_api::one_line(&error);
                         cell.iter_mut()
                             .for_each(|row| row.failed = Some(words.clone()));
                     }

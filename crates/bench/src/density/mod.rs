@@ -92,7 +92,7 @@ impl Plan for DensityPlan {
             match measure(row, &plan, guest, vms) {
                 Ok(()) => {}
                 Err(error) if error.is_of_a_row() => {
-                    row.failed = Some(hyperfork_vmm::one_line(&error))
+                    row.failed = Some(hyperfork_api::one_line(&error))
                 }
                 Err(error) => return Err(error),
             }

@@ -3,7 +3,6 @@
 use super::{ForkRow, Method};
 use crate::error::BenchError;
 use crate::guest::NANO;
-use hyperfork_vmm::process::pool;
 use std::ops::Range;
 
 /// How much of the memory that is available may be used, in percent: the rest is
@@ -23,7 +22,7 @@ pub(super) struct Cost {
 
 impl Cost {
     /// What a row's parent, its ancestors, its clones and their shells take at most.
-    pub(super) fn of(row: &ForkRow) -> Self {
+    pub(super) fn of(row: &ForkRow, most_shells: u64) -> Self {
         const PARENT_MIB: u64 = 16;
         // Of a clone, or a shell that waits for one: its process, and what KVM keeps of it.
         const PROCESS_MIB: u64 = 4;
@@ -38,7 +37,7 @@ impl Cost {
             Method::Image => 2 * (1 + u64::from(row.clones) + u64::from(row.depth)),
             Method::ProcessFork | Method::Boot | Method::Raw => 0,
         };
-        let waiting = shells.min(pool::most() as u64);
+        let waiting = shells.min(most_shells);
         let processes = u64::from(row.clones) + u64::from(row.depth) + waiting;
         let parent_mib = PARENT_MIB + row.touched_mib.unwrap_or(row.memory_mib);
         Self {
@@ -182,7 +181,7 @@ mod tests {
             first: false,
             n: 1,
         };
-        let costs: Vec<_> = plan.rows().iter().map(Cost::of).collect();
+        let costs: Vec<_> = plan.rows().iter().map(|row| Cost::of(row, 128)).collect();
         let shells: Vec<_> = costs.iter().map(|cost| cost.shells).collect();
         assert_eq!(shells, [4, 24, 130, 150, 0, 0, 0, 0]);
         assert!(costs[0].mib < costs[1].mib && costs[1].mib < costs[2].mib);

@@ -22,7 +22,6 @@ use crate::host::State;
 use crate::journal::{Journal, Plan, Row};
 use crate::vms::Vms;
 use batches::{Cost, batches};
-use hyperfork_vmm::process::pool;
 use lane::Lane;
 use row::Case;
 use serde::{Deserialize, Serialize};
@@ -146,9 +145,10 @@ impl Plan for ForkPlan {
         vms: &mut Vms<'_>,
     ) -> Result<(), BenchError> {
         let rows = &journal.document.rows;
-        let costs: Vec<_> = rows.iter().map(Cost::of).collect();
+        let most_shells = vms.host().pool.most as u64;
+        let costs: Vec<_> = rows.iter().map(|row| Cost::of(row, most_shells)).collect();
         let available_mib = crate::memory::host().available_kib >> 10;
-        for batch in batches(&costs, available_mib, pool::most() as u64)? {
+        for batch in batches(&costs, available_mib, most_shells)? {
             run_batch(journal, batch, guest, vms)?;
         }
         Ok(())
@@ -180,7 +180,7 @@ fn run_batch(
             match sample(lane, &mut rows[at], &plan, guest, state, vms) {
                 Ok(sample) => rows[at].samples.push(sample),
                 Err(error) if error.is_of_a_row() => {
-                    rows[at].failed = Some(hyperfork_vmm::one_line(&error));
+                    rows[at].failed = Some(hyperfork_api::one_line(&error));
                     close(lane.take(), vms);
                 }
                 Err(error) => return Err(error),

@@ -13,12 +13,12 @@ use crate::error::BenchError;
 use crate::guest::Guest;
 use hyperfork_api::VmName;
 use hyperfork_api::signal::Message;
+use hyperfork_host::identity;
+use hyperfork_state::Shape;
 use hyperfork_vmm::devices::log::Log;
-use hyperfork_vmm::identity;
 use hyperfork_vmm::kvm::{Host, KvmError, Vcpu, VcpuState, Vm, VmState};
-use hyperfork_vmm::machine::{Backends, Event, Events, Machine, MachineError, Shell, slots};
+use hyperfork_vmm::machine::{Backends, Event, Events, Machine, MachineError, Shell};
 use hyperfork_vmm::memory::{Ram, RamImage, layout};
-use hyperfork_vmm::snapshot::Shape;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -57,7 +57,7 @@ impl Template {
             return Err(BenchError::OnlyNano("the strategy raw"));
         };
         let spec = guest.spec(VmName::new("raw")?, cpus, memory_mib, options);
-        let shape = slots::shape(&spec);
+        let shape = Shape::of(&spec);
         let host = Host::open()?;
         let directory =
             tempfile::tempdir().map_err(BenchError::io("make", std::env::temp_dir()))?;

@@ -102,6 +102,7 @@ mod tests {
                 clone(30, 40, ShellSource::Built),
                 clone(20, 50, ShellSource::Pool),
             ],
+            failed: Vec::new(),
         };
         let sample = Sample::of(&report, Some(1.0)).unwrap();
         assert_eq!((sample.total_us, sample.ready_us), (30.0, Some(90.0)));

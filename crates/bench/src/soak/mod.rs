@@ -88,7 +88,7 @@ impl Plan for SoakPlan {
                 Ok(()) => {}
                 Err(error) if error.is_of_a_row() => {
                     row.samples.clear();
-                    row.failed = Some(hyperfork_vmm::one_line(&error));
+                    row.failed = Some(hyperfork_api::one_line(&error));
                 }
                 Err(error) => {
                     row.samples.clear();

@@ -35,6 +35,10 @@ pub(crate) struct Fork {
     /// Give up on clones that are not ready after this long [default: that of the VM]
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(crate) ready_timeout: Option<Duration>,
+    /// Keep the clones that come to life even if others do not; otherwise it is all or none.
+    /// The exit status is 1 if one is missing
+    #[arg(long)]
+    pub(crate) best_effort: bool,
     /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,11 +2,11 @@
 
 use super::Stage;
 use crate::ui::{self, duration_us};
-use crate::verbs::{boot, fork_vm, free_name_like, remove_by_force};
+use crate::verbs::{boot, fork_vm, free_name_like};
 use anyhow::Context;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Bytes, ForkReport, Secrets, VmInfo, VmName, VmSpec, control};
-use hyperfork_vmm::process::VmDir;
+use hyperfork_host::{VmDir, life};
 
 /// A VM and its clones. Dropping it ends and removes all of them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl<'a> Family<'a> {
         guest: Guest,
     ) -> anyhow::Result<Self> {
         let spec = VmSpec {
-            name: free_name_like(&stage.run_dir, "demo")?,
+            name: free_name_like(&stage.host.run_dir, "demo")?,
             cpus: 1,
             memory,
             guest,
@@ -41,7 +41,7 @@ impl<'a> Family<'a> {
             ready_timeout_ms: READY_TIMEOUT_MS,
         };
         let parent = boot(
-            &stage.run_dir,
+            &stage.host,
             &spec,
             Secrets::default(),
             stage.progress,
@@ -65,7 +65,7 @@ impl<'a> Family<'a> {
 
     /// Where a VM is reached.
     pub(super) fn dir(&self, name: &VmName) -> VmDir {
-        self.stage.run_dir.vm(name)
+        self.stage.host.run_dir.vm(name)
     }
 
     /// What a VM tells about itself now.
@@ -86,6 +86,7 @@ impl<'a> Family<'a> {
             dir.name() == parent || info.is_ok_and(|info| info.parent.as_ref() == Some(parent))
         };
         self.stage
+            .host
             .run_dir
             .list()
             .into_iter()
@@ -99,7 +100,7 @@ impl Drop for Family<'_> {
     fn drop(&mut self) {
         for dir in self.members() {
             // One that went by itself needs no removal.
-            let _ = remove_by_force(&dir);
+            let _ = life::remove_by_force(&dir);
         }
     }
 }

@@ -8,18 +8,19 @@ mod python;
 mod report;
 
 use crate::args::{Demo, DemoGuest};
+use crate::config;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::ui::Progress;
 use anyhow::Context;
+use hyperfork_host::Config;
 use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::process::RunDir;
 
 /// What every step of the demonstration has at hand.
 #[derive(Debug)]
 struct Stage {
-    host: Host,
-    run_dir: RunDir,
+    kvm: Host,
+    host: Config,
     progress: Progress,
     interrupt: Interrupt,
 }
@@ -31,8 +32,8 @@ struct Stage {
 pub(crate) fn run(args: &Demo) -> anyhow::Result<u8> {
     let stage = Stage {
         interrupt: Interrupt::catch().context("cannot catch signals")?,
-        host: Host::open()?,
-        run_dir: RunDir::for_user()?,
+        kvm: Host::open()?,
+        host: config::host()?,
         progress: Progress::unless(false),
     };
     let shown = match args.guest {

@@ -96,7 +96,7 @@ fn boot(stage: &Stage) -> anyhow::Result<Family<'_>> {
     let image = ensure_image(IMAGE, stage.progress, &stage.interrupt)?;
     let command = Command {
         argv: ["python3", "-c", PROGRAM].map(str::to_owned).into(),
-        env: on_this_host(&image.environment, stage.host.kind()),
+        env: on_this_host(&image.environment, stage.kvm.kind()),
         cwd: None,
         tty: None,
         stdin: false,

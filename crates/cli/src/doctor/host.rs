@@ -1,11 +1,11 @@
 //! The kernel and the machine.
 
 use super::Check;
+use crate::config;
 use crate::verbs::host_memory;
 use hyperfork_image::ImageStore;
+use hyperfork_sys::huge_pages;
 use hyperfork_vmm::kvm::{Host, HostKind};
-use hyperfork_vmm::process::RunDir;
-use hyperfork_vmm::sys::huge_pages;
 use rustix::fs::{Access, access, statfs, statvfs};
 use serde::Serialize;
 use std::fs;
@@ -64,7 +64,7 @@ impl Facts {
             cgroup_version: cgroup_version(),
             cache_free_mib: cache_dir.as_deref().and_then(free_mib),
             cache_dir,
-            run_dir: RunDir::for_user().ok().map(|dir| dir.path().to_owned()),
+            run_dir: config::run_dir().ok().map(|dir| dir.path().to_owned()),
         }
     }
 
@@ -193,7 +193,7 @@ fn run_dir() -> Check {
     const NAME: &str = "run directory";
     /// TMPFS_MAGIC of linux/magic.h.
     const TMPFS: u64 = 0x0102_1994;
-    let usable = RunDir::for_user().map(|dir| dir.path().to_owned());
+    let usable = config::run_dir().map(|dir| dir.path().to_owned());
     match usable {
         Ok(path) if access(&path, Access::WRITE_OK).is_ok() => {
             let finding = path.display().to_string();

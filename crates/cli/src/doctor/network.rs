@@ -2,13 +2,12 @@
 
 use super::Check;
 use hyperfork_api::NetMode;
-use hyperfork_vmm::net;
 
 /// What a VM's network is like on this host.
 pub(super) fn check() -> Check {
     const NAME: &str = "network";
-    if let Err(reason) = net::available(NetMode::Own) {
-        return match net::available(NetMode::User) {
+    if let Err(reason) = hyperfork_net::available(NetMode::Own) {
+        return match hyperfork_net::available(NetMode::User) {
             Ok(()) => Check::warning(
                 NAME,
                 format!(
@@ -26,14 +25,14 @@ pub(super) fn check() -> Check {
         };
     }
     let reach = "each VM has a network of its own, reached from this host and by published ports";
-    if !net::host_translates() {
+    if !hyperfork_net::host_translates() {
         return Check::warning(
             NAME,
             format!("{reach}; guests reach this host alone: its kernel translates no addresses"),
-            net::NF_TABLES,
+            hyperfork_net::NF_TABLES,
         );
     }
-    match net::host_forwards() {
+    match hyperfork_net::host_forwards() {
         true => Check::ok(
             NAME,
             format!("{reach}; guests reach what this host reaches"),

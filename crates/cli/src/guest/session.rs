@@ -13,7 +13,7 @@ use crate::exit;
 use anyhow::{Context, bail};
 use hyperfork_api::frame::{self, CHUNK, FrameError};
 use hyperfork_api::guest::{Command, Request, Stream};
-use hyperfork_vmm::process::agent::{Agent, AgentError};
+use hyperfork_host::agent::{Agent, AgentError};
 use signal_hook::consts::{
     SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
 };

@@ -2,6 +2,7 @@
 
 use super::exec::must_answer;
 use crate::args::{Cp, Place};
+use crate::config;
 use crate::exit::{self, Usage};
 use crate::guest::{Incoming, Outgoing, pack, unpack};
 use crate::ui::{Progress, StdoutClosed};
@@ -10,8 +11,8 @@ use hyperfork_api::VmName;
 use hyperfork_api::control;
 use hyperfork_api::frame;
 use hyperfork_api::guest::{Request, Stream};
-use hyperfork_vmm::process::agent::Agent;
-use hyperfork_vmm::process::{Client, RunDir};
+use hyperfork_host::Client;
+use hyperfork_host::agent::Agent;
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -63,7 +64,7 @@ fn copy_disk(vm: &VmName, device: String, target: &Path) -> anyhow::Result<()> {
     };
     let path =
         std::path::absolute(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let dir = RunDir::for_user()?.vm(vm);
+    let dir = config::vm(vm)?;
     let request = control::Request::ExportDisk { device, path };
     Client::connect(&dir)?.request(&request)?;
     Ok(())
@@ -95,7 +96,7 @@ fn copy_in(
 }
 
 fn begin(vm: &VmName, request: &Request) -> anyhow::Result<UnixStream> {
-    let dir = RunDir::for_user()?.vm(vm);
+    let dir = config::vm(vm)?;
     must_answer(&dir.info()?)?;
     let mut agent = Agent::connect(&dir).with_context(|| format!("cannot copy with {vm}"))?;
     agent.request(request)?;

@@ -1,12 +1,12 @@
 //! `exec`.
 
 use crate::args::Exec;
+use crate::config;
 use crate::guest::{Session, Streams, environment_of, set, window_size};
 use anyhow::{Context, bail};
 use hyperfork_api::guest::Command;
 use hyperfork_api::{VmInfo, VmState};
-use hyperfork_vmm::process::RunDir;
-use hyperfork_vmm::process::agent::Agent;
+use hyperfork_host::agent::Agent;
 use std::io::IsTerminal;
 
 /// Runs a command in a VM; gives its exit status.
@@ -17,7 +17,7 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
     if args.tty && args.interactive && !std::io::stdin().is_terminal() {
         bail!("standard input is not a terminal: leave out -t");
     }
-    let dir = RunDir::for_user()?.vm(&args.vm);
+    let dir = config::vm(&args.vm)?;
     let info = dir.info()?;
     must_answer(&info)?;
     let mut env = environment_of(&info.image);

@@ -2,19 +2,20 @@
 
 use super::milliseconds;
 use crate::args::Fork;
+use crate::config;
 use crate::exit;
 use crate::ui::{self, Progress, Table, duration_us};
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use hyperfork_api::control::{self, Reply, Request};
 use hyperfork_api::{ForkReport, Strategy};
-use hyperfork_vmm::process::{Client, RunDir, VmDir};
+use hyperfork_host::{Client, VmDir};
 
 /// Clones a running VM.
 ///
 /// # Errors
 /// It cannot be forked. It is unharmed then, and no clone is left.
 pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
-    let dir = RunDir::for_user()?.vm(&args.vm);
+    let dir = config::vm(&args.vm)?;
     let progress = Progress::unless(args.quiet);
     let request = control::Fork {
         count: args.count,
@@ -22,13 +23,24 @@ pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
         strategy: args.strategy,
         secrets: args.secrets.into_values(),
         ready_timeout_ms: args.ready_timeout.map(milliseconds),
+        best_effort: args.best_effort,
     };
     let report = fork(&dir, request, progress)?;
     match args.json {
         true => ui::json(&report)?,
         false => ui::print(&human(&report))?,
     }
-    Ok(exit::OK)
+    for clone in &report.failed {
+        ui::error(&anyhow!(
+            "{} did not come to life: {}",
+            clone.name,
+            clone.error
+        ));
+    }
+    Ok(match report.failed.is_empty() {
+        true => exit::OK,
+        false => exit::FAILED,
+    })
 }
 
 /// Asks a VM to clone itself.

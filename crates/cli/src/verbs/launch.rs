@@ -4,7 +4,7 @@ use crate::interrupt::Interrupt;
 use crate::ui::Progress;
 use anyhow::{Context, bail};
 use hyperfork_api::{Bytes, Secrets, VmInfo, VmName, VmSpec};
-use hyperfork_vmm::process::{RunDir, launch};
+use hyperfork_host::{Config, RunDir, launch};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 
@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 /// It does not start, does not become ready, or somebody interrupts. Nothing is
 /// left of it then.
 pub(crate) fn boot(
-    run_dir: &RunDir,
+    host: &Config,
     spec: &VmSpec,
     secrets: Secrets,
     progress: Progress,
@@ -22,7 +22,7 @@ pub(crate) fn boot(
 ) -> anyhow::Result<VmInfo> {
     fits_the_host(spec.memory)?;
     let step = progress.step(&format!("booting {}", spec.name));
-    let launched = launch(run_dir, spec, secrets)
+    let launched = launch(host, spec, secrets)
         .and_then(|launch| launch.wait_ready_while(|| !interrupt.is_set()));
     drop(step);
     launched.map_err(|error| interrupt.explains(error.into()))

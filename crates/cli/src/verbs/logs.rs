@@ -1,9 +1,9 @@
 //! `logs`.
 
 use crate::args::Logs;
+use crate::config;
 use crate::{exit, ui};
 use anyhow::Context;
-use hyperfork_vmm::process::RunDir;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::thread;
@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// There is no such VM, or standard output is closed.
 pub(crate) fn run(args: &Logs) -> anyhow::Result<u8> {
-    let dir = RunDir::for_user()?.vm(&args.vm);
+    let dir = config::vm(&args.vm)?;
     let info = dir.info()?;
     let path = match args.console || info.command.is_none() {
         true => dir.console_log(),

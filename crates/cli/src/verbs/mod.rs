@@ -18,7 +18,6 @@ pub(crate) use self::fork::fork as fork_vm;
 pub(crate) use self::image::ensure as ensure_image;
 pub(crate) use self::launch::{boot, free_name_like, host_memory};
 pub(crate) use self::run::{NANO, linux_from};
-pub(crate) use self::vms::remove_by_force;
 
 use std::time::Duration;
 

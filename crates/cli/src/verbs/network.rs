@@ -4,7 +4,6 @@ use crate::args::{Net, Run};
 use crate::ui;
 use anyhow::bail;
 use hyperfork_api::{NetKind, NetMode, Network};
-use hyperfork_vmm::net;
 
 /// The network that was asked for, or, where nothing was, the best this host allows.
 ///
@@ -32,7 +31,7 @@ pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
 }
 
 fn asked_for(mode: NetMode) -> anyhow::Result<NetMode> {
-    match (net::available(mode), mode) {
+    match (hyperfork_net::available(mode), mode) {
         (Ok(()), mode) => Ok(mode),
         (Err(reason), NetMode::User) => bail!(
             "this VM cannot have a network: {reason}; without one (--net none), exec, cp, logs and fork work all the same"
@@ -46,10 +45,10 @@ fn asked_for(mode: NetMode) -> anyhow::Result<NetMode> {
 /// That of its own where the host allows it, otherwise the one without privileges, otherwise
 /// none, unless it is `needed`.
 fn best(needed: bool) -> anyhow::Result<Option<NetMode>> {
-    let Err(reason) = net::available(NetMode::Own) else {
+    let Err(reason) = hyperfork_net::available(NetMode::Own) else {
         return Ok(Some(NetMode::Own));
     };
-    match net::available(NetMode::User) {
+    match hyperfork_net::available(NetMode::User) {
         Ok(()) => {
             ui::note(&format!(
                 "network without privileges (--net user): TCP, UDP and published ports, the VM has no address of this host's; {reason}"

@@ -1,10 +1,11 @@
 //! `ps`.
 
 use crate::args::Ps;
+use crate::config;
 use crate::exit;
 use crate::ui::{self, Table, age};
 use hyperfork_api::{Bytes, VmInfo, VmState};
-use hyperfork_vmm::process::{ClientError, RunDir};
+use hyperfork_host::{ClientError, RunDir, client};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Lists VMs.
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// # Errors
 /// The run directory's, or standard output's.
 pub(crate) fn run(args: &Ps) -> anyhow::Result<u8> {
-    let mut infos = all(&RunDir::for_user()?)?;
+    let mut infos = all(&config::run_dir()?)?;
     infos.retain(|info| args.all || info.state.is_alive());
     if args.json {
         ui::json(&infos)?;
@@ -36,8 +37,8 @@ pub(crate) fn run(args: &Ps) -> anyhow::Result<u8> {
 /// The run directory's.
 pub(super) fn all(run_dir: &RunDir) -> anyhow::Result<Vec<VmInfo>> {
     let mut infos = Vec::new();
-    for dir in run_dir.list()? {
-        match dir.info() {
+    for found in client::infos(&run_dir.list()?) {
+        match found {
             Ok(info) => infos.push(info),
             // Removed just now, or only just claimed.
             Err(ClientError::Unknown { .. } | ClientError::Starting { .. }) => {}
@@ -76,6 +77,7 @@ fn human(infos: &[VmInfo]) -> String {
 /// A state in a word, with the exit status where there is one.
 pub(super) fn state(info: &VmInfo) -> String {
     let word = match info.state {
+        _ if !info.answers => "no answer",
         VmState::Starting => "starting",
         VmState::Running => "running",
         VmState::Paused => "paused",

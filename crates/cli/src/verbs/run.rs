@@ -1,8 +1,9 @@
 //! `run`.
 
 use super::launch::{boot, free_name};
-use super::{ensure_image, network, vms};
+use super::{ensure_image, network};
 use crate::args::{Net, Run};
+use crate::config;
 use crate::exit::{self, Usage};
 use crate::guest::{Output, on_this_host, set};
 use crate::interrupt::Interrupt;
@@ -13,9 +14,10 @@ use hyperfork_api::frame;
 use hyperfork_api::guest::{Command, Request, Stream};
 use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
+use hyperfork_host::agent::{Agent, AgentError};
+use hyperfork_host::life::{self, EndError};
+use hyperfork_host::{Client, ClientError, VmDir};
 use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::process::agent::{Agent, AgentError};
-use hyperfork_vmm::process::{Client, ClientError, RunDir, VmDir};
 use std::fs;
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -46,13 +48,13 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
     let secrets = mem::take(&mut args.secrets).into_values();
     let progress = Progress::unless(args.quiet);
     let interrupt = Interrupt::catch().context("cannot catch signals")?;
-    let host = Host::open()?;
-    let run_dir = RunDir::for_user()?;
+    let kvm = Host::open()?;
+    let host = config::host()?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => free_name(&run_dir)?,
+        None => free_name(&host.run_dir)?,
     };
-    let mut guest = guest(&args, &host, progress, &interrupt)?;
+    let mut guest = guest(&args, &kvm, progress, &interrupt)?;
     // Its VM has it open; it needs no name afterwards.
     let _sized = size_root(&args, &mut guest)?;
     let spec = VmSpec {
@@ -65,12 +67,12 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
         identical_clones: args.identical_clones,
         ready_timeout_ms: super::milliseconds(args.ready_timeout),
     };
-    boot(&run_dir, &spec, secrets, progress, &interrupt)?;
+    boot(&host, &spec, secrets, progress, &interrupt)?;
     if args.detach {
         ui::line(&name)?;
         return Ok(exit::OK);
     }
-    let dir = run_dir.vm(&name);
+    let dir = host.run_dir.vm(&name);
     let followed = match args.command.is_empty() {
         true => idle(&dir, &spec, &interrupt),
         false => follow(&dir, &interrupt),
@@ -347,16 +349,16 @@ fn pass_signals_on(dir: VmDir, interrupt: Interrupt) -> thread::JoinHandle<()> {
         if told.is_ok() {
             interrupt.next();
         }
-        let _ = vms::end(&dir, Duration::ZERO);
+        let _ = life::stop(&dir, Duration::ZERO);
     })
 }
 
 /// Ends the VM, if it has not ended, and removes it where that was asked for.
 fn leave(dir: &VmDir, remove: bool) -> anyhow::Result<()> {
-    match vms::end(dir, GRACE) {
+    match life::stop(dir, GRACE) {
         Ok(()) => {}
         // Somebody else removed it.
-        Err(ClientError::Unknown { .. }) => return Ok(()),
+        Err(EndError::Client(ClientError::Unknown { .. })) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     if remove

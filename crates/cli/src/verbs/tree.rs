@@ -2,10 +2,10 @@
 
 use super::ps;
 use crate::args::Tree;
+use crate::config;
 use crate::exit;
 use crate::ui::{self, Table, mib};
 use hyperfork_api::{VmInfo, VmName, VmState};
-use hyperfork_vmm::process::RunDir;
 use serde::Serialize;
 
 /// A VM and its clones: what `tree --json` prints.
@@ -31,7 +31,7 @@ const COLUMNS: [&str; 5] = ["NAME", "STATE", ">SHARED", ">PRIVATE", ">SWAPPED"];
 /// # Errors
 /// The run directory's, or standard output's.
 pub(crate) fn run(args: &Tree) -> anyhow::Result<u8> {
-    let roots = grow(ps::all(&RunDir::for_user()?)?);
+    let roots = grow(ps::all(&config::run_dir()?)?);
     if args.json {
         ui::json(&roots)?;
     } else {
@@ -173,6 +173,7 @@ mod tests {
             ports: Vec::new(),
             name: named(name),
             state: VmState::Running,
+            answers: true,
             image: "nano".to_owned(),
             cpus: 1,
             memory_mib: 64,

@@ -87,7 +87,7 @@ impl DeviceWorker {
             let control = control.clone();
             move || match confinement.enter() {
                 Ok(()) => run(&control),
-                Err(error) => eprintln!("the device thread cannot be confined: {error}"),
+                Err(error) => crate::sys::note!("the device thread cannot be confined: {error}"),
             }
         })?;
         Ok(Self {

@@ -316,7 +316,7 @@ impl Machine {
             && let Err(error) = self.turn_clocks_back(&clocks)
         {
             // It can live with that better than with not going on.
-            eprintln!("the guest's clocks have gone on during the pause: {error}");
+            crate::sys::note!("the guest's clocks have gone on during the pause: {error}");
         }
         self.resume_devices();
         self.vcpus.run();

@@ -142,7 +142,9 @@ impl<'a> Paused<'a> {
         if machine.clocks_held.is_none() {
             match machine.vm.clocks() {
                 Ok(clocks) => machine.clocks_held = Some(clocks),
-                Err(error) => eprintln!("the guest's clocks go on during the pause: {error}"),
+                Err(error) => {
+                    crate::sys::note!("the guest's clocks go on during the pause: {error}")
+                }
             }
         }
         std::mem::forget(self);

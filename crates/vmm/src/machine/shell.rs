@@ -8,7 +8,7 @@ use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, HostKind, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
-use crate::snapshot::{Primer, Shape};
+use crate::snapshot::{Preload, Shape};
 use crate::sys::fds::FdTable;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -66,13 +66,13 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Makes the shell ready for a clone of one certain line ([`Ram::prime`]).
+    /// Gets memory ready that clones of one family have in common ([`Ram::prime`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
-    pub fn prime(&mut self, primer: &Primer, fds: &FdTable) -> Result<(), MachineError> {
-        RamImage::restore(primer.image.clone(), fds)
-            .and_then(|image| self.ram.prime(&image, &primer.touched))
+    pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
+        RamImage::restore(preload.image.clone(), fds)
+            .and_then(|image| self.ram.prime(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 

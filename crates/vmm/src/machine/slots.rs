@@ -12,15 +12,12 @@ use crate::devices::virtio::net::Net;
 use crate::devices::virtio::p9::P9;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::vsock::{Vsock, VsockHandle};
-use crate::devices::virtio::{
-    DeviceState, VirtioDevice, balloon, block, console, net, p9, rng, vsock,
-};
+use crate::devices::virtio::{DeviceState, VirtioDevice};
 use crate::memory::FreePages;
-use crate::snapshot::Shape;
 use crate::sys::fds::FdTable;
 use crate::sys::tap::Tap;
-use hyperfork_api::spec::{Disk, Guest, LinuxGuest, Share};
-use hyperfork_api::{Mac, VmSpec};
+use hyperfork_api::Mac;
+use hyperfork_api::spec::{Disk, LinuxGuest, Share};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -92,36 +89,6 @@ pub fn share_tag(index: usize) -> String {
 /// What a guest calls disk number `index`.
 pub fn disk_name(index: usize) -> String {
     format!("vd{}", char::from(b'a' + index as u8))
-}
-
-/// How a machine for `spec` is built.
-pub fn shape(spec: &VmSpec) -> Shape {
-    let (rings, shares) = match &spec.guest {
-        Guest::Nano { .. } => (Vec::new(), false),
-        Guest::Linux(guest) => (rings(guest), !guest.shares.is_empty()),
-    };
-    Shape {
-        cpus: spec.cpus,
-        memory: spec.memory,
-        rings,
-        net: spec.guest.network().map(|network| network.kind.clone()),
-        shares,
-    }
-}
-
-/// How many rings each device of a Linux guest has, in the order of [`fresh`].
-fn rings(guest: &LinuxGuest) -> Vec<u8> {
-    let disks = guest.disks.iter().map(|_| block::QUEUE_SIZES.len());
-    let always = [
-        console::QUEUE_SIZES.len(),
-        vsock::QUEUE_SIZES.len(),
-        rng::QUEUE_SIZES.len(),
-        balloon::QUEUE_SIZES.len(),
-    ];
-    let card = guest.network.iter().map(|_| net::QUEUE_SIZES.len());
-    let shares = guest.shares.iter().map(|_| p9::QUEUE_SIZES.len());
-    let all = disks.chain(always).chain(card).chain(shares);
-    all.map(|count| count as u8).collect()
 }
 
 /// A Linux guest's devices as after power-on.

@@ -6,7 +6,8 @@ use crate::devices::serial::SerialState;
 use crate::devices::virtio::transport::TransportState;
 use crate::kvm::{VcpuState, VmState};
 use crate::memory::image::RamImageState;
-use hyperfork_api::{Bytes, NetKind};
+pub use hyperfork_state::Shape;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -30,26 +31,64 @@ pub struct MachineState {
     pub ram: RamImageState,
 }
 
-/// What makes shells ready for clones of one line before there are any.
+/// Memory that clones of one family have in common, for shells that wait for them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Primer {
+pub struct Preload {
     /// Memory as it was at the last fork.
     pub image: RamImageState,
     /// Pages, as ranges of bytes, that clones write first.
     pub touched: Vec<Range<usize>>,
 }
 
-/// What has to be known to build a shell for a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Shape {
-    /// Virtual CPUs.
-    pub cpus: u8,
-    /// Guest memory.
-    pub memory: Bytes,
-    /// How many rings each virtio device has, by slot.
-    pub rings: Vec<u8>,
-    /// The kind of network around it, if any.
-    pub net: Option<NetKind>,
-    /// Whether it has shared directories, whose devices open files by name.
-    pub shares: bool,
+/// Why bytes are no state.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// They are cut off, or hold impossible values.
+    #[error("a captured state cannot be read")]
+    Malformed(#[source] postcard::Error),
+    /// There is more than a state.
+    #[error("{0} bytes are left over behind a captured state")]
+    LeftOver(usize),
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(DecodeError::LeftOver(rest.len())),
+        Err(error) => Err(DecodeError::Malformed(error)),
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("a state is plain data")
+}
+
+impl MachineState {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
+}
+
+impl Preload {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
 }

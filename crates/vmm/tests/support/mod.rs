@@ -3,12 +3,12 @@
 use hyperfork_api::signal::Message;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Bytes, Identity, VmName, VmSpec};
+use hyperfork_host::identity;
 use hyperfork_vmm::devices::log::Log;
-use hyperfork_vmm::identity;
 use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::machine::slots;
 use hyperfork_vmm::machine::{Backends, Capture, Event, Events, Machine, Shell};
 use hyperfork_vmm::snapshot::MachineState;
+use hyperfork_vmm::snapshot::Shape;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -45,7 +45,7 @@ impl Vm {
             ready_timeout_ms: 0,
         };
         let host = Host::open().expect("these tests need /dev/kvm");
-        let shell = Shell::new(&host, slots::shape(&spec)).unwrap();
+        let shell = Shell::new(&host, Shape::of(&spec)).unwrap();
         let identity = identity::booted(&spec.name).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();

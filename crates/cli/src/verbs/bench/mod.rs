@@ -4,6 +4,7 @@ mod tables;
 
 use super::{ensure_image, linux_from};
 use crate::args::{Bench, BenchOutput, BenchVerb};
+use crate::config;
 use crate::exit::{self, Usage};
 use crate::interrupt::Interrupt;
 use crate::ui::{self, Progress, Step, Table};
@@ -98,7 +99,8 @@ fn document<P: Plan>(
         .as_deref()
         .filter(|path| *path != Path::new("-"));
     let name = plan.bench();
-    let journal = Journal::open(file, HostRecord::now(state)?, plan)?;
+    let host = config::host()?;
+    let journal = Journal::open(file, HostRecord::now(state, host.pool)?, plan)?;
     if let Some(earlier) = &output.compare {
         // What cannot be compared is better known before it is measured.
         compare(&journal.document, earlier)?;
@@ -108,7 +110,7 @@ fn document<P: Plan>(
         interrupt: interrupt.clone(),
     };
     // Ends its VMs before the error is told.
-    let measured = journal.run(&guest, &mut Vms::new(&watch)?);
+    let measured = journal.run(&guest, &mut Vms::new(host, &watch));
     if let (Err(BenchError::Interrupted), Some(file)) = (&measured, file) {
         ui::note(&format!("the same command goes on with {}", file.display()));
     }

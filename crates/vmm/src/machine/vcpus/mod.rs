@@ -103,7 +103,7 @@ impl Vcpus {
                 .spawn(move || match confinement.enter() {
                     Ok(()) => shared.serve(&cpu, index, warm),
                     Err(error) => {
-                        eprintln!("vCPU {index} cannot be confined: {error}");
+                        crate::sys::note!("vCPU {index} cannot be confined: {error}");
                         shared.stop();
                     }
                 })?;
@@ -255,7 +255,7 @@ impl Shared {
     fn serve(&self, vcpu: &Mutex<Vcpu>, index: usize, warm: bool) {
         if warm && let Err(error) = lock(vcpu).warm_up() {
             // It works nevertheless, only slower at first.
-            eprintln!("vCPU {index} could not be run in advance: {error}");
+            crate::sys::note!("vCPU {index} could not be run in advance: {error}");
         }
         let flag: *mut u8 = lock(vcpu).immediate_exit();
         // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
@@ -263,7 +263,7 @@ impl Shared {
         let _kickable = match unsafe { Kickable::this_thread(flag) } {
             Ok(kickable) => kickable,
             Err(error) => {
-                eprintln!("vCPU {index}: {error}");
+                crate::sys::note!("vCPU {index}: {error}");
                 return self.stop();
             }
         };

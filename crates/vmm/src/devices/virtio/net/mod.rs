@@ -215,7 +215,7 @@ impl VirtioDevice for Net {
 impl Net {
     fn offload_or_tell(&mut self) {
         if let Err(error) = self.tap.set_offload(self.offload()) {
-            eprintln!("the network card cannot leave work to its driver: {error}");
+            crate::sys::note!("the network card cannot leave work to its driver: {error}");
         }
     }
 }

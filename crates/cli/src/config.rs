@@ -1,0 +1,59 @@
+//! What the environment says about how VMs are run and where they are found.
+
+use anyhow::Context;
+use hyperfork_api::VmName;
+use hyperfork_host::{Config, PoolConfig, Program, RunDir, RunDirError, VmDir};
+use std::path::{Path, PathBuf};
+
+/// Environment variable: how many shells may wait at most; 0 for no pool.
+const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
+
+/// Environment variable: 0 has shells wait as they were built, with no memory preloaded of a
+/// VM that was forked.
+const PRELOAD: &str = "HYPERFORK_PRIME";
+
+/// The user's run directory: `$XDG_RUNTIME_DIR/hyperfork`, or where that is unset
+/// `/run/hyperfork` (root) or `/tmp/hyperfork-$UID`. Made if missing, for the user alone.
+///
+/// # Errors
+/// [`RunDirError::Foreign`], [`RunDirError::Io`].
+pub(crate) fn run_dir() -> Result<RunDir, RunDirError> {
+    let uid = rustix::process::getuid();
+    RunDir::open(
+        match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(&dir).join("hyperfork"),
+            None if uid.is_root() => PathBuf::from("/run/hyperfork"),
+            None => PathBuf::from(format!("/tmp/hyperfork-{}", uid.as_raw())),
+        },
+    )
+}
+
+/// The directory of the VM called `name`.
+///
+/// # Errors
+/// As [`run_dir`].
+pub(crate) fn vm(name: &VmName) -> Result<VmDir, RunDirError> {
+    Ok(run_dir()?.vm(name))
+}
+
+/// How VMs are run.
+///
+/// # Errors
+/// As [`run_dir`]; a value that is none; a program that is missing.
+pub(crate) fn host() -> anyhow::Result<Config> {
+    let PoolConfig { most, preload } = PoolConfig::DEFAULT;
+    let most = match std::env::var(POOL_MAX) {
+        Ok(value) => value
+            .parse()
+            .with_context(|| format!("{POOL_MAX}={value} is not a number of shells"))?,
+        Err(_) => most,
+    };
+    Ok(Config {
+        run_dir: run_dir()?,
+        program: Program::beside_this_one()?,
+        pool: PoolConfig {
+            most,
+            preload: preload && std::env::var_os(PRELOAD).is_none_or(|wanted| wanted != "0"),
+        },
+    })
+}

@@ -1,0 +1,239 @@
+//! The launcher's end.
+
+use super::{BuildShell, NewVm, Order, Progress, Released, receive, receive_within, send};
+use crate::config::Config;
+use crate::run_dir::{Claim, RunDir, RunDirError, VmDir};
+use hyperfork_api::VmName;
+use hyperfork_state::Shape;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::{note, scm};
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The launcher's end of a VM's process. Dropping it before the VM is
+/// [released](Self::release) ends the VM.
+#[derive(Debug)]
+pub struct LauncherEnd {
+    socket: UnixStream,
+    dir: VmDir,
+}
+
+impl LauncherEnd {
+    /// The end of a process that another party has started.
+    pub fn taken(socket: UnixStream, dir: VmDir) -> Self {
+        Self { socket, dir }
+    }
+
+    /// Starts a process with the directory of `claim` and has it build its shell.
+    ///
+    /// # Errors
+    /// When the process cannot be started. The directory is then gone again.
+    pub fn spawn(config: &Config, claim: Claim, shape: &Shape, warm: bool) -> io::Result<Self> {
+        match Self::try_spawn(config, &claim, shape, warm) {
+            Ok(launcher) => Ok(launcher),
+            Err(error) => {
+                claim.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_spawn(config: &Config, claim: &Claim, shape: &Shape, warm: bool) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let log = claim
+            .dir
+            .create(&claim.dir.monitor_log())
+            .map_err(io::Error::other)?;
+        config
+            .program
+            .vm(claim.dir.name())
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()?;
+        let order = BuildShell {
+            run_dir: config.run_dir.path().to_owned(),
+            dir: claim.dir.clone(),
+            shape: shape.clone(),
+            warm,
+            pool: config.pool,
+        };
+        send(&ours, &order, &[claim.lock.try_clone()?.into()])?;
+        Ok(Self::taken(ours, claim.dir.clone()))
+    }
+
+    /// The VM's directory.
+    pub fn dir(&self) -> &VmDir {
+        &self.dir
+    }
+
+    /// Gives the process's directory its name.
+    ///
+    /// # Errors
+    /// [`RunDirError::InUse`], and others.
+    pub fn name(&mut self, run_dir: &RunDir, name: &VmName) -> Result<(), RunDirError> {
+        self.dir = self.dir.rename(&run_dir.vm(name))?;
+        Ok(())
+    }
+
+    /// Socket and directory, to give them to another process.
+    pub fn into_parts(self) -> (OwnedFd, VmDir) {
+        (self.socket.into(), self.dir)
+    }
+
+    /// Has the process boot.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn boot(&self, vm: NewVm) -> io::Result<()> {
+        send(&self.socket, &Order::Boot(Box::new(vm)), &[])
+    }
+
+    /// Has the process get memory ready for clones of one family.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn preload(&self, hint: Vec<u8>, fds: &FdTable) -> io::Result<()> {
+        send(&self.socket, &Order::Preload(hint), fds.as_slice())
+    }
+
+    /// Has the process go on as a clone, from an encoded state and its descriptors.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn clone_from(&self, vm: NewVm, state: &[u8], fds: &FdTable) -> io::Result<()> {
+        send(&self.socket, &Order::Clone(Box::new(vm)), &[])?;
+        scm::send(&self.socket, state, fds.as_slice())
+    }
+
+    /// Lets the VM live by itself from now on; it [confirms](Self::await_confirmation) that.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn release(&self) -> io::Result<()> {
+        scm::send(&self.socket, &[], &[])
+    }
+
+    /// Waits for the VM's word that it has been released: what is asked of it from now on
+    /// comes after that. One that has ended by itself, or says nothing, is not waited for.
+    pub fn await_confirmation(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = receive_within::<Released>(&self.socket, left);
+    }
+
+    /// The pages, as ranges of bytes, that the VM has written until it was released: its
+    /// last message. None, where it has none or does not say.
+    pub fn touched(&self, within: Duration) -> Vec<Range<usize>> {
+        match receive_within(&self.socket, within) {
+            Ok(Some((Released::Touched(touched), _))) => touched,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The next report. A process that ends without one has failed.
+    pub fn progress(&self) -> Progress {
+        match receive::<Progress>(&self.socket) {
+            Ok(Some((progress, _))) => progress,
+            Ok(None) => Progress::Failed(self.last_words()),
+            Err(error) => Progress::Failed(error.to_string()),
+        }
+    }
+
+    /// The last report of a process that has ended, or is about to.
+    pub fn last_report(&self) -> Option<Progress> {
+        let mut last = None;
+        while let Ok(Some((progress, _))) = receive_within(&self.socket, LAST_WORDS) {
+            last = Some(progress);
+        }
+        last
+    }
+
+    /// Whether a report has come, waiting at most this long.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        Ok(Self::wait_for_any(&[self], timeout)?.contains(&true))
+    }
+
+    /// From which of them a report has come, waiting at most this long for the first.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait_for_any(launchers: &[&Self], timeout: Duration) -> io::Result<Vec<bool>> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let sockets = launchers.iter().map(|launcher| &launcher.socket);
+        let mut fds: Vec<_> = sockets
+            .map(|socket| PollFd::new(socket, PollFlags::IN))
+            .collect();
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
+    }
+
+    /// Ends the VM, ready or not, and waits until it is gone with all it had.
+    pub fn end(self) {
+        Self::end_all([self]);
+    }
+
+    /// Ends VMs, ready or not, and waits until they are gone with all they had. Those that do
+    /// not go by themselves, because they stand still, are killed.
+    pub fn end_all(launchers: impl IntoIterator<Item = Self>) {
+        // One that was not released takes the closed socket for its end.
+        let dirs: Vec<_> = launchers.into_iter().map(|launcher| launcher.dir).collect();
+        let mut left = still_alive(dirs, ORDERLY);
+        for dir in &left {
+            let _ = dir.kill();
+        }
+        left = still_alive(left, KILLED);
+        for dir in left {
+            note!("{} does not end, even when it is killed", dir.name());
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
+        match log.lines().rfind(|line| !line.is_empty()) {
+            Some(line) => format!("its process ended: {line}"),
+            None => "its process ended unexpectedly".to_owned(),
+        }
+    }
+}
+
+/// How long a process may take to end by itself.
+const ORDERLY: Duration = Duration::from_secs(2);
+/// How long the kernel may take to end a process that was killed.
+const KILLED: Duration = Duration::from_secs(5);
+/// How long a process whose socket is closed may take to say why.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Waits until all are gone, but not longer than `most`. What those leave that could not clean
+/// up is removed. Gives those that live on.
+fn still_alive(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
+    let begun = Instant::now();
+    loop {
+        dirs.retain(|dir| match dir.is_alive() {
+            true => true,
+            false => {
+                // Usually it has done so itself.
+                let _ = dir.remove();
+                false
+            }
+        });
+        if dirs.is_empty() || begun.elapsed() >= most {
+            return dirs;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,82 @@
+//! The end of the VM's process.
+
+use super::{BuildShell, Order, Progress, Released, receive, send};
+use crate::run_dir::Claim;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::scm;
+use std::io;
+use std::ops::Range;
+use std::os::unix::net::UnixStream;
+
+/// The end of the VM's process.
+#[derive(Debug)]
+pub struct VmEnd {
+    socket: UnixStream,
+}
+
+impl VmEnd {
+    /// Over the socket that the process was started with.
+    pub fn new(socket: UnixStream) -> Self {
+        Self { socket }
+    }
+
+    /// The first order, and the directory that comes with it.
+    ///
+    /// # Errors
+    /// The socket's, or `InvalidData`.
+    pub fn build_shell(&self) -> io::Result<(BuildShell, Claim)> {
+        let (order, fds): (BuildShell, _) =
+            receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let lock = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+        let claim = Claim::received(order.dir.clone(), lock.into())?;
+        Ok((order, claim))
+    }
+
+    /// The next order; `None` when the launcher wants no VM after all.
+    ///
+    /// # Errors
+    /// The socket's, or `InvalidData`.
+    pub fn order(&self) -> io::Result<Option<(Order, FdTable)>> {
+        Ok(receive(&self.socket)?.map(|(order, fds)| (order, FdTable::new(fds))))
+    }
+
+    /// The encoded state that follows [`Order::Clone`], and its descriptors.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn state(&self) -> io::Result<(Vec<u8>, FdTable)> {
+        let (state, fds) = scm::receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((state, FdTable::new(fds)))
+    }
+
+    /// Says how far the VM is. A launcher that is gone is noticed by
+    /// [`released`](Self::released).
+    pub fn report(&self, progress: &Progress) {
+        let _ = send(&self.socket, progress, &[]);
+    }
+
+    /// Waits until the launcher lets go of the VM (true), or is gone (false).
+    pub fn released(&self) -> bool {
+        matches!(scm::receive(&self.socket), Ok(Some(_)))
+    }
+
+    /// Says that the release has been noted. A launcher that does not wait for it is gone.
+    pub fn confirm_release(&self) {
+        let _ = send(&self.socket, &Released::Confirmed, &[]);
+    }
+
+    /// Says which pages the VM has written so far.
+    pub fn report_touched(&self, touched: Vec<Range<usize>>) {
+        let _ = send(&self.socket, &Released::Touched(touched), &[]);
+    }
+
+    /// Another handle to the same end.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Starting a VM.
+
+use crate::config::Config;
+use crate::handover::{LauncherEnd, NewVm, Progress};
+use crate::run_dir::RunDirError;
+use crate::{identity, record};
+use hyperfork_api::guest::Failure;
+use hyperfork_api::secret::BadSecret;
+use hyperfork_api::spec::SpecError;
+use hyperfork_api::{Secrets, VmInfo, VmSpec};
+use hyperfork_state::Shape;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// A VM that is being started. Dropping it ends the VM and removes all of it.
+#[derive(Debug)]
+pub struct Launch {
+    launcher: LauncherEnd,
+}
+
+/// Why a VM did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Its directory.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// Its process could not be started.
+    #[error("cannot start a process for the VM")]
+    Process(#[source] io::Error),
+    /// It failed; the words are its own.
+    #[error("{0}")]
+    Failed(String),
+    /// The VM is ready but its command cannot be run: 126 or 127 as exit status.
+    #[error(transparent)]
+    Command(Failure),
+    /// There can be no such VM.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Its secrets cannot be had.
+    #[error(transparent)]
+    Secret(#[from] BadSecret),
+    /// The caller gave up.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How often a waiting launch looks whether its caller still wants it.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a VM that is ready may take to say that it has been let go.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// Starts a VM: claims its name and starts its process, which boots.
+///
+/// # Errors
+/// [`LaunchError::RunDir`] (also when the name is taken), [`LaunchError::Process`],
+/// [`LaunchError::Secret`].
+pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch, LaunchError> {
+    spec.check()?;
+    secrets.check()?;
+    let claim = config.run_dir.claim(&spec.name)?;
+    let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
+    let info = record::born(spec, &identity, None);
+    let shape = Shape::of(spec);
+    let launcher =
+        LauncherEnd::spawn(config, claim, &shape, false).map_err(LaunchError::Process)?;
+    launcher
+        .boot(NewVm {
+            spec: spec.clone(),
+            identity,
+            info,
+            logged: 0,
+            secrets,
+        })
+        .map_err(LaunchError::Process)?;
+    Ok(Launch { launcher })
+}
+
+impl Launch {
+    /// Waits until the VM is ready. From then on it lives by itself.
+    ///
+    /// # Errors
+    /// [`LaunchError::Failed`]; the VM is then gone without a trace.
+    pub fn wait_ready(self) -> Result<VmInfo, LaunchError> {
+        self.wait_ready_while(|| true)
+    }
+
+    /// As [`wait_ready`](Self::wait_ready), as long as `wanted` says so; it is
+    /// asked about ten times a second.
+    ///
+    /// # Errors
+    /// [`LaunchError::Failed`], [`LaunchError::Interrupted`]; the VM is then gone.
+    pub fn wait_ready_while(self, mut wanted: impl FnMut() -> bool) -> Result<VmInfo, LaunchError> {
+        loop {
+            if !wanted() {
+                self.end();
+                return Err(LaunchError::Interrupted);
+            }
+            if !self.launcher.wait(POLL).map_err(LaunchError::Process)? {
+                continue;
+            }
+            match self.launcher.progress() {
+                Progress::Shell | Progress::Running(_) => {}
+                Progress::Ready { info, .. } => {
+                    self.launcher.release().map_err(LaunchError::Process)?;
+                    self.launcher
+                        .await_confirmation(Instant::now() + CONFIRMATION);
+                    return Ok(*info);
+                }
+                Progress::NoCommand(failure) => {
+                    self.end();
+                    return Err(LaunchError::Command(failure));
+                }
+                Progress::Failed(words) => {
+                    self.end();
+                    return Err(LaunchError::Failed(words));
+                }
+            }
+        }
+    }
+
+    /// Ends the VM and waits until it is gone.
+    fn end(self) {
+        self.launcher.end();
+    }
+}

@@ -1,0 +1,162 @@
+//! Ending VMs: once, for the command line, the benchmarks and whatever else runs them.
+
+use crate::client::{Client, ClientError};
+use crate::run_dir::{RunDirError, VmDir};
+use hyperfork_api::VmName;
+use hyperfork_api::control::Request;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Why a VM has not ended, or is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// There is no such VM, or it says no.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Its directory cannot be removed.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// Its process cannot be told to end.
+    #[error("the process of {name} cannot be told to end")]
+    Signal {
+        /// The VM.
+        name: VmName,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Its process was told to end and has not.
+    #[error("{name} does not end: `hyperfork rm -f {name}` ends it at once")]
+    LivesOn {
+        /// The VM.
+        name: VmName,
+    },
+    /// Its process was killed and is still there.
+    #[error("the process of {name} was killed and is still there: it waits for the host's kernel")]
+    Unkillable {
+        /// The VM.
+        name: VmName,
+    },
+}
+
+/// How long a process may take to end after the time that its guest has.
+const LAST_MOMENTS: Duration = Duration::from_secs(20);
+/// How long a process that is to end at once may take, before it is killed.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// How long the kernel may take to end a process that was killed.
+const KILLED: Duration = Duration::from_secs(10);
+/// How often it is looked.
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// Has a VM end, whose guest has so long to power off, and waits until nothing runs for it
+/// any more. One that has ended already is as good.
+///
+/// # Errors
+/// [`EndError`]; the VM may live on then.
+pub fn stop(dir: &VmDir, grace: Duration) -> Result<(), EndError> {
+    known(dir)?;
+    let most = grace + LAST_MOMENTS;
+    ask_to_stop(dir, grace, most)?;
+    match is_gone(dir, most) {
+        true => Ok(()),
+        false => Err(EndError::LivesOn {
+            name: dir.name().clone(),
+        }),
+    }
+}
+
+/// Removes what an ended VM has left.
+///
+/// # Errors
+/// [`EndError::Client`] when there is no such VM, [`EndError::RunDir`] also when it lives.
+pub fn remove(dir: &VmDir) -> Result<(), EndError> {
+    Ok(known(dir)?.remove()?)
+}
+
+/// Ends a VM at once, whatever it is at, and removes it.
+///
+/// # Errors
+/// [`EndError`].
+pub fn remove_by_force(dir: &VmDir) -> Result<(), EndError> {
+    known(dir)?;
+    // One that stands still, or says no, is killed.
+    let asked = ask_to_stop(dir, Duration::ZERO, AT_ONCE);
+    if asked.is_err() || !is_gone(dir, AT_ONCE) {
+        let name = dir.name().clone();
+        dir.kill().map_err(|source| EndError::Signal {
+            name: name.clone(),
+            source,
+        })?;
+        if !is_gone(dir, KILLED) {
+            return Err(EndError::Unkillable { name });
+        }
+    }
+    match dir.remove() {
+        // Another command was as quick.
+        Err(_) if !dir.exists() => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+/// Ends VMs at once and removes them, all at the same time; for callers that have made them
+/// and want no trace of them.
+pub fn discard(dirs: &[VmDir]) {
+    thread::scope(|scope| {
+        for dir in dirs {
+            let ended = move || drop(remove_by_force(dir));
+            if thread::Builder::new().spawn_scoped(scope, ended).is_err() {
+                drop(remove_by_force(dir));
+            }
+        }
+    });
+}
+
+/// Tells the process, by its socket, or where that is gone by a signal. One that has ended is
+/// told nothing.
+fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndError> {
+    let grace_ms = grace.as_millis().try_into().unwrap_or(u64::MAX);
+    let begun = Instant::now();
+    loop {
+        let stop = Request::Stop { grace_ms };
+        let left = most.saturating_sub(begun.elapsed());
+        let asked = Client::connect(dir).and_then(|mut vm| vm.request_within(&stop, left));
+        match asked {
+            Ok(_) | Err(ClientError::NotRunning { .. }) => return Ok(()),
+            Err(ClientError::Connection { .. }) if !dir.is_alive() => return Ok(()),
+            // Its socket is not there yet, or no more.
+            Err(ClientError::Connection { .. }) if begun.elapsed() < AT_ONCE.min(most) => {
+                thread::sleep(MOMENT);
+            }
+            Err(error @ ClientError::Connection { .. }) => {
+                let Some(process) = dir.process() else {
+                    return Err(error.into());
+                };
+                return process.terminate().map_err(|source| EndError::Signal {
+                    name: dir.name().clone(),
+                    source,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_gone(dir: &VmDir, most: Duration) -> bool {
+    let begun = Instant::now();
+    while dir.is_alive() {
+        if begun.elapsed() >= most {
+            return false;
+        }
+        thread::sleep(MOMENT);
+    }
+    true
+}
+
+fn known(dir: &VmDir) -> Result<&VmDir, ClientError> {
+    match dir.exists() {
+        true => Ok(dir),
+        false => Err(ClientError::Unknown {
+            name: dir.name().clone(),
+        }),
+    }
+}

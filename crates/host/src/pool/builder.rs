@@ -1,0 +1,73 @@
+//! Filling the stock up: one thread, which holds no lock while it talks to a shell.
+
+use super::stock::{Job, Stock, Stocked};
+use crate::config::Config;
+use crate::handover::{LauncherEnd, Progress};
+use hyperfork_state::Shape;
+use hyperfork_sys::note;
+use std::io;
+use std::time::Duration;
+
+/// How long a process may take to build its shell; usually it is 8 ms.
+const BUILDING: Duration = Duration::from_secs(60);
+
+/// Why a shell is not there.
+#[derive(Debug, thiserror::Error)]
+enum NoShell {
+    #[error("no directory can be made for it")]
+    RunDir(#[from] crate::run_dir::RunDirError),
+    #[error("its process cannot be started or does not answer")]
+    Process(#[from] io::Error),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Stock {
+    /// Builds what is missing, one after the other, until no client has been connected for
+    /// a while.
+    pub(super) fn build(&self, config: &Config) {
+        loop {
+            match self.next_job() {
+                Job::Close => return,
+                Job::End(shells) => drop(shells),
+                Job::Wait(longest) => self.rest(longest),
+                Job::Build(key) => match shell(config, &key.shape) {
+                    Ok(launcher) => {
+                        let preloaded = None;
+                        let shell = Stocked {
+                            launcher,
+                            preloaded,
+                        };
+                        self.done(key, Some(shell));
+                    }
+                    Err(error) => {
+                        let error = hyperfork_api::one_line(&error);
+                        note!("a shell cannot be built: {error}");
+                        self.failed(key);
+                    }
+                },
+                Job::Preload(key, mut shell, preload) => {
+                    let hint = preload.hint.to_vec();
+                    shell.preloaded = Some(preload.number);
+                    // One that does not take it has ended, or stands still.
+                    let given = shell.launcher.preload(hint, &preload.fds);
+                    self.done(key, given.is_ok().then_some(shell));
+                }
+            }
+        }
+    }
+}
+
+/// Starts a process and waits until it has built its shell.
+fn shell(config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
+    let claim = config.run_dir.nameless()?;
+    let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
+    if !launcher.wait(BUILDING)? {
+        return Err(NoShell::Failed("its process does not answer".to_owned()));
+    }
+    match launcher.progress() {
+        Progress::Shell => Ok(launcher),
+        Progress::Failed(words) => Err(NoShell::Failed(words)),
+        other => Err(NoShell::Failed(format!("unexpected: {other:?}"))),
+    }
+}

@@ -1,0 +1,153 @@
+//! The pool's process.
+
+use super::policy::Client;
+use super::stock::Stock;
+use super::{Answer, MOST_AT_ONCE, PoolDir, Request};
+use crate::config::{Config, PoolConfig};
+use crate::handover::{receive, send};
+use crate::program::Program;
+use crate::run_dir::RunDir;
+use hyperfork_state::Shape;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::{accept, descriptors, note, sched, signals};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How long a client may take to read an answer. What was for one that does not, ends.
+const UNREAD: Duration = Duration::from_secs(5);
+
+/// Is the pool of the run directory at `path`, until no client is connected any more.
+/// `settings` is a [`PoolConfig`] in JSON.
+///
+/// # Errors
+/// When it cannot begin.
+pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
+    let config = Config {
+        run_dir: RunDir::at(path),
+        program: Program::of_this_process(),
+        pool: serde_json::from_str::<PoolConfig>(settings)?,
+    };
+    // Out of the starter's terminal and process group: its Ctrl-C is not ours.
+    let _ = rustix::process::setsid();
+    descriptors::expect_many();
+    sched::prefer_short_turns();
+    serve(&config)
+}
+
+fn serve(config: &Config) -> io::Result<()> {
+    let dir = PoolDir::of(&config.run_dir, &config.program)?;
+    let lock = File::create(dir.lock())?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // There is one already.
+        return Ok(());
+    }
+    config.run_dir.sweep_shells();
+    // Of one that was killed.
+    let _ = fs::remove_file(dir.socket());
+    let listener = UnixListener::bind(dir.socket())?;
+    signals::reap_children()?;
+    let stock = Arc::new(Stock::new(config.pool.most));
+    thread::Builder::new().name("listener".into()).spawn({
+        let stock = stock.clone();
+        move || listen(&listener, &stock)
+    })?;
+    stock.build(config);
+    // No client is connected. One that comes now finds no socket and starts another pool,
+    // which waits for nothing: the lock goes with this process's directory.
+    let _ = fs::remove_file(dir.socket());
+    dir.remove();
+    drop(stock);
+    config.run_dir.sweep_shells();
+    Ok(())
+}
+
+fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
+    let clients = AtomicU64::new(0);
+    accept::each(listener, |socket| {
+        let client = Client(clients.fetch_add(1, Ordering::Relaxed));
+        let connection = Connection::new(stock.clone(), client);
+        let served = thread::Builder::new()
+            .name("client".into())
+            .spawn(move || connection.serve(&socket));
+        if let Err(error) = served {
+            note!("a client cannot be served: {error}");
+        }
+    });
+}
+
+/// A client while it is connected; it counts as such until this is dropped.
+struct Connection {
+    stock: Arc<Stock>,
+    client: Client,
+    shape: Option<Shape>,
+}
+
+impl Connection {
+    fn new(stock: Arc<Stock>, client: Client) -> Self {
+        stock.connected();
+        Self {
+            stock,
+            client,
+            shape: None,
+        }
+    }
+
+    /// Serves it until it is gone, or breaks the protocol.
+    fn serve(mut self, socket: &UnixStream) {
+        let _ = socket.set_write_timeout(Some(UNREAD));
+        while let Ok(Some((request, fds))) = receive(socket) {
+            if let Err(why) = self.answer(socket, request, FdTable::new(fds)) {
+                note!("a client is sent away: {why}");
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, socket: &UnixStream, request: Request, fds: FdTable) -> io::Result<()> {
+        let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        let Some(shape) = &self.shape else {
+            let Request::Keep(shape) = request else {
+                return Err(refused("it did not say what it wants shells for".into()));
+            };
+            shape.check().map_err(|error| refused(error.to_string()))?;
+            self.stock.interest(&shape);
+            self.shape = Some(shape);
+            return Ok(());
+        };
+        let shells = match request {
+            Request::Keep(_) => return Err(refused("it wants shells of two shapes".into())),
+            Request::Preload(hint) => {
+                self.stock.preload(shape, self.client, hint, fds);
+                return Ok(());
+            }
+            Request::Take(count) if count > MOST_AT_ONCE => {
+                return Err(refused(format!("it wants {count} shells at once")));
+            }
+            Request::Take(count) => self.stock.take(shape, self.client, count),
+            Request::Warm(count) => {
+                self.stock.warm(shape, count);
+                Vec::new()
+            }
+            Request::Settle => {
+                self.stock.settle(shape);
+                Vec::new()
+            }
+        };
+        let (sockets, shells): (Vec<_>, _) =
+            shells.into_iter().map(|shell| shell.into_parts()).unzip();
+        send(socket, &Answer { shells }, &sockets)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stock.disconnected(self.shape.as_ref(), self.client);
+    }
+}

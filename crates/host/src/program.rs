@@ -1,0 +1,75 @@
+//! The program that VMs, the pool and their helpers run: `hyperfork-vm`.
+
+use hyperfork_api::VmName;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the program is called. It is installed beside `hyperfork`.
+pub const NAME: &str = "hyperfork-vm";
+
+/// The first argument of a VM's process. The second is the VM's name, for people who look
+/// at process lists.
+pub const VM: &str = "vm";
+
+/// The first argument of the pool's process. The second is the run directory, the third are
+/// its settings in JSON.
+pub const POOL: &str = "pool";
+
+/// The program of VMs and of the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(PathBuf);
+
+impl Program {
+    /// The program at `path`.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The one that is installed beside the calling program.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn beside_this_one() -> io::Result<Self> {
+        let path = std::env::current_exe()?.with_file_name(NAME);
+        match path.is_file() {
+            true => Ok(Self(path)),
+            false => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "{} is missing: it belongs to hyperfork and is installed beside it",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    /// The calling process's own program, which is a VM's or the pool's: the same version,
+    /// even if another has been installed since.
+    pub fn of_this_process() -> Self {
+        Self(PathBuf::from("/proc/self/exe"))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn vm(&self, name: &VmName) -> Command {
+        self.command(VM, name.as_str().as_ref())
+    }
+
+    pub(crate) fn pool(&self, run_dir: &Path, settings: &str) -> Command {
+        let mut command = self.command(POOL, run_dir.as_os_str());
+        command.arg(settings);
+        command
+    }
+
+    fn command(&self, kind: &str, subject: &OsStr) -> Command {
+        let mut command = Command::new(&self.0);
+        command.arg0(NAME).arg(kind).arg(subject).current_dir("/");
+        command
+    }
+}

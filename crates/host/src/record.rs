@@ -1,0 +1,58 @@
+//! What a VM tells about itself, kept on disk for when its process has ended.
+
+use crate::run_dir::VmDir;
+use hyperfork_api::{Identity, VmInfo, VmName, VmSpec, VmState, spec::Guest};
+use std::fs;
+use std::io;
+
+/// A VM as it begins.
+pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
+    let command = match &spec.guest {
+        Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
+        Guest::Nano { .. } => None,
+    };
+    let kind = spec.guest.network().map(|network| &network.kind);
+    VmInfo {
+        name: identity.name.clone(),
+        state: VmState::Starting,
+        answers: true,
+        image: spec.image.clone(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory.as_mib(),
+        pid: None,
+        parent,
+        generation: identity.generation,
+        index: identity.index,
+        cid: identity.cid,
+        machine_id: identity.machine_id.to_string(),
+        token: identity.token.to_string(),
+        net: kind.map(|kind| kind.mode),
+        egress: kind.map(|kind| kind.egress.words()),
+        // Known when its process knows it.
+        ip: None,
+        ports: Vec::new(),
+        created_unix_ms: hyperfork_sys::clock::realtime_ns() / 1_000_000,
+        forks: 0,
+        guest_fork: None,
+        max_forks: spec.max_forks,
+        command,
+        exit_status: None,
+        error: None,
+        shared_kib: 0,
+        private_kib: 0,
+        swapped_kib: 0,
+        disks: Vec::new(),
+        ready_us: None,
+    }
+}
+
+/// Writes it where others look, whole or not at all.
+///
+/// # Errors
+/// The file system's.
+pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+    let path = dir.info_path();
+    let temporary = path.with_extension("json.new");
+    fs::write(&temporary, serde_json::to_vec_pretty(info)?)?;
+    fs::rename(&temporary, &path)
+}

@@ -1,0 +1,276 @@
+//! Claiming names and removing directories, while others do the same.
+
+use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, failed};
+use hyperfork_api::VmName;
+use hyperfork_sys::process::Process;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The right to be the VM of a directory, which may have no name yet. Whoever holds the
+/// descriptor (or a copy in another process) keeps the VM alive in the eyes of all
+/// others.
+#[derive(Debug)]
+pub struct Claim {
+    /// The directory.
+    pub dir: VmDir,
+    /// Its lock.
+    pub lock: File,
+}
+
+/// How often a directory is made while others clean up. Many may, one after the other,
+/// and each may take away what it is made in.
+const CLAIM_ATTEMPTS: u32 = 10_000;
+
+impl RunDir {
+    /// Makes the directory of a new VM.
+    ///
+    /// # Errors
+    /// [`RunDirError`]; [`RunDirError::InUse`] also for a VM that has ended and
+    /// was not removed.
+    pub fn claim(&self, name: &VmName) -> Result<Claim, RunDirError> {
+        if self.vm(name).is_taken() {
+            return Err(RunDirError::InUse { name: name.clone() });
+        }
+        let mut claim = self.nameless()?;
+        match claim.dir.rename(&self.vm(name)) {
+            Ok(dir) => claim.dir = dir,
+            Err(error) => {
+                claim.abandon();
+                return Err(error);
+            }
+        }
+        Ok(claim)
+    }
+
+    /// Makes a directory that is nobody's yet. [`VmDir::rename`] gives it its name.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn nameless(&self) -> Result<Claim, RunDirError> {
+        let shells = self.shells();
+        let failed = failed("make a directory in", &shells);
+        for _ in 0..CLAIM_ATTEMPTS {
+            let dir = self.unused();
+            let made = self
+                .make_shells()
+                .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
+            // What is in the way was left by a killed process of this number; or somebody
+            // who cleans up took the directory, or that of all, for abandoned just now.
+            match made.map_err(|error| (error.kind(), error)) {
+                Ok(()) => match dir.try_lock() {
+                    Some(lock) => return Ok(Claim { dir, lock }),
+                    None => drop(fs::remove_dir_all(&dir.path)),
+                },
+                Err((io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists, _)) => {}
+                Err((_, error)) => return Err(failed(error)),
+            }
+        }
+        Err(failed(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// The directory of a process that is no VM yet, by the name it goes by until it has
+    /// one.
+    pub fn shell(&self, name: &VmName) -> VmDir {
+        VmDir {
+            path: self.shells().join(name.as_str()),
+            name: name.clone(),
+        }
+    }
+
+    /// A directory without a name that this process has not used yet.
+    pub(super) fn unused(&self) -> VmDir {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", std::process::id());
+        self.shell(&VmName::new(name).expect("digits are a name"))
+    }
+
+    fn make_shells(&self) -> io::Result<()> {
+        make_fleeting(&self.shells())
+    }
+
+    /// Removes what killed processes left of shells, and of VMs that they were removing.
+    pub fn sweep_shells(&self) {
+        for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
+            if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
+                let dir = self.shell(&name);
+                if let Some(_lock) = dir.try_lock() {
+                    let _ = remove_all(&dir.path);
+                }
+            }
+        }
+        // Succeeds only when nobody has one.
+        let _ = fs::remove_dir(self.shells());
+    }
+}
+
+impl VmDir {
+    /// The process behind it, if there is one and it has said so.
+    pub fn process(&self) -> Option<Process> {
+        let pid = fs::read_to_string(self.lock_path()).ok()?.parse().ok()?;
+        let process = Process::open(pid).ok()?;
+        // Whoever held the lock before this has died since, or is that process.
+        self.is_alive().then_some(process)
+    }
+
+    /// Kills the process behind it, whatever it is at. Nothing, if there is none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn kill(&self) -> io::Result<()> {
+        self.process().map_or(Ok(()), |process| process.kill())
+    }
+
+    /// Takes the lock, if nobody has it and the directory is still there.
+    pub(super) fn try_lock(&self) -> Option<File> {
+        // Not emptied: the number of the process that holds it may be in it.
+        let mut options = OpenOptions::new();
+        let lock = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.lock_path());
+        let lock = lock.ok()?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let there = fs::metadata(self.lock_path()).ok()?;
+        (there.ino() == lock.metadata().ok()?.ino()).then_some(lock)
+    }
+
+    /// Removes the directory of a VM that never came to life because its starter was
+    /// killed; whether that was so.
+    pub(super) fn reap(&self) -> bool {
+        if self.info_path().exists() {
+            return false;
+        }
+        // Removed while it is locked, so that nobody becomes it meanwhile; and if nobody
+        // was it before.
+        self.try_lock()
+            .is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
+    }
+
+    /// Removes the directory: first from where others look for it, at once.
+    pub(super) fn discard(&self) -> io::Result<()> {
+        let run_dir = match self.path.parent() {
+            Some(parent) if !parent.ends_with(SHELLS) => RunDir::at(parent.to_owned()),
+            _ => return remove_all(&self.path),
+        };
+        for _ in 0..CLAIM_ATTEMPTS {
+            let nameless = run_dir.unused();
+            run_dir.make_shells()?;
+            let (from, to) = (&self.path, &nameless.path);
+            let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
+            let removed = renamed.map(|()| remove_all(to));
+            nameless.remove_shells();
+            match removed {
+                Ok(removed) => return removed,
+                // What is in the way was left by a killed process of this number; or the
+                // directory of all shells went with the last of them.
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(rustix::io::Errno::NOENT) if self.exists() => {}
+                // Somebody else has removed it, maybe.
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Gives the directory the name and place of `to`, if that is free. Whatever is open
+    /// in it, or listens there, goes along.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn rename(&self, to: &VmDir) -> Result<VmDir, RunDirError> {
+        if to.console_socket().as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(RunDirError::TooDeep(to.path.clone()));
+        }
+        loop {
+            match renameat_with(CWD, &self.path, CWD, &to.path, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(to.clone()),
+                Err(rustix::io::Errno::EXIST) if to.reap() => {}
+                Err(rustix::io::Errno::EXIST) => {
+                    return Err(RunDirError::InUse {
+                        name: to.name.clone(),
+                    });
+                }
+                Err(error) => return Err(failed("make", &to.path)(error.into())),
+            }
+        }
+    }
+
+    /// The last to go takes the directory of all shells along. (Not the last to become a
+    /// VM: trying takes 20 µs, in the midst of a fork.)
+    fn remove_shells(&self) {
+        if let Some(parent) = self.path.parent().filter(|dir| dir.ends_with(SHELLS)) {
+            // Others may be in it.
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+impl Claim {
+    /// The claim of a process that was handed the lock. The process's number is in it from
+    /// now on, so that a VM that does not answer can be found by it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn received(dir: VmDir, lock: File) -> io::Result<Self> {
+        lock.write_all_at(std::process::id().to_string().as_bytes(), 0)?;
+        Ok(Self { dir, lock })
+    }
+
+    /// The directory has been given another name and place.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there.
+    pub fn take_place(&mut self, dir: VmDir) -> io::Result<()> {
+        self.dir = dir;
+        match self.is_in_place() {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} is not this VM's directory", self.dir.path.display()),
+            )),
+        }
+    }
+
+    /// Whether the directory is still where it was, with its lock.
+    pub fn is_in_place(&self) -> bool {
+        let (Ok(there), Ok(held)) = (fs::metadata(self.dir.lock_path()), self.lock.metadata())
+        else {
+            return false;
+        };
+        (there.dev(), there.ino()) == (held.dev(), held.ino())
+    }
+
+    /// Gives the name up and removes the directory.
+    pub fn abandon(self) {
+        let _ = self.dir.discard();
+        self.dir.remove_shells();
+    }
+}
+
+/// Makes a directory that others may take away at any moment: what is done in it next tells.
+pub(crate) fn make_fleeting(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        // It was there, and gone when the library looked whether it is a directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Removes a directory that others may be removing, too, or looking at for its lock, which
+/// makes that file anew.
+fn remove_all(path: &Path) -> io::Result<()> {
+    for _ in 0..CLAIM_ATTEMPTS {
+        match fs::remove_dir_all(path).map_err(|error| error.kind()) {
+            Ok(()) | Err(io::ErrorKind::NotFound) if !path.exists() => return Ok(()),
+            Ok(()) | Err(io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {}
+            Err(kind) => return Err(kind.into()),
+        }
+    }
+    Err(io::ErrorKind::DirectoryNotEmpty.into())
+}

@@ -1,0 +1,251 @@
+//! Where VMs are found: a directory per VM under one directory per user.
+//!
+//! ```text
+//! <run dir>/.shells/             processes that are no VM yet, each with a directory
+//!           .pool/               the processes that keep some in stock (see pool)
+//! <run dir>/<name>/lock          held by the VM's process as long as it lives
+//!                  info.json     what the VM last told about itself
+//!                  control.sock  its control socket
+//!                  vsock.sock    its guest's sockets; only once it is ready
+//!                  console.sock  its console
+//!                  console.log, output.log, monitor.log
+//! ```
+//!
+//! A directory is made without a name, with all its sockets and logs in it, and
+//! renamed when it is to be a VM: that claims the name, at once or not at all. When it is
+//! removed, it first loses its name, so that nobody finds half of it. Holding the lock
+//! proves life. So a process that was killed leaves a directory that everybody can tell
+//! is dead.
+
+mod claim;
+
+pub use claim::Claim;
+pub(crate) use claim::make_fleeting;
+
+use hyperfork_api::VmName;
+use rustix::fs::{FlockOperation, Mode, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// The directory of all of a user's VMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir(PathBuf);
+
+/// One VM's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDir {
+    path: PathBuf,
+    name: VmName,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// It belongs to somebody else.
+    #[error("{0} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own")]
+    Foreign(PathBuf),
+    /// The name is taken.
+    #[error(
+        "the name {name} is in use: choose another, or remove that VM with `hyperfork rm {name}`"
+    )]
+    InUse {
+        /// The name.
+        name: VmName,
+    },
+    /// A socket's path would be too long for the kernel.
+    #[error("{0} is too deep for a socket: set XDG_RUNTIME_DIR to a shorter path")]
+    TooDeep(PathBuf),
+    /// It cannot be removed while the VM lives.
+    #[error("{name} is still running: stop it first, or use `hyperfork rm -f {name}`")]
+    Alive {
+        /// The VM.
+        name: VmName,
+    },
+    /// The system refused.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// The directory of those without a name.
+const SHELLS: &str = ".shells";
+
+/// Longest socket path, without its NUL (`sockaddr_un`).
+const SOCKET_PATH_MAX: usize = 107;
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunDirError {
+    move |source| RunDirError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl RunDir {
+    /// The run directory at `path`: made if it is missing, for the calling user alone.
+    ///
+    /// # Errors
+    /// [`RunDirError::Foreign`], [`RunDirError::Io`].
+    pub fn open(path: PathBuf) -> Result<Self, RunDirError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(failed("make the run directory", &path))?;
+        let meta = fs::symlink_metadata(&path).map_err(failed("look at", &path))?;
+        if !meta.is_dir() || meta.uid() != rustix::process::getuid().as_raw() {
+            return Err(RunDirError::Foreign(path));
+        }
+        Ok(Self(path))
+    }
+
+    /// A run directory at `path`, which exists.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of the VM called `name`, whether there is one or not.
+    pub fn vm(&self, name: &VmName) -> VmDir {
+        VmDir {
+            path: self.0.join(name.as_str()),
+            name: name.clone(),
+        }
+    }
+
+    /// All VMs, by name. What killed starters left of VMs that never lived is removed.
+    ///
+    /// # Errors
+    /// [`RunDirError::Io`].
+    pub fn list(&self) -> Result<Vec<VmDir>, RunDirError> {
+        let entries = fs::read_dir(&self.0).map_err(failed("list", &self.0))?;
+        let mut names: Vec<VmName> = entries
+            .filter_map(|entry| VmName::new(entry.ok()?.file_name().into_string().ok()?).ok())
+            .collect();
+        names.sort();
+        self.sweep_shells();
+        let dirs = names.iter().map(|name| self.vm(name));
+        Ok(dirs.filter(|dir| !dir.reap()).collect())
+    }
+
+    /// Where processes are that are no VMs yet.
+    fn shells(&self) -> PathBuf {
+        self.0.join(SHELLS)
+    }
+}
+
+impl VmDir {
+    /// The VM's name.
+    pub fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the VM's process is asked things.
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Where the guest's sockets are reached.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.path.join("vsock.sock")
+    }
+
+    /// Where the console is attached to.
+    pub fn console_socket(&self) -> PathBuf {
+        self.path.join("console.sock")
+    }
+
+    /// What the guest's console has printed.
+    pub fn console_log(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    /// What the main program has printed.
+    pub fn output_log(&self) -> PathBuf {
+        self.path.join("output.log")
+    }
+
+    /// What the VM's process itself had to say.
+    pub fn monitor_log(&self) -> PathBuf {
+        self.path.join("monitor.log")
+    }
+
+    /// What the VM last told about itself.
+    pub fn info_path(&self) -> PathBuf {
+        self.path.join("info.json")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Whether there is such a VM, alive or ended.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// Whether somebody has it; not so for what killed starters left.
+    pub fn is_taken(&self) -> bool {
+        self.exists() && !self.reap()
+    }
+
+    /// Whether a process stands behind it.
+    pub fn is_alive(&self) -> bool {
+        let lock = rustix::fs::open(
+            self.lock_path(),
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        lock.is_ok_and(|lock| {
+            let alive = flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
+            // A program that is just being started may have a copy of the descriptor.
+            let _ = flock(&lock, FlockOperation::Unlock);
+            alive
+        })
+    }
+
+    /// Removes what an ended VM left.
+    ///
+    /// # Errors
+    /// [`RunDirError::Alive`], [`RunDirError::Io`].
+    pub fn remove(&self) -> Result<(), RunDirError> {
+        if self.is_alive() {
+            return Err(RunDirError::Alive {
+                name: self.name.clone(),
+            });
+        }
+        self.discard().map_err(failed("remove", &self.path))
+    }
+
+    /// Creates a file of the VM's, empty, to be read and written.
+    pub fn create(&self, path: &Path) -> Result<File, RunDirError> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .map_err(failed("create", path))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! From the hand-over to clones that are ready.
+
+use super::ForkError;
+use super::shells::Shell;
+use hyperfork_api::{
+    CloneFailure, CloneReport, ForkReport, Phases, ShellSource, Strategy, VmInfo, VmName,
+};
+use hyperfork_host::handover::{LauncherEnd, NewVm, Progress, Steps};
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fds::FdTable;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// When things happened to the parent.
+pub(super) struct Times {
+    pub(super) arrival: Monotonic,
+    /// The parent stood still.
+    pub(super) paused: Monotonic,
+    /// It was captured and went on.
+    pub(super) captured: Monotonic,
+    /// How long it stood still.
+    pub(super) pause_us: u64,
+    /// How long freezing its memory took.
+    pub(super) image_us: u64,
+}
+
+/// The clones of one fork.
+pub(super) struct Clones {
+    parent: VmName,
+    strategy: Strategy,
+    clones: Vec<Clone>,
+}
+
+/// A clone under way.
+struct Clone {
+    shell: Shell,
+    steps: Option<Steps>,
+    outcome: Option<Outcome>,
+}
+
+/// How it came out.
+enum Outcome {
+    Ready(Monotonic, Box<VmInfo>),
+    /// In the words of its process.
+    Failed(String),
+}
+
+/// How long clones that are ready may take to say that they have been let go. It is their
+/// next step; one that stands still is no reason to hold the others' report back.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// How long a clone may take to say which pages it has written.
+const TOUCHED: Duration = Duration::from_secs(2);
+
+impl Clones {
+    pub(super) fn new(parent: VmName, strategy: Strategy, shells: Vec<Shell>) -> Self {
+        let clones = shells.into_iter().map(Clone::new).collect();
+        Self {
+            parent,
+            strategy,
+            clones,
+        }
+    }
+
+    pub(super) fn none(parent: VmName, strategy: Strategy) -> Self {
+        Self::new(parent, strategy, Vec::new())
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &VmName> {
+        self.clones.iter().map(Clone::name)
+    }
+
+    /// Tells each process what to become, and gives it the state.
+    ///
+    /// # Errors
+    /// [`ForkError::Clone`] for the first that cannot take it, or, by `best_effort`, none.
+    pub(super) fn hand_over(
+        &mut self,
+        new: Vec<NewVm>,
+        state: &[u8],
+        fds: &FdTable,
+        best_effort: bool,
+    ) -> Result<(), ForkError> {
+        for (clone, new) in self.clones.iter_mut().zip(new) {
+            if let Err(error) = clone.shell.launcher.clone_from(new, state, fds) {
+                // Its process has ended; its own words are better than ours.
+                let words = match clone.shell.launcher.last_report() {
+                    Some(Progress::Failed(words)) => words,
+                    _ => error.to_string(),
+                };
+                if !best_effort {
+                    return Err(clone.failed(words));
+                }
+                clone.outcome = Some(Outcome::Failed(words));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all are ready, or until the first of them will never be; by
+    /// `best_effort`, until it is known of each.
+    pub(super) fn wait(
+        &mut self,
+        times: &Times,
+        timeout: Duration,
+        best_effort: bool,
+    ) -> Result<ForkReport, ForkError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let mut waiting: Vec<_> = self.clones.iter_mut().filter(|c| c.is_open()).collect();
+            if waiting.is_empty() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let launchers: Vec<_> = waiting.iter().map(|clone| &clone.shell.launcher).collect();
+            let reported = match left.is_zero() {
+                true => Ok(vec![false; waiting.len()]),
+                false => LauncherEnd::wait_for_any(&launchers, left),
+            };
+            let reported = reported.map_err(|error| waiting[0].failed(error.to_string()))?;
+            for (clone, has_reported) in waiting.iter_mut().zip(reported) {
+                if has_reported {
+                    clone.take_report();
+                } else if left.is_zero() {
+                    clone.outcome = Some(Outcome::Failed("it did not become ready in time".into()));
+                }
+                if let (false, Some(Outcome::Failed(words))) = (best_effort, &clone.outcome) {
+                    return Err(clone.failed(words.clone()));
+                }
+            }
+        }
+        self.report(times)
+    }
+
+    fn report(&self, times: &Times) -> Result<ForkReport, ForkError> {
+        let clones: Vec<_> = self.clones.iter().filter_map(|c| c.report(times)).collect();
+        let failed = self.clones.iter().filter_map(|clone| match &clone.outcome {
+            Some(Outcome::Failed(error)) => Some(CloneFailure {
+                name: clone.name().clone(),
+                error: error.clone(),
+            }),
+            _ => None,
+        });
+        let failed: Vec<_> = failed.collect();
+        if let (true, Some(first)) = (clones.is_empty(), failed.first()) {
+            return Err(ForkError::Clone {
+                name: first.name.clone(),
+                words: first.error.clone(),
+            });
+        }
+        Ok(ForkReport {
+            parent: self.parent.clone(),
+            pause_us: times.pause_us,
+            strategy: self.strategy,
+            clones,
+            failed,
+        })
+    }
+
+    /// Lets those that are ready go, and ends the others.
+    pub(super) fn release(&mut self) {
+        let is_ready = |clone: &mut Clone| matches!(clone.outcome, Some(Outcome::Ready(..)));
+        let failed: Vec<_> = self
+            .clones
+            .extract_if(.., |clone| !is_ready(clone))
+            .collect();
+        let ready = || self.clones.iter().map(|clone| &clone.shell.launcher);
+        // One that ended since it was ready is no failure of the fork.
+        ready().for_each(|launcher| drop(launcher.release()));
+        let deadline = Instant::now() + CONFIRMATION;
+        ready().for_each(|launcher| launcher.await_confirmation(deadline));
+        LauncherEnd::end_all(failed.into_iter().map(|clone| clone.shell.launcher));
+    }
+
+    /// The pages that the first has written so far.
+    pub(super) fn touched(&self) -> Vec<Range<usize>> {
+        let first = self.clones.first();
+        first.map_or_else(Vec::new, |clone| clone.shell.launcher.touched(TOUCHED))
+    }
+
+    /// Ends all of them.
+    pub(super) fn end(&mut self) {
+        LauncherEnd::end_all(self.clones.drain(..).map(|clone| clone.shell.launcher));
+    }
+}
+
+impl Clone {
+    fn new(shell: Shell) -> Self {
+        Self {
+            shell,
+            steps: None,
+            outcome: None,
+        }
+    }
+
+    fn name(&self) -> &VmName {
+        self.shell.launcher.dir().name()
+    }
+
+    /// Whether it is not known yet how it comes out.
+    fn is_open(&self) -> bool {
+        self.outcome.is_none()
+    }
+
+    fn take_report(&mut self) {
+        let failed = |words: String| Some(Outcome::Failed(words));
+        self.outcome = match self.shell.launcher.progress() {
+            Progress::Shell => None,
+            Progress::Running(steps) => {
+                self.steps = Some(steps);
+                None
+            }
+            Progress::Ready { .. } if self.steps.is_none() => failed("it never ran".to_owned()),
+            Progress::Ready { at, info } => Some(Outcome::Ready(at, info)),
+            Progress::Failed(words) => failed(words),
+            Progress::NoCommand(failure) => failed(failure.to_string()),
+        };
+    }
+
+    fn failed(&self, words: String) -> ForkError {
+        let name = self.name().clone();
+        ForkError::Clone { name, words }
+    }
+
+    /// Once it is ready.
+    fn report(&self, times: &Times) -> Option<CloneReport> {
+        let (Some(steps), Some(Outcome::Ready(ready, info))) = (self.steps, &self.outcome) else {
+            return None;
+        };
+        let hand_over = steps.received.us_since(times.captured);
+        let got_shell = steps.received.us_since(self.shell.wanted);
+        let got_memory = steps.memory.us_since(steps.received);
+        let (hand_over, shell, memory) = match self.shell.source {
+            ShellSource::Pool | ShellSource::Built => (hand_over, got_shell, got_memory),
+            // `fork(2)` is what was waited for, it gives the memory, and the shell comes after.
+            ShellSource::Process => {
+                let others = self.shell.wanted.us_since(times.captured);
+                (others, got_memory, got_shell)
+            }
+        };
+        Some(CloneReport {
+            name: self.name().clone(),
+            ip: info.ip,
+            ports: info.ports.clone(),
+            total_us: steps.exited.us_since(times.arrival),
+            ready_us: ready.us_since(times.arrival),
+            shell_source: self.shell.source,
+            phases_us: Phases {
+                pause: times.paused.us_since(times.arrival),
+                capture: times.captured.us_since(times.arrival),
+                image: times.image_us,
+                hand_over,
+                shell,
+                memory,
+                state: steps.state.us_since(steps.memory),
+                enter: steps.entered.us_since(steps.state),
+                first_run: steps.exited.us_since(steps.entered),
+                ready: ready.us_since(steps.exited),
+            },
+        })
+    }
+}

@@ -1,0 +1,310 @@
+//! The fork path, from request to report (HyperFork paper, section 4.1).
+//!
+//! 1. [`begin`] asks the pool for [shells];
+//! 2. meanwhile the parent [prepares](Machine::prepare_capture) what it can, pauses, is
+//!    [captured](hyperfork_vmm::machine::Paused::capture) and goes on;
+//! 3. each shell gets a name and the capture, of which it
+//!    [restores](Machine::restore) a clone;
+//! 4. [`Begun::finish`] waits for the [clones], on a thread of its own.
+//!
+//! Nothing here knows the parent's owner: values come in, an outcome goes out. Each wait has
+//! a limit. All clones come to life or none does, unless the request wants as many as can be.
+
+mod clones;
+mod error;
+mod process_fork;
+mod shells;
+
+pub(crate) use error::ForkError;
+
+use clones::{Clones, Times};
+use hyperfork_api::control::Fork;
+use hyperfork_api::spec::Guest;
+use hyperfork_api::{ForkReport, Identity, Strategy, VmInfo, VmName, VmSpec, VmState, one_line};
+use hyperfork_host::handover::{LauncherEnd, NewVm};
+use hyperfork_host::pool::Pool;
+use hyperfork_host::{Config, identity, record};
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::note;
+use hyperfork_sys::sched::Urgent;
+use hyperfork_vmm::machine::{Capture, Machine};
+use hyperfork_vmm::memory::image::RamImageState;
+use hyperfork_vmm::memory::ram::Aside;
+use hyperfork_vmm::snapshot::Preload;
+use shells::{CloneNames, Shell, Shells};
+use std::time::Duration;
+
+/// Most clones of one request.
+const MAX_CLONES: u32 = 1024;
+
+/// Most bytes of changes that every waiting shell preloads; more are copied by each clone.
+const MOST_PRELOADED: usize = 32 << 20;
+
+/// Who is forked, and for what.
+pub(crate) struct Parent<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) spec: &'a VmSpec,
+    pub(crate) identity: &'a Identity,
+    pub(crate) info: &'a VmInfo,
+    /// Clones of forks that are not complete yet.
+    pub(crate) under_way: u32,
+}
+
+/// A fork whose clones have been told what to become.
+pub(crate) struct Begun {
+    clones: Clones,
+    /// Shells that came to nothing.
+    unused: Vec<LauncherEnd>,
+    /// Why there will be no clones all the same.
+    failure: Option<ForkError>,
+    times: Option<Times>,
+    cleanup: Option<Aside>,
+    /// Memory of the next clones, as far as it is known now.
+    image: Option<(RamImageState, FdTable)>,
+    best_effort: bool,
+    timeout: Duration,
+}
+
+/// What has become of a fork.
+pub(crate) struct Finished {
+    pub(crate) report: Result<ForkReport, ForkError>,
+    clones: Clones,
+    cleanup: Option<Aside>,
+    image: Option<(RamImageState, FdTable)>,
+}
+
+/// Forks the parent, whose machine this is. `logged` tells how much of its main program's
+/// output is in its log. A pool that does not answer is taken away.
+///
+/// # Errors
+/// [`ForkError`] when nothing was begun.
+pub(crate) fn begin(
+    parent: &Parent<'_>,
+    machine: &mut Machine,
+    logged: &dyn Fn() -> u64,
+    pool: &mut Option<Pool>,
+    request: &Fork,
+    arrival: Monotonic,
+) -> Result<Begun, ForkError> {
+    parent.check(request)?;
+    if request.strategy == Strategy::ProcessFork {
+        return process_fork::begin(parent, machine, logged, request, arrival);
+    }
+    let count = request.count as usize;
+    let mut names = CloneNames::new(parent, request);
+    let mut begun = Begun::new(parent, request);
+    let shape = machine.shape().clone();
+    let mut shells = Shells::order(parent.config, shape, pool.take(), &mut names, count);
+
+    let captured = match shells.failure() {
+        Some(error) => Err(error),
+        None => capture(parent, machine, logged, arrival),
+    };
+    let urgent = Urgent::now();
+    *pool = shells.receive(&mut names, count, captured.is_ok());
+    let failure = shells.failure();
+    let (named, unused) = shells.into_parts();
+    begun.clones = Clones::new(parent.info.name.clone(), Strategy::Image, named);
+    begun.unused = unused;
+    match captured {
+        Err(error) => begun.failure = Some(error),
+        Ok((capture, logged, times)) => {
+            let failed = match failure {
+                Some(error) => Err(error),
+                None => begun.hand_over(parent, request, logged, &capture),
+            };
+            begun.failure = failed.err();
+            begun.times = Some(times);
+            begun.cleanup = Some(capture.aside);
+            begun.image = Some((capture.state.ram, capture.fds));
+        }
+    }
+    drop(urgent);
+    Ok(begun)
+}
+
+/// Stops the VM, captures it, and lets it go on as it was. With the capture comes how much
+/// of the main program's output is in the log at that moment.
+fn capture(
+    parent: &Parent<'_>,
+    machine: &mut Machine,
+    logged: &dyn Fn() -> u64,
+    arrival: Monotonic,
+) -> Result<(Capture, u64, Times), ForkError> {
+    if let Err(error) = machine.prepare_capture() {
+        // It stands still longer then.
+        note!("{}", one_line(&error));
+    }
+    let mut paused = machine.pause();
+    let since = paused.since();
+    let stands_still = Monotonic::now();
+    let capture = paused.capture();
+    // Before it goes on: what it writes from then on is none of its clones'.
+    let logged = logged();
+    match parent.info.state {
+        VmState::Paused => paused.stay(),
+        _ => drop(paused),
+    }
+    let captured = Monotonic::now();
+    let capture = capture.map_err(|source| parent.capture_failed(source))?;
+    let times = Times {
+        arrival,
+        paused: stands_still,
+        captured,
+        pause_us: captured.us_since(since),
+        image_us: capture.image_us,
+    };
+    Ok((capture, logged, times))
+}
+
+impl Begun {
+    fn new(parent: &Parent<'_>, request: &Fork) -> Self {
+        // A clone that gives up says so itself.
+        let timeout = Duration::from_millis(parent.ready_timeout_ms(request));
+        Self {
+            clones: Clones::none(parent.info.name.clone(), request.strategy),
+            unused: Vec::new(),
+            failure: None,
+            times: None,
+            cleanup: None,
+            image: None,
+            best_effort: request.best_effort,
+            timeout: timeout + Duration::from_secs(1),
+        }
+    }
+
+    /// Tells each shell what to become, with the state.
+    fn hand_over(
+        &mut self,
+        parent: &Parent<'_>,
+        request: &Fork,
+        logged: u64,
+        capture: &Capture,
+    ) -> Result<(), ForkError> {
+        let names = self.clones.names().zip(1..);
+        let new = names.map(|(name, index)| parent.clone_of(request, name, index, logged));
+        let new: Vec<_> = new.collect::<Result<_, _>>()?;
+        let state = capture.state.encode();
+        self.clones
+            .hand_over(new, &state, &capture.fds, self.best_effort)
+    }
+
+    /// Waits until it is known what has become of each clone. They need the processors more
+    /// than the caller's thread does.
+    pub(crate) fn finish(mut self) -> Finished {
+        let report = match (self.failure, &self.times) {
+            (None, Some(times)) => self.clones.wait(times, self.timeout, self.best_effort),
+            (failure, _) => Err(failure.unwrap_or(ForkError::GivenUp)),
+        };
+        match &report {
+            Ok(_) => self.clones.release(),
+            Err(_) => self.clones.end(),
+        }
+        LauncherEnd::end_all(self.unused);
+        Finished {
+            report,
+            clones: self.clones,
+            cleanup: self.cleanup,
+            image: self.image,
+        }
+    }
+}
+
+impl Finished {
+    /// Does what is left to be done when the report is out: what a freeze leaves takes
+    /// milliseconds per GiB. Gives what the next clones' shells may preload.
+    pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
+        let touched = self.report.is_ok().then(|| self.clones.touched());
+        if let Some(aside) = self.cleanup
+            && let Err(error) = aside.retire()
+        {
+            note!("the memory image could not be sealed: {error}");
+        }
+        let (image, fds) = self.image?;
+        let preload = Preload {
+            image: image.bounded(MOST_PRELOADED),
+            touched: touched?,
+        };
+        Some((preload.encode(), fds))
+    }
+}
+
+impl Parent<'_> {
+    fn check(&self, request: &Fork) -> Result<(), ForkError> {
+        let info = self.info;
+        if !(1..=MAX_CLONES).contains(&request.count) {
+            return Err(ForkError::Count(request.count));
+        }
+        if info.state == VmState::Starting {
+            return Err(ForkError::NotReady(info.name.clone()));
+        }
+        let (has_agent, can_tell) = match &self.spec.guest {
+            Guest::Linux(guest) => (guest.agent, guest.agent),
+            // It reads from its port who it is, and has no use for randomness.
+            Guest::Nano { .. } => (false, true),
+        };
+        if !can_tell && !self.spec.identical_clones {
+            return Err(ForkError::NoAgent(info.name.clone()));
+        }
+        if !has_agent && !request.secrets.is_empty() {
+            return Err(ForkError::NoSecrets(info.name.clone()));
+        }
+        request.secrets.check()?;
+        let done = info.forks.saturating_add(self.under_way);
+        match info.max_forks {
+            Some(limit) if done.saturating_add(request.count) > limit => Err(ForkError::Spent {
+                name: info.name.clone(),
+                limit,
+                done,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What clone number `index` is to become; `logged` as in [`NewVm`].
+    fn clone_of(
+        &self,
+        request: &Fork,
+        name: &VmName,
+        index: u32,
+        logged: u64,
+    ) -> Result<NewVm, ForkError> {
+        let mut spec = self.spec.clone();
+        spec.name = name.clone();
+        spec.ready_timeout_ms = self.ready_timeout_ms(request);
+        let identity =
+            identity::cloned(self.identity, name.clone(), index).map_err(ForkError::Process)?;
+        let mut info = record::born(&spec, &identity, Some(self.info.name.clone()));
+        info.exit_status = self.info.exit_status;
+        Ok(NewVm {
+            spec,
+            identity,
+            info,
+            logged,
+            secrets: request.secrets.clone(),
+        })
+    }
+
+    /// How long clones may take to be ready.
+    fn ready_timeout_ms(&self, request: &Fork) -> u64 {
+        let usual = self.spec.ready_timeout_ms;
+        request.ready_timeout_ms.unwrap_or(usual)
+    }
+
+    fn capture_failed(&self, source: hyperfork_vmm::machine::MachineError) -> ForkError {
+        ForkError::Capture {
+            name: self.info.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Names the shells and gives them back; only for [`process_fork`], whose shells come last.
+fn shell_of(launcher: LauncherEnd, wanted: Monotonic) -> Shell {
+    Shell {
+        launcher,
+        source: hyperfork_api::ShellSource::Process,
+        wanted,
+    }
+}

@@ -1,0 +1,419 @@
+//! The one thread that owns a VM: everything that changes it happens here, in
+//! order. Others send it a [`Task`].
+//!
+//! ```text
+//!            ready                 pause
+//! STARTING ─────────> RUNNING <──────────> PAUSED
+//!    │                   │       resume       │
+//!    │ not ready,        │ stop, power-off,   │
+//!    │ not wanted        │ panic, fault       │
+//!    ▼                   ▼                    ▼
+//! (gone)              STOPPED or FAILED: the process ends, its directory stays
+//! ```
+
+mod disks;
+mod ending;
+mod events;
+mod ready;
+mod requests;
+mod signals;
+
+use crate::control::{Asked, Pending};
+use crate::follow::MainOutput;
+use crate::fork::{self, Begun, ForkError, Parent};
+use crate::prepared::ReadyVm;
+use crate::publish::Published;
+use ending::Ending;
+use events::Unheard;
+pub(crate) use events::events;
+use hyperfork_api::control::{Fork, Reply, Request};
+use hyperfork_api::{ForkReport, Identity, Secrets, VmInfo, VmSpec, one_line};
+use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
+use hyperfork_host::pool::Pool;
+use hyperfork_host::run_dir::Claim;
+use hyperfork_host::{Config, record};
+use hyperfork_net::Namespace;
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::note;
+use hyperfork_vmm::devices::log::Log;
+use hyperfork_vmm::machine::{Event, FirstRun, Machine, Restored};
+use ready::{NotReady, Readiness};
+use requests::Sampling;
+use signals::Wishes;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What the owner is told or asked.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A request came over the control socket.
+    Asked(Asked),
+    /// Something happened in the machine.
+    Machine(Event),
+    /// The guest has said something.
+    Said(Unheard),
+    /// The guest has asked for so many clones, and what it had printed by then is logged.
+    ForkForGuest(u32),
+    /// The fork that the guest asked for is complete, or failed for this reason.
+    GuestForked(Result<ForkReport, String>),
+    /// The guest knows who it is (and runs its main program), or will never.
+    Identified(Result<(), NotReady>),
+    /// The main program has ended; `None` when nobody can tell any more.
+    MainEnded(Option<i32>),
+    /// The launcher has let the VM go its own way, and waits for our word.
+    Released(VmEnd),
+    /// A fork is complete, or has failed.
+    Forked(Forked),
+    /// The launcher is gone.
+    Abandoned,
+    /// There is a pool.
+    Pool(Pool),
+    /// The process was asked to end.
+    Terminate,
+}
+
+/// What has become of a fork.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    /// How many clones were wanted, and how many live.
+    asked: u32,
+    born: u32,
+    /// What its clones have shown of what the next ones will be like.
+    preload: Option<(Vec<u8>, FdTable)>,
+}
+
+/// The one who changes the VM.
+pub(crate) struct Owner {
+    pub(crate) machine: Machine,
+    pub(crate) spec: VmSpec,
+    pub(crate) identity: Identity,
+    /// What the guest may know, until it is told.
+    secrets: Secrets,
+    pub(crate) info: VmInfo,
+    config: Config,
+    /// Where shells for its clones come from, once it is ready; nowhere if there is no
+    /// pool.
+    pub(crate) pool: Option<Pool>,
+    claim: Claim,
+    /// Where the guest's card is plugged in: as long as the VM lives.
+    network: Option<Namespace>,
+    published: Published,
+    console: Log,
+    pub(crate) output: MainOutput,
+    pub(crate) tasks: Sender<Task>,
+    pending: Pending,
+    /// Until the VM is ready: the launcher, who waits for that.
+    launcher: Option<VmEnd>,
+    /// Whether it lives by itself: the launcher has seen it ready. Until then it leaves
+    /// nothing behind when it ends.
+    released: bool,
+    /// Clones of forks that are not complete yet.
+    forks_under_way: u32,
+    /// A profile that is being taken.
+    sampling: Option<Sampling>,
+    wishes: Wishes,
+    born: Monotonic,
+    /// For a clone, until its first exit: when it got there.
+    restored: Option<(Monotonic, Restored)>,
+    ready_waiters: Vec<Sender<Reply>>,
+    exit_waiters: Vec<Sender<Reply>>,
+    stop_waiters: Vec<Sender<Reply>>,
+    /// When patience with the guest ends: to become ready, or to power off.
+    deadline: Option<Instant>,
+}
+
+impl Owner {
+    /// Serves the machine, which runs, until its end.
+    pub(crate) fn run(vm: ReadyVm, launcher: VmEnd, config: Config, claim: Claim) {
+        let NewVm {
+            spec,
+            identity,
+            mut info,
+            logged,
+            secrets,
+        } = vm.new;
+        info.pid = Some(std::process::id());
+        let (tasks, received) = vm.around.tasks;
+        let owner = Self {
+            machine: vm.machine,
+            spec,
+            identity,
+            secrets,
+            info,
+            config,
+            pool: None,
+            claim,
+            network: vm.around.network,
+            published: vm.published,
+            console: vm.around.backends.log,
+            output: MainOutput::new(vm.around.output, logged),
+            tasks,
+            pending: vm.around.pending,
+            launcher: Some(launcher),
+            released: false,
+            forks_under_way: 0,
+            sampling: None,
+            wishes: Wishes::default(),
+            born: vm.since,
+            restored: vm.restored,
+            ready_waiters: Vec::new(),
+            exit_waiters: Vec::new(),
+            stop_waiters: Vec::new(),
+            deadline: None,
+        };
+        owner.serve(&received);
+    }
+
+    fn serve(mut self, tasks: &Receiver<Task>) {
+        self.begin_getting_ready();
+        self.keep();
+        let ending = loop {
+            let task = match self.wakes_at() {
+                None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => tasks.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let step = match task {
+                Ok(task) => self.handle(task),
+                Err(RecvTimeoutError::Timeout) => self.time_has_come(),
+                Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(Ending::stopped()),
+            };
+            if let ControlFlow::Break(ending) = step {
+                break ending;
+            }
+        };
+        self.end(ending);
+    }
+
+    /// When there is something to do even if nothing comes.
+    fn wakes_at(&self) -> Option<Instant> {
+        let sample = self.sampling.as_ref().map(Sampling::next);
+        [self.deadline, sample].into_iter().flatten().min()
+    }
+
+    fn time_has_come(&mut self) -> ControlFlow<Ending> {
+        if self.deadline.is_some_and(|at| at <= Instant::now()) {
+            return self.deadline_passed();
+        }
+        self.take_sample();
+        ControlFlow::Continue(())
+    }
+
+    fn handle(&mut self, task: Task) -> ControlFlow<Ending> {
+        match task {
+            Task::Asked(asked) => return self.answer(asked),
+            Task::Machine(event) => return self.machine_event(event),
+            Task::Said(unheard) => {
+                if let Some(message) = unheard.take() {
+                    return self.message(message);
+                }
+            }
+            Task::ForkForGuest(clones) => self.fork_for_guest_now(clones),
+            Task::GuestForked(result) => self.guest_forked(result),
+            Task::Identified(Ok(())) => self.ready(),
+            Task::Identified(Err(why)) => return self.not_ready(why),
+            Task::MainEnded(status) => self.main_ended(status),
+            Task::Released(launcher) => {
+                launcher.confirm_release();
+                launcher.report_touched(self.touched());
+                return self.released();
+            }
+            Task::Forked(forked) => self.forked(forked),
+            Task::Abandoned => {
+                return ControlFlow::Break(Ending::failed("its launcher is gone"));
+            }
+            Task::Pool(pool) => self.pool = Some(pool),
+            Task::Terminate => return self.stop(TERMINATION_GRACE, None),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
+        let Asked {
+            request,
+            arrival,
+            reply,
+        } = asked;
+        let answer = match request {
+            Request::Info => Some(Reply::Info(Box::new(self.info_now()))),
+            Request::WaitReady if self.launcher.is_none() => Some(Reply::Ok),
+            Request::WaitReady => {
+                self.ready_waiters.push(reply.clone());
+                None
+            }
+            Request::WaitExit if self.info.exit_status.is_some() => {
+                Some(Reply::Info(Box::new(self.info_now())))
+            }
+            Request::WaitExit => {
+                self.exit_waiters.push(reply.clone());
+                None
+            }
+            Request::Pause => Some(self.pause()),
+            Request::Resume => self.resume(&reply),
+            Request::Fork(request) => {
+                let refused = self.fork(&request, arrival, reply.clone());
+                refused.err().map(|error| Reply::Error(one_line(&error)))
+            }
+            Request::ExportDisk { device, path } => {
+                let refused = self.export_disk(&device, path, reply.clone());
+                refused.err().map(Reply::Error)
+            }
+            Request::Sample { count, interval_us } => {
+                let refused = self.sample(count, interval_us, reply.clone());
+                refused.err().map(Reply::Error)
+            }
+            Request::Stop { grace_ms } => {
+                return self.stop(Duration::from_millis(grace_ms), Some(reply));
+            }
+        };
+        if let Some(answer) = answer {
+            let _ = reply.send(answer);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
+        match event {
+            Event::FirstExit(first_run) => self.first_exit(first_run),
+            Event::Message(message) => return self.message(message),
+            Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
+            Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn first_exit(&mut self, first_run: FirstRun) {
+        if let (Some((received, restored)), Some(launcher)) = (self.restored.take(), &self.launcher)
+        {
+            launcher.report(&Progress::Running(Steps {
+                received,
+                memory: restored.memory,
+                state: restored.state,
+                entered: first_run.entered,
+                exited: first_run.exited,
+            }));
+        }
+        if self.launcher.is_some() && self.readiness() == Readiness::FirstExit {
+            self.ready();
+        }
+    }
+
+    /// Forks the VM. The report goes to `reply` when it is known what has become of the
+    /// clones.
+    ///
+    /// # Errors
+    /// [`ForkError`] when nothing was begun.
+    fn fork(
+        &mut self,
+        request: &Fork,
+        arrival: Monotonic,
+        reply: Sender<Reply>,
+    ) -> Result<(), ForkError> {
+        let parent = Parent {
+            config: &self.config,
+            spec: &self.spec,
+            identity: &self.identity,
+            info: &self.info,
+            under_way: self.forks_under_way,
+        };
+        let output = &self.output;
+        let logged = || output.logged();
+        let (machine, pool) = (&mut self.machine, &mut self.pool);
+        let begun = fork::begin(&parent, machine, &logged, pool, request, arrival)?;
+        self.forks_under_way += request.count;
+        self.await_clones(begun, request.count, reply)
+    }
+
+    /// Has a thread wait for the clones and reply, for from here on they need the processors
+    /// more than this one does.
+    fn await_clones(
+        &mut self,
+        begun: Begun,
+        asked: u32,
+        reply: Sender<Reply>,
+    ) -> Result<(), ForkError> {
+        let tasks = self.tasks.clone();
+        let waiting = thread::Builder::new().name("clones".into()).spawn(move || {
+            let finished = begun.finish();
+            let (answer, born) = match &finished.report {
+                Ok(report) => (Reply::Forked(report.clone()), report.clones.len() as u32),
+                Err(error) => (Reply::Error(one_line(error)), 0),
+            };
+            let _ = reply.send(answer);
+            let _ = tasks.send(Task::Forked(Forked {
+                asked,
+                born,
+                preload: finished.clean_up(),
+            }));
+        });
+        // Without a thread all of it is dropped, and the clones end.
+        waiting.map(drop).map_err(|error| {
+            self.forks_under_way -= asked;
+            ForkError::Process(error)
+        })
+    }
+
+    fn main_ended(&mut self, status: Option<i32>) {
+        if self.is_done() || status.is_none() && !self.info.state.is_alive() {
+            return;
+        }
+        self.info.exit_status = status.or(self.info.exit_status);
+        self.keep();
+        let info = self.info_now();
+        for waiter in self.exit_waiters.drain(..) {
+            let _ = waiter.send(Reply::Info(Box::new(info.clone())));
+        }
+    }
+
+    /// What is known, with memory and disks as of now.
+    fn info_now(&mut self) -> VmInfo {
+        if let Ok(usage) = self.machine.ram().usage() {
+            self.info.shared_kib = usage.shared >> 10;
+            self.info.private_kib = usage.private >> 10;
+            self.info.swapped_kib = usage.swapped >> 10;
+        }
+        self.info.disks = disks::told(&self.spec, &self.machine);
+        self.info.clone()
+    }
+
+    /// What is left to do when a fork is over and its caller has the report.
+    fn forked(&mut self, forked: Forked) {
+        self.forks_under_way = self.forks_under_way.saturating_sub(forked.asked);
+        self.info.forks = self.info.forks.saturating_add(forked.born);
+        self.keep();
+        let Some((hint, fds)) = forked.preload else {
+            return;
+        };
+        match self.pool {
+            Some(_) => self.preload_pool(hint, &fds),
+            None => self.connect_to_pool(),
+        }
+    }
+
+    fn keep(&self) {
+        if let Err(error) = record::keep(&self.claim.dir, &self.info) {
+            note!(
+                "cannot write {}: {error}",
+                self.claim.dir.info_path().display()
+            );
+        }
+    }
+
+    /// Does `work` on a thread and sends what comes out to the owner.
+    fn in_background(&self, name: &str, work: impl FnOnce() -> Task + Send + 'static) {
+        let tasks = self.tasks.clone();
+        let spawned = thread::Builder::new().name(name.into()).spawn(move || {
+            // The owner may be gone by then.
+            let _ = tasks.send(work());
+        });
+        if let Err(error) = spawned {
+            note!("cannot start a thread: {error}");
+            let _ = self.tasks.send(Task::Terminate);
+        }
+    }
+}
+
+/// How long a guest has to power off when the process is told to end.
+const TERMINATION_GRACE: Duration = Duration::from_secs(5);

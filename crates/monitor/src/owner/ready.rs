@@ -1,0 +1,206 @@
+//! Becoming ready: from the first instruction to the moment from which others may
+//! speak to the VM.
+
+use super::ending::Ending;
+use super::{Owner, Task};
+use crate::identify;
+use hyperfork_api::control::Reply;
+use hyperfork_api::guest::Failure;
+use hyperfork_api::spec::{Guest, LinuxGuest};
+use hyperfork_api::{VmState, one_line};
+use hyperfork_host::agent::AgentError;
+use hyperfork_host::handover::Progress;
+use hyperfork_host::pool::Pool;
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::note;
+use std::ops::{ControlFlow, Range};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Most bytes that are copied for a clone in advance because its relatives wrote there.
+const MOST_TOUCHED: usize = 8 << 20;
+
+/// Why a guest did not become ready.
+#[derive(Debug)]
+pub(crate) enum NotReady {
+    /// One line.
+    Failed(String),
+    /// Only its main program is missing.
+    NoCommand(Failure),
+}
+
+/// What tells that a guest is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Its agent has taken the identity.
+    Agent,
+    /// It wrote to the signal port.
+    Message,
+    /// It runs at all.
+    FirstExit,
+}
+
+impl Owner {
+    pub(super) fn readiness(&self) -> Readiness {
+        match &self.spec.guest {
+            Guest::Nano { .. } => Readiness::Message,
+            Guest::Linux(LinuxGuest { agent: true, .. }) => Readiness::Agent,
+            Guest::Linux(_) => Readiness::FirstExit,
+        }
+    }
+
+    pub(super) fn begin_getting_ready(&mut self) {
+        let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
+        self.deadline = Some(Instant::now() + timeout);
+        if self.readiness() != Readiness::Agent {
+            // It is told by the port alone who it is.
+            self.machine.guest_fork().born();
+            return;
+        }
+        let (Some(vsock), Guest::Linux(guest)) = (self.machine.vsock().cloned(), &self.spec.guest)
+        else {
+            return;
+        };
+        let (identity, shares) = (self.identity.clone(), guest.shares.clone());
+        let secrets = std::mem::take(&mut self.secrets);
+        let is_clone = self.identity.generation > 0;
+        let command = guest.command.clone().filter(|_| !is_clone);
+        self.in_background("identify", move || {
+            Task::Identified(
+                match identify::identify(&vsock, &identity, &shares, &secrets) {
+                    Err(error) => Err(NotReady::Failed(format!(
+                        "the guest did not become ready: {}",
+                        one_line(&error)
+                    ))),
+                    Ok(()) => match command {
+                        None => Ok(()),
+                        Some(command) => match identify::start_main(&vsock, &command) {
+                            Ok(()) => Ok(()),
+                            Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
+                            Err(error) => Err(NotReady::Failed(one_line(&error))),
+                        },
+                    },
+                },
+            )
+        });
+    }
+
+    /// The VM is what it should be: from here on it may be spoken to. It is ready, and says
+    /// so, when it can be; what the launcher does not wait for comes after that.
+    pub(super) fn ready(&mut self) {
+        let Some(launcher) = self.launcher.take() else {
+            return;
+        };
+        self.deadline = None;
+        self.machine.guest_fork().born();
+        if let Some(vsock) = self.machine.vsock()
+            && let Err(error) = vsock.publish(&self.claim.dir.vsock_socket())
+        {
+            note!("the guest's sockets cannot be published: {error}");
+        }
+        if let Some(network) = &self.network {
+            self.published.serve(network.reach());
+        }
+        let at = Monotonic::now();
+        self.info.state = VmState::Running;
+        self.info.ready_us = Some(at.us_since(self.born));
+        launcher.report(&Progress::Ready {
+            at,
+            info: Box::new(self.info.clone()),
+        });
+        for waiter in self.ready_waiters.drain(..) {
+            let _ = waiter.send(Reply::Ok);
+        }
+        self.keep();
+        // Most clones are never forked themselves; one that is gets its pool then.
+        if self.identity.generation == 0 {
+            self.connect_to_pool();
+        }
+        self.follow_main();
+    }
+
+    /// Has the main program followed, if there is one. In a clone it may have ended before
+    /// the agent knew who it is; that is then all there is to follow.
+    fn follow_main(&self) {
+        if let (true, Some(vsock)) = (self.has_main(), self.machine.vsock().cloned()) {
+            let output = self.output.clone();
+            self.in_background("follow", move || Task::MainEnded(output.follow(&vsock)));
+        }
+    }
+
+    /// Whether the VM has a main program, running or not.
+    pub(super) fn has_main(&self) -> bool {
+        matches!(
+            &self.spec.guest,
+            Guest::Linux(LinuxGuest {
+                agent: true,
+                command: Some(_),
+                ..
+            })
+        )
+    }
+
+    /// Has shells for clones of this VM kept in stock.
+    pub(crate) fn connect_to_pool(&self) {
+        let (config, shape) = (self.config.clone(), self.machine.shape().clone());
+        let tasks = self.tasks.clone();
+        let connecting = thread::Builder::new().name("pool".into()).spawn(move || {
+            match Pool::connect(&config, &shape) {
+                Ok(None) => {}
+                Ok(Some(pool)) => {
+                    let _ = tasks.send(Task::Pool(pool));
+                }
+                Err(error) => note!("there is no pool of shells: {error}"),
+            }
+        });
+        if let Err(error) = connecting {
+            note!("cannot start a thread: {error}");
+        }
+    }
+
+    /// The pages that a clone has written until now, for its relatives to come.
+    pub(super) fn touched(&self) -> Vec<Range<usize>> {
+        match self.identity.index {
+            // One of each fork is enough.
+            1 => self.machine.ram().written(MOST_TOUCHED).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Has the shells in stock preload the memory of clones like those of the last fork.
+    pub(super) fn preload_pool(&mut self, hint: Vec<u8>, fds: &FdTable) {
+        if !self.config.pool.preload {
+            return;
+        }
+        let given = self.pool.as_ref().map(|pool| pool.preload(hint, fds));
+        if let Some(Err(error)) = given {
+            note!("the pool is gone: {error}");
+            self.pool = None;
+        }
+    }
+
+    pub(super) fn not_ready(&mut self, why: NotReady) -> ControlFlow<Ending> {
+        ControlFlow::Break(match why {
+            NotReady::Failed(error) => Ending::failed(error),
+            NotReady::NoCommand(failure) => {
+                let ending = Ending::failed(failure.to_string());
+                if let Some(launcher) = self.launcher.take() {
+                    launcher.report(&Progress::NoCommand(failure));
+                }
+                ending
+            }
+        })
+    }
+
+    pub(super) fn deadline_passed(&mut self) -> ControlFlow<Ending> {
+        ControlFlow::Break(if self.launcher.is_some() {
+            Ending::failed(format!(
+                "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
+                Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()
+            ))
+        } else {
+            Ending::stopped()
+        })
+    }
+}

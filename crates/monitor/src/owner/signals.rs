@@ -1,0 +1,166 @@
+//! What the guest says on its signal port ([`hyperfork_api::signal`]): fork me, I am
+//! done.
+//!
+//! A VM that was just started, or cloned, belongs to whoever did so. What its guest
+//! wants for itself waits until it is released: until then it may have to be undone.
+
+use super::ending::Ending;
+use super::ready::Readiness;
+use super::{Owner, TERMINATION_GRACE, Task};
+use crate::fork::ForkError;
+use hyperfork_api::control::{Fork, Reply};
+use hyperfork_api::info::GuestForkOutcome;
+use hyperfork_api::signal::{Message, Refusal};
+use hyperfork_api::spec::Guest;
+use hyperfork_api::{ForkReport, one_line};
+use hyperfork_sys::clock::Monotonic;
+use std::ops::ControlFlow;
+use std::sync::mpsc::channel;
+
+/// Most VMs in the run directory, ended ones included, up to which guests can have
+/// clones made. It ends a guest that forks for ever, itself and all its clones;
+/// `--max-forks` is for narrower limits.
+const MOST_VMS: usize = 1024;
+
+/// What the guest wants for itself.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    /// So many clones, as soon as the VM is released.
+    fork: Option<u32>,
+    /// To end, having done the work that it was cloned for.
+    end: bool,
+}
+
+impl Owner {
+    pub(super) fn message(&mut self, message: Message) -> ControlFlow<Ending> {
+        let by_message = self.launcher.is_some() && self.readiness() == Readiness::Message;
+        let mut step = ControlFlow::Continue(());
+        if let Message::Done(code) = message {
+            // (A clone may be done with its first word.)
+            if by_message && self.identity.generation == 0 {
+                return ControlFlow::Break(Ending::failed(format!(
+                    "the guest gave up with code {code} instead of becoming ready"
+                )));
+            }
+            step = self.work_is_done(code as i32);
+        }
+        if by_message {
+            self.ready();
+        }
+        if let Message::Fork { clones, .. } = message {
+            match self.released {
+                true => self.fork_for_guest(clones),
+                false => self.wishes.fork = Some(clones),
+            }
+        }
+        step
+    }
+
+    /// From now on the VM lives by itself.
+    pub(super) fn released(&mut self) -> ControlFlow<Ending> {
+        self.released = true;
+        if let Some(clones) = self.wishes.fork.take() {
+            self.fork_for_guest(clones);
+        }
+        match self.wishes.end {
+            true => self.stop(TERMINATION_GRACE, None),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Whether the guest has said its last word, after which nothing counts: what
+    /// its programs say when they are ended is no result.
+    pub(super) fn is_done(&self) -> bool {
+        self.wishes.end
+    }
+
+    /// Notes the result. A clone ends with that, as a process of `fork(2)` ends with
+    /// `exit(2)`; one of the embedded guest waits for the next piece of work.
+    fn work_is_done(&mut self, code: i32) -> ControlFlow<Ending> {
+        if self.is_done() {
+            return ControlFlow::Continue(());
+        }
+        self.main_ended(Some(code));
+        self.wishes.end =
+            self.identity.generation > 0 && matches!(self.spec.guest, Guest::Linux(_));
+        match self.is_done() && self.released {
+            true => self.stop(TERMINATION_GRACE, None),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// First has what the guest's main program has printed before it asked logged: it
+    /// waits, and would else print it again in each clone's log.
+    fn fork_for_guest(&mut self, clones: u32) {
+        match (self.has_main(), self.machine.vsock().cloned()) {
+            (true, Some(vsock)) => {
+                let output = self.output.clone();
+                self.in_background("guest-fork", move || {
+                    output.catch_up(&vsock);
+                    Task::ForkForGuest(clones)
+                });
+            }
+            _ => self.fork_for_guest_now(clones),
+        }
+    }
+
+    pub(super) fn fork_for_guest_now(&mut self, clones: u32) {
+        if let Err((why, words)) = self.begin_fork_for_guest(clones) {
+            self.machine.guest_fork().refuse(why);
+            self.info.guest_fork = Some(GuestForkOutcome::Error(words));
+        }
+    }
+
+    fn begin_fork_for_guest(&mut self, clones: u32) -> Result<(), (Refusal, String)> {
+        // Its clones would power off, too.
+        if self.deadline.is_some() {
+            let words = format!("{} is being stopped", self.info.name);
+            return Err((Refusal::Failed, words));
+        }
+        let request = Fork::new(clones);
+        let vms = self.config.run_dir.list().map_or(0, |vms| vms.len());
+        let asked = clones as usize;
+        // More than that at once is no matter of how many there are.
+        if asked <= MOST_VMS && vms + asked > MOST_VMS {
+            let words = format!("there are {vms} VMs: guests may not make more than {MOST_VMS}");
+            return Err((Refusal::Crowded, words));
+        }
+        let (reply, answer) = channel();
+        self.machine.guest_fork().begin();
+        self.fork(&request, Monotonic::now(), reply)
+            .map_err(|error| (refusal(&error), one_line(&error)))?;
+        self.in_background("guest-fork", move || {
+            Task::GuestForked(match answer.recv() {
+                Ok(Reply::Forked(report)) => Ok(report),
+                Ok(Reply::Error(words)) => Err(words),
+                _ => Err("the fork was given up".to_owned()),
+            })
+        });
+        Ok(())
+    }
+
+    /// All clones that the guest asked for live, or there is none.
+    pub(super) fn guest_forked(&mut self, result: Result<ForkReport, String>) {
+        let told = self.machine.guest_fork();
+        self.info.guest_fork = Some(match result {
+            Ok(report) => {
+                told.complete();
+                GuestForkOutcome::Report(report)
+            }
+            Err(words) => {
+                told.refuse(Refusal::Failed);
+                GuestForkOutcome::Error(words)
+            }
+        });
+        self.keep();
+    }
+}
+
+/// What the guest is told; who runs it is told more.
+fn refusal(error: &ForkError) -> Refusal {
+    match error {
+        ForkError::Count(_) => Refusal::Count,
+        ForkError::Spent { .. } => Refusal::Spent,
+        _ => Refusal::Failed,
+    }
+}

@@ -1,0 +1,207 @@
+//! A shell, and everything around it that does not depend on what it becomes: it may wait
+//! long, and has little to do when it is wanted.
+
+use crate::control::{self, Pending};
+use crate::owner::{self, Task};
+use crate::publish::{self, Published};
+use crate::signals;
+use hyperfork_host::handover::{BuildShell, NewVm};
+use hyperfork_host::{RunDir, VmDir};
+use hyperfork_net::Namespace;
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fds::FdTable;
+use hyperfork_vmm::devices::log::Log;
+use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
+use hyperfork_vmm::kvm::Host;
+use hyperfork_vmm::machine::{Backends, Machine, MachineError, Plug, Restored, Shell};
+use hyperfork_vmm::snapshot::{MachineState, Preload};
+use std::error::Error;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// A shell that waits for what to become.
+pub(crate) struct Prepared {
+    since: Monotonic,
+    host: Host,
+    shell: Shell,
+    around: Surroundings,
+}
+
+/// What a VM's process has around its machine.
+pub(crate) struct Surroundings {
+    pub(crate) network: Option<Namespace>,
+    pub(crate) backends: Backends,
+    pub(crate) output: Log,
+    pub(crate) tasks: (Sender<Task>, Receiver<Task>),
+    pub(crate) pending: Pending,
+}
+
+/// A machine that only has to be let run, and what it is.
+pub(crate) struct ReadyVm {
+    pub(crate) machine: Machine,
+    pub(crate) new: NewVm,
+    pub(crate) published: Published,
+    pub(crate) around: Surroundings,
+    /// When its process began.
+    pub(crate) since: Monotonic,
+    /// Of a clone: when it had what it was made of, and how it went on.
+    pub(crate) restored: Option<(Monotonic, Restored)>,
+}
+
+impl Prepared {
+    /// Builds the shell that is ordered, in its directory.
+    pub(crate) fn build(run_dir: &RunDir, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
+        let since = Monotonic::now();
+        let host = Host::open().map_err(MachineError::from)?;
+        let shape = order.shape.clone();
+        let shell = match order.warm {
+            true => Shell::warm(&host, shape)?,
+            false => Shell::new(&host, shape)?,
+        };
+        Self::around(run_dir, &order.dir, since, host, shell)
+    }
+
+    /// Surrounds a shell with what it has in `dir`.
+    pub(crate) fn around(
+        run_dir: &RunDir,
+        dir: &VmDir,
+        since: Monotonic,
+        host: Host,
+        shell: Shell,
+    ) -> Result<Self, Box<dyn Error>> {
+        let network = shell.shape().net.as_ref().map(Namespace::prepare);
+        let network = network.transpose()?;
+        let plug = network.as_ref().map(|network| -> io::Result<_> {
+            Ok(Plug {
+                tap: network.tap().try_clone()?,
+                mac: network.mac(),
+            })
+        });
+        let has_devices = !shell.shape().rings.is_empty();
+        let overlays = has_devices.then(|| Overlays::in_directory(&overlay_directory(run_dir)));
+        let backends = Backends {
+            plug: plug.transpose()?,
+            log: Log::new(dir.create(&dir.console_log())?)?,
+            console: UnixListener::bind(dir.console_socket())?,
+            overlays: overlays.transpose()?,
+        };
+        let output = Log::new(dir.create(&dir.output_log())?)?;
+        let tasks = channel();
+        let pending = Pending::default();
+        control::serve(&dir.control_socket(), pending.clone(), {
+            let tasks = tasks.0.clone();
+            move |asked| {
+                let _ = tasks.send(Task::Asked(asked));
+            }
+        })?;
+        signals::watch({
+            let tasks = tasks.0.clone();
+            move || {
+                let _ = tasks.send(Task::Terminate);
+            }
+        })?;
+        Ok(Self {
+            since,
+            host,
+            shell,
+            around: Surroundings {
+                network,
+                backends,
+                output,
+                tasks,
+                pending,
+            },
+        })
+    }
+
+    /// Gets memory ready that clones of one family have in common.
+    pub(crate) fn preload(&mut self, hint: &[u8], fds: &FdTable) -> Result<(), Box<dyn Error>> {
+        Ok(self.shell.preload(&Preload::decode(hint)?, fds)?)
+    }
+
+    /// Becomes a VM that boots.
+    pub(crate) fn boot(self, mut new: NewVm) -> Result<ReadyVm, Box<dyn Error>> {
+        new.spec.check()?;
+        let around = self.around;
+        let published = publish::connect(&mut new, around.network.as_ref())?;
+        let (spec, identity) = (&new.spec, &new.identity);
+        let events = owner::events(around.tasks.0.clone());
+        let backends = &around.backends;
+        let machine = Machine::boot(self.shell, &self.host, spec, identity, backends, events)?;
+        Ok(ReadyVm {
+            machine,
+            new,
+            published,
+            around,
+            since: self.since,
+            restored: None,
+        })
+    }
+
+    /// Becomes a clone of the machine whose encoded state this is.
+    pub(crate) fn restore(
+        self,
+        mut new: NewVm,
+        state: &[u8],
+        fds: &FdTable,
+    ) -> Result<ReadyVm, Box<dyn Error>> {
+        let received = Monotonic::now();
+        let state = MachineState::decode(state)?;
+        let around = self.around;
+        let published = publish::connect(&mut new, around.network.as_ref())?;
+        let events = owner::events(around.tasks.0.clone());
+        let backends = &around.backends;
+        let (machine, restored) =
+            Machine::restore(self.shell, state, fds, &new.identity, backends, events)?;
+        Ok(ReadyVm {
+            machine,
+            new,
+            published,
+            around,
+            since: self.since,
+            restored: Some((received, restored)),
+        })
+    }
+
+    /// Becomes a clone in a child made by `fork(2)`, whose shell has the memory already;
+    /// the child began to run at `running`.
+    pub(crate) fn go_on(
+        self,
+        mut new: NewVm,
+        state: &mut MachineState,
+        fds: &FdTable,
+        running: Monotonic,
+    ) -> Result<ReadyVm, Box<dyn Error>> {
+        let built = Monotonic::now();
+        let around = self.around;
+        let published = publish::connect(&mut new, around.network.as_ref())?;
+        let events = owner::events(around.tasks.0.clone());
+        let backends = &around.backends;
+        let machine = Machine::go_on(self.shell, state, fds, &new.identity, backends, events)?;
+        let restored = Restored {
+            memory: built,
+            state: Monotonic::now(),
+        };
+        Ok(ReadyVm {
+            machine,
+            new,
+            published,
+            around,
+            since: self.since,
+            restored: Some((running, restored)),
+        })
+    }
+}
+
+/// Overlays of disks hold what guests write, which can be much: not on the run directory's
+/// file system, which is usually memory.
+fn overlay_directory(run_dir: &RunDir) -> PathBuf {
+    let on_disk = PathBuf::from("/var/tmp");
+    if on_disk.is_dir() {
+        on_disk
+    } else {
+        run_dir.path().to_owned()
+    }
+}

@@ -1,0 +1,51 @@
+//! TCP: two threads for each connection.
+
+use hyperfork_net::{Reach, streams};
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Most connections at a time. Others wait.
+const MOST: u32 = 1024;
+/// How long to wait where there are so many, or no descriptors.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long a guest has to answer a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Passes connections on to the guest. Never returns.
+pub(super) fn accept(
+    listener: &TcpListener,
+    reach: &Reach,
+    port: u16,
+    connections: &Arc<AtomicU32>,
+) {
+    loop {
+        if connections.load(Ordering::Relaxed) >= MOST {
+            thread::sleep(PAUSE);
+            continue;
+        }
+        let Ok((outside, _)) = listener.accept() else {
+            thread::sleep(PAUSE);
+            continue;
+        };
+        connections.fetch_add(1, Ordering::Relaxed);
+        let (counted, reach) = (connections.clone(), reach.clone());
+        let passing = thread::Builder::new()
+            .name("passing".into())
+            .spawn(move || {
+                // Whichever end fails, both are closed then, which tells them.
+                let _ = pass(&outside, &reach, port);
+                counted.fetch_sub(1, Ordering::Relaxed);
+            });
+        if passing.is_err() {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn pass(outside: &TcpStream, reach: &Reach, port: u16) -> io::Result<()> {
+    streams::pass(outside, &reach.stream(port, PATIENCE)?)
+}

@@ -1,0 +1,306 @@
+//! A VM's namespace, made before it is needed.
+
+use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
+use super::egress::{self, Around, Rule};
+use super::netlink::{Netlink, Part};
+use super::reach::Reach;
+use super::{NF_TABLES, filter, link, netns, resolver, user};
+use hyperfork_api::net::GuestNetwork;
+use hyperfork_api::netlink::Batch;
+use hyperfork_api::netlink::route::Net;
+use hyperfork_api::{Egress, Mac, NetKind, NetMode};
+use hyperfork_sys::tap::Tap;
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The namespace's interface to the guest and to the host.
+pub(super) const TO_GUEST: &str = "tap0";
+pub(super) const TO_HOST: &str = "up0";
+
+/// All addresses.
+pub(super) const EVERYWHERE: Net = (Ipv4Addr::UNSPECIFIED, 0);
+
+/// The guest's way out, the same in all namespaces: a clone has it from its parent, and no
+/// guest ever has to ask whose it is. Link-local, so nobody else's (RFC 3927).
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_MAC: Mac = Mac([0x02, b'H', 0, 0, 0, 1]);
+
+/// Settings, and what they are.
+const SETTINGS: [(&str, &str); 5] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/rp_filter", "1"),
+    ("ipv4/conf/default/rp_filter", "1"),
+];
+
+/// A network for one VM. It goes when this and all copies of the TAP are dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Where the host knows it; nowhere without privileges.
+    block: Option<Block>,
+    visible: Block,
+    tap: Tap,
+    nameservers: Vec<Ipv4Addr>,
+    reach: Reach,
+    _inside: Option<OwnedFd>,
+}
+
+/// Why there is no network for a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The pool is not one.
+    #[error("{0}")]
+    Pool(String),
+    /// All addresses are leased.
+    #[error(
+        "all {} blocks of addresses are in use: stop some VMs, or set {} to a larger pool", .0.len(), super::address::POOL
+    )]
+    Exhausted(Pool),
+    /// The kernel cannot keep a guest from connecting to others.
+    #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
+    Egress(#[source] io::Error),
+    /// There is none without privileges either; why, in one line.
+    #[error("{0}")]
+    User(String),
+    /// The kernel refuses.
+    #[error("cannot {what}{}", needs(.source))]
+    Kernel {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+fn needs(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => " (a network takes CAP_NET_ADMIN and CAP_SYS_ADMIN)",
+        _ => "",
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> NetError {
+    move |source| NetError::Kernel { what, source }
+}
+
+impl Namespace {
+    /// Makes one, with a lease of addresses.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn prepare(kind: &NetKind) -> Result<Self, NetError> {
+        let pool = Pool::from_environment().map_err(NetError::Pool)?;
+        let network = Self::prepare_in(&pool, kind)?;
+        if network.ip().is_some() {
+            // Without it guests reach the host alone; `doctor` tells.
+            let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host, &pool));
+        }
+        Ok(network)
+    }
+
+    /// One with addresses of this pool, known to this host alone.
+    pub(super) fn prepare_in(pool: &Pool, kind: &NetKind) -> Result<Self, NetError> {
+        let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
+        if kind.mode == NetMode::User {
+            return Self::without_privileges(pool, &host, &kind.egress);
+        }
+        let inside = netns::inside_a_new_one(|| {
+            set_up()?;
+            let tap = Tap::create(TO_GUEST)?;
+            // Not every kernel has a filter, and mode `own` gets along without.
+            let filter = Netlink::open(Part::Filter);
+            Ok((tap, netns::own()?, Netlink::open(Part::Route)?, filter))
+        });
+        let (tap, inside, route, netfilter) = inside.map_err(failed("make a network namespace"))?;
+        let block = lease(pool, &host, inside.as_fd())?;
+        let nameservers = resolver::nameservers();
+        let visible = match kind.mode {
+            NetMode::Own | NetMode::User => block,
+            NetMode::Same => pool.visible(),
+        };
+        connect(&host, &route, pool, block, visible).map_err(failed("set up a VM's network"))?;
+        let with_filter = |work: &dyn Fn(&Netlink) -> io::Result<()>| match &netfilter {
+            Ok(netfilter) => work(netfilter),
+            Err(error) => Err(error.kind().into()),
+        };
+        if kind.mode == NetMode::Same {
+            with_filter(&|netfilter| filter::translate(netfilter, visible, block))
+                .map_err(failed("translate a VM's address"))?;
+        }
+        let ends = vec![block.host()];
+        if let Some(rules) = rules_of(&kind.egress, &nameservers, ends, &host, pool)? {
+            let guest = route.index_of(TO_GUEST).map_err(NetError::Egress)?;
+            with_filter(&|netfilter| filter::guard(netfilter, guest, &rules))
+                .map_err(NetError::Egress)?;
+        }
+        Ok(Self {
+            block: Some(block),
+            visible,
+            tap,
+            nameservers,
+            reach: Reach::direct(block.guest()),
+            _inside: Some(inside),
+        })
+    }
+
+    /// One whose way out are sockets of this process.
+    fn without_privileges(pool: &Pool, host: &Netlink, egress: &Egress) -> Result<Self, NetError> {
+        let nameservers = resolver::nameservers();
+        let rules = rules_of(egress, &nameservers, Vec::new(), host, pool)?;
+        let visible = pool.block(random() % pool.len());
+        let (tap, sockets) = user::prepare(pool, visible, rules).map_err(NetError::User)?;
+        Ok(Self {
+            block: None,
+            visible,
+            tap,
+            nameservers,
+            reach: Reach::inside(visible.guest(), sockets),
+            _inside: None,
+        })
+    }
+
+    /// The VM's address as the host knows it, if it does.
+    pub fn ip(&self) -> Option<Ipv4Addr> {
+        self.block.map(Block::guest)
+    }
+
+    /// How this process reaches the guest.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// The host's interface, and its address there.
+    #[cfg(test)]
+    pub(super) fn host(&self) -> (String, Ipv4Addr) {
+        let block = self.block.expect("it is known to the host");
+        (block.interface(), block.host())
+    }
+
+    /// The guest's end.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// What the guest has to know.
+    pub fn guest(&self) -> GuestNetwork {
+        GuestNetwork {
+            mac: self.mac(),
+            ip: self.visible.guest(),
+            prefix: HOST_PREFIX,
+            gateway: GATEWAY,
+            gateway_mac: GATEWAY_MAC,
+            nameservers: self.nameservers.clone(),
+        }
+    }
+
+    /// The address of the guest's card.
+    pub fn mac(&self) -> Mac {
+        Mac::of(self.visible.guest())
+    }
+}
+
+/// The rules of a policy; `ends` are addresses of the host that it has for this VM alone.
+fn rules_of(
+    egress: &Egress,
+    nameservers: &[Ipv4Addr],
+    ends: Vec<Ipv4Addr>,
+    host: &Netlink,
+    pool: &Pool,
+) -> Result<Option<Vec<Rule>>, NetError> {
+    let mut around = Around {
+        nameservers: nameservers.to_vec(),
+        host: ends,
+    };
+    if egress::is_about_the_host(egress) {
+        let addresses = host.addresses();
+        let addresses = addresses.map_err(failed("list this host's addresses"))?;
+        let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
+        around.host.extend(addresses.into_iter().filter(others));
+    }
+    Ok(egress::rules(egress, &around))
+}
+
+/// Sets the calling thread's namespace up: it forwards packets, drops those with a source
+/// that does not belong where they come from, and knows no IPv6.
+pub(super) fn set_up() -> io::Result<()> {
+    for (setting, value) in SETTINGS {
+        // Where there is no IPv6, there is nothing to switch off.
+        let written = fs::write(format!("/proc/sys/net/{setting}"), value);
+        if let Err(error) = written
+            && !(setting.starts_with("ipv6") && error.kind() == io::ErrorKind::NotFound)
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn random() -> u32 {
+    let mut random = [0; 4];
+    match getrandom(&mut random, GetRandomFlags::empty()) {
+        Ok(_) => u32::from_ne_bytes(random),
+        Err(_) => 0,
+    }
+}
+
+/// Makes the link to the host under the name of the first block that is free, beginning
+/// somewhere, so that addresses are not used again at once.
+fn lease(pool: &Pool, host: &Netlink, inside: BorrowedFd<'_>) -> Result<Block, NetError> {
+    let begin = random() % pool.len();
+    for step in 0..pool.len() {
+        let block = pool.block((begin + step) % pool.len());
+        let mut batch = Batch::new();
+        link::veth(&mut batch, &block.interface(), TO_HOST, inside);
+        match host.request(&batch) {
+            Ok(()) => return Ok(block),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("link a VM's network to the host")(error)),
+        }
+    }
+    Err(NetError::Exhausted(*pool))
+}
+
+/// The namespace's end of the guest's cable.
+pub(super) fn connect_guest(batch: &mut Batch, to_guest: u32, guest: Ipv4Addr) {
+    batch
+        .mac(to_guest, GATEWAY_MAC)
+        .address(to_guest, (GATEWAY, HOST_PREFIX))
+        .up(to_guest)
+        .link_to((guest, HOST_PREFIX), to_guest)
+        .neighbour(to_guest, guest, Mac::of(guest));
+}
+
+fn connect(
+    host: &Netlink,
+    inside: &Netlink,
+    pool: &Pool,
+    block: Block,
+    visible: Block,
+) -> io::Result<()> {
+    let interface = host.index_of(&block.interface())?;
+    let (to_host, to_guest) = (inside.index_of(TO_HOST)?, inside.index_of(TO_GUEST)?);
+    let mut batch = Batch::new();
+    batch
+        .address(to_host, (block.up(), LINK_PREFIX))
+        .up(to_host);
+    connect_guest(&mut batch, to_guest, visible.guest());
+    batch
+        .way(EVERYWHERE, block.host(), to_host)
+        // Other VMs are in the pool, and nothing else is.
+        .prohibit((pool.base(), pool.prefix()));
+    inside.request(&batch)?;
+
+    // Nobody there speaks it. (Not there where the host has no IPv6.)
+    let quiet = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", block.interface());
+    let _ = fs::write(quiet, "1");
+    let mut batch = Batch::new();
+    batch
+        .address(interface, (block.host(), LINK_PREFIX))
+        .up(interface)
+        .way((block.guest(), HOST_PREFIX), block.up(), interface);
+    host.request(&batch)
+}

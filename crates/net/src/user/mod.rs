@@ -1,0 +1,113 @@
+//! A network without privileges: whoever may make a user namespace may do in it what takes
+//! `CAP_NET_ADMIN` outside.
+//!
+//! ```text
+//!  guest        namespace of a user of its own                     this process
+//!  eth0 ─virtio─ tap0 ──TCP: translated to a listening socket────> streams: connects for the guest
+//!                 └─────all else: forwarded to up0 (a TUN)───────> datagrams: UDP, by sockets
+//! ```
+//!
+//! A [helper](helper) process makes the namespace, gives this one its descriptors, and stays
+//! for one thing: to make sockets in there, through which published ports are served. It
+//! ends when this process does. A socket belongs to the namespace it was made in, whoever
+//! uses it; so one process speaks to the guest by those, and to the world by its own.
+
+mod datagrams;
+mod helper;
+mod packet;
+mod streams;
+
+pub use helper::net_main;
+
+use super::address::{Block, Pool};
+use super::egress::Rule;
+use super::namespace::GATEWAY;
+use helper::{Answer, Order};
+use hyperfork_api::port::Protocol;
+use hyperfork_sys::scm;
+use hyperfork_sys::tap::Tap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The first argument that makes a program of ours the helper: its `main` calls
+/// [`net_main`] then.
+pub const NET_ARGUMENT: &str = "net";
+
+/// Whoever makes sockets in the namespace, as long as this lives.
+#[derive(Debug)]
+pub(super) struct Sockets(Mutex<UnixStream>);
+
+impl Sockets {
+    /// A fresh socket there.
+    pub(super) fn make(&self, protocol: Protocol) -> io::Result<OwnedFd> {
+        let helper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        scm::send(&helper, &[protocol.number()], &[])?;
+        let (_, fds) = scm::receive(&helper)?.ok_or(io::ErrorKind::NotConnected)?;
+        fds.into_iter()
+            .next()
+            .ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+}
+
+/// Makes a namespace, and threads that pass on what its guest says to whom it may, by the
+/// first of the rules that is about it. They end with this process.
+///
+/// # Errors
+/// Why there can be none, in one line.
+pub(super) fn prepare(
+    pool: &Pool,
+    visible: Block,
+    rules: Option<Vec<Rule>>,
+) -> Result<(Tap, Arc<Sockets>), String> {
+    let words = |error: io::Error| format!("no network without privileges: {error}");
+    let (ours, theirs) = UnixStream::pair().map_err(words)?;
+    Command::new("/proc/self/exe")
+        .arg0("hyperfork")
+        .arg(NET_ARGUMENT)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn()
+        .map_err(words)?;
+    let order = Order {
+        guest: visible.guest(),
+        rules: fenced(pool, rules),
+    };
+    let order = postcard::to_stdvec(&order).map_err(|error| error.to_string())?;
+    scm::send(&ours, &order, &[]).map_err(words)?;
+    let (answer, fds) = scm::receive(&ours)
+        .map_err(words)?
+        .ok_or("no network without privileges: its helper ended")?;
+    let answer: Answer = postcard::from_bytes(&answer).map_err(|error| error.to_string())?;
+    answer?;
+    let [tap, tun, listener]: [OwnedFd; 3] = fds
+        .try_into()
+        .map_err(|_| "no network without privileges: its helper gave too little")?;
+    streams::serve(listener.into()).map_err(words)?;
+    datagrams::serve(tun).map_err(words)?;
+    Ok((Tap::from_created(tap), Arc::new(Sockets(Mutex::new(ours)))))
+}
+
+/// The rules, and before them what no policy allows: other VMs, and the gateway, which is
+/// this process.
+fn fenced(pool: &Pool, rules: Option<Vec<Rule>>) -> Vec<Rule> {
+    let refused = [(pool.base(), pool.prefix()), (GATEWAY, 32)];
+    let refused = refused.map(|to| Rule {
+        to,
+        transport: None,
+        allow: false,
+    });
+    let all = Rule {
+        to: (Ipv4Addr::UNSPECIFIED, 0),
+        transport: None,
+        allow: true,
+    };
+    let rules = rules.unwrap_or_else(|| vec![all]);
+    refused.into_iter().chain(rules).collect()
+}

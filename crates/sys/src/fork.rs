@@ -1,0 +1,75 @@
+//! `fork(2)` of this process, from one thread of many.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+use std::thread;
+
+/// Forks; the child lives `life` and then exits. Gives the child's process id, to be
+/// waited for. Of the process's descriptors the child has `keep` and standard input,
+/// output and error.
+///
+/// The child has a copy of all memory, in which only the calling thread exists. What
+/// other threads were in the middle of stays so for ever: a lock that one of them held
+/// is never released, a thread that is joined never ends. So `life` may use
+/// - what the caller has at rest and lends it exclusively, and
+/// - what it makes itself; the allocator, standard error and threads work.
+///
+/// # Safety
+/// `life` must neither lock, wait for, nor drop anything that another thread may be at, and
+/// no descriptor but those it was told to keep. Nothing of the caller's is dropped in
+/// the child.
+///
+/// # Errors
+/// As `fork(2)`.
+pub unsafe fn fork(keep: &[RawFd], life: impl FnOnce() -> ExitCode + Send) -> io::Result<u32> {
+    let mut keep = keep.to_vec();
+    keep.extend([libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO]);
+    keep.sort_unstable();
+    // Held by this thread at the fork, so it is this thread's to release on both sides.
+    // (The C library does the same for its allocator.)
+    let stderr = io::stderr().lock();
+    // SAFETY: the child calls nothing but `be_child`, which does not return; what may be
+    // used in it is said above.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(stderr);
+            be_child(&keep, life)
+        }
+        child => Ok(child as u32),
+    }
+}
+
+fn be_child(keep: &[RawFd], life: impl FnOnce() -> ExitCode + Send) -> ! {
+    close_all_but(keep);
+    // On a stack of its own. This thread's holds all of the parent's frames, and stacks
+    // would grow from each generation to the next; those of threads that are no more are
+    // used again.
+    let ended = thread::scope(|scope| {
+        let life = thread::Builder::new()
+            .name("owner".into())
+            .spawn_scoped(scope, life);
+        life.ok().and_then(|life| life.join().ok())
+    });
+    let status = match ended {
+        Some(code) if code == ExitCode::SUCCESS => 0,
+        _ => 1,
+    };
+    // SAFETY: ends the process without touching anything of the parent's.
+    unsafe { libc::_exit(status) }
+}
+
+/// Closes all descriptors but `keep`, which is sorted.
+fn close_all_but(keep: &[RawFd]) {
+    let mut first = 0;
+    for &fd in keep.iter().chain([&RawFd::MAX]) {
+        let fd = fd as libc::c_uint;
+        if first < fd {
+            // SAFETY: what is closed belongs to values of the parent's, which are neither
+            // used nor dropped here. Closing a range that has none open is no error.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd + 1;
+    }
+}

@@ -1,0 +1,37 @@
+//! What the host kernel offers, wrapped once: every raw pointer and system call
+//! of the monitor is in here, behind a safe function that argues why.
+
+pub mod accept;
+pub mod clock;
+pub mod connect;
+pub mod descriptors;
+pub mod fds;
+pub mod file_lock;
+pub mod fork;
+pub mod hands;
+pub mod hole;
+pub mod huge_pages;
+pub mod kick;
+pub mod log;
+pub mod mapping;
+pub mod memfd;
+pub mod pagemap;
+pub mod process;
+pub mod sched;
+pub mod scm;
+pub mod seccomp;
+pub mod signals;
+pub mod statm;
+pub mod swap;
+pub mod tap;
+pub mod userfault;
+
+use std::io;
+
+/// The C library's convention: -1 is an error, told in `errno`.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}
