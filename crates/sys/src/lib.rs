@@ -16,6 +16,7 @@ pub mod log;
 pub mod mapping;
 pub mod memfd;
 pub mod pagemap;
+pub mod peer;
 pub mod process;
 pub mod sched;
 pub mod scm;

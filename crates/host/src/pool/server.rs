@@ -9,6 +9,7 @@ use crate::program::Program;
 use crate::run_dir::RunDir;
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, descriptors, note, sched, signals};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -70,7 +71,11 @@ fn serve(config: &Config) -> io::Result<()> {
 
 fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
     let clients = AtomicU64::new(0);
+    let peers = Peers::of_this_process();
     accept::each(listener, |socket| {
+        if !peers.include(&socket) {
+            return;
+        }
         let client = Client(clients.fetch_add(1, Ordering::Relaxed));
         let connection = Connection::new(stock.clone(), client);
         let served = thread::Builder::new()
