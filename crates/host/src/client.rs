@@ -1,9 +1,12 @@
 //! Asking a VM's process.
 
+use crate::lines::{self, line_of};
 use crate::run_dir::VmDir;
-use hyperfork_api::control::{Reply, Request};
-use hyperfork_api::{VmInfo, VmName, VmState};
-use hyperfork_sys::connect;
+use hyperfork_api::control::{Answer, Ask, Hello, Info, Request, hello};
+use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
+use hyperfork_sys::process::Process;
+use hyperfork_sys::{connect, scm};
+use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 pub struct Client {
     name: VmName,
     stream: BufReader<UnixStream>,
+    /// Whether we have said who we are, and the VM has.
+    has_greeted: bool,
+    is_greeted: bool,
 }
 
 /// Why a VM could not be asked, or did not do it.
@@ -37,9 +43,17 @@ pub enum ClientError {
         /// Its name.
         name: VmName,
     },
-    /// It said no; the words are its own.
-    #[error("{0}")]
-    Refused(String),
+    /// Its process says no.
+    #[error(transparent)]
+    Refused(Error),
+    /// Its process speaks another protocol; it may not have told which.
+    #[error("{}", hello::other_vm(.name, .vm.as_ref()))]
+    OtherVersion {
+        /// The VM.
+        name: VmName,
+        /// What it says.
+        vm: Option<Hello>,
+    },
     /// The connection failed.
     #[error("cannot talk to the process of {name}")]
     Connection {
@@ -64,6 +78,22 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// What kind of error it is, for programs.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Unknown { .. } => Code::NotFound,
+            Self::Starting { .. } => Code::NotReady,
+            Self::NotRunning { .. } => Code::NotRunning,
+            Self::Refused(error) => error.code,
+            Self::OtherVersion { .. } => Code::UnsupportedVersion,
+            Self::Connection { .. } => Code::Host,
+            Self::Silent { .. } => Code::Timeout,
+            Self::Damaged { .. } => Code::Internal,
+        }
+    }
+}
+
 impl Client {
     /// Connects to a VM's process.
     ///
@@ -75,6 +105,8 @@ impl Client {
             Ok(stream) => Ok(Self {
                 name,
                 stream: BufReader::new(stream),
+                has_greeted: false,
+                is_greeted: false,
             }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::Silent { name })
@@ -85,60 +117,93 @@ impl Client {
         }
     }
 
+    /// The process that has made the socket.
+    ///
+    /// # Errors
+    /// The system's; it may have ended.
+    pub fn process(&self) -> io::Result<Process> {
+        Process::open(scm::peer(self.stream.get_ref())?)
+    }
+
     /// Asks, and waits for the answer as long as that takes.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the VM's words, [`ClientError::NotRunning`]
-    /// when it ended instead of answering, or the socket's.
-    pub fn request(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        self.ask(request)?;
-        self.answer(None)
+    /// [`ClientError::Refused`] with what the VM says, [`ClientError::NotRunning`]
+    /// when it ended instead of answering, [`ClientError::OtherVersion`], or the socket's.
+    pub fn ask<A: Ask>(&mut self, request: A) -> Result<A::Reply, ClientError> {
+        self.send(request)?;
+        self.answer::<A>(None)
     }
 
     /// Asks, and waits so long for the answer at most.
     ///
     /// # Errors
-    /// As [`request`](Self::request); [`ClientError::Silent`].
-    pub fn request_within(
+    /// As [`ask`](Self::ask); [`ClientError::Silent`].
+    pub fn ask_within<A: Ask>(
         &mut self,
-        request: &Request,
+        request: A,
         within: Duration,
-    ) -> Result<Reply, ClientError> {
+    ) -> Result<A::Reply, ClientError> {
         let deadline = Instant::now() + within;
-        self.ask(request)?;
-        self.answer(Some(deadline))
+        self.send(request)?;
+        self.answer::<A>(Some(deadline))
     }
 
     /// Asks. The [answer](Self::answer) may be waited for later.
-    fn ask(&mut self, request: &Request) -> Result<(), ClientError> {
-        let mut line = serde_json::to_vec(request).expect("requests are plain data");
-        line.push(b'\n');
+    fn send<A: Ask>(&mut self, request: A) -> Result<(), ClientError> {
+        let mut lines = match self.has_greeted {
+            true => Vec::new(),
+            false => lines::greeting(),
+        };
+        self.has_greeted = true;
+        let request: Request = request.into();
+        lines.extend(line_of(&request));
         // A request is small, but the process may stand still.
         let stream = self.stream.get_mut();
-        stream
+        let sent = stream
             .set_write_timeout(Some(CONNECT))
-            .and_then(|()| stream.write_all(&line))
-            .map_err(|error| self.failed(error))
+            .and_then(|()| stream.write_all(&lines));
+        match sent {
+            // It may have said why before it closed the connection.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(|error| self.failed(error)),
+        }
     }
 
     /// The answer to what was asked, waited for until `deadline`, if there is one.
-    fn answer(&mut self, deadline: Option<Instant>) -> Result<Reply, ClientError> {
+    fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
+        if !self.is_greeted {
+            let line = self.line(deadline)?;
+            match lines::hello_in(line.as_bytes()) {
+                Some(hello) if hello.is_understood() => self.is_greeted = true,
+                vm => {
+                    let name = self.name.clone();
+                    return Err(ClientError::OtherVersion { name, vm });
+                }
+            }
+        }
+        let line = self.line(deadline)?;
+        self.read::<Answer<A::Reply>>(&line)
+            .and_then(|answer| Result::from(answer).map_err(ClientError::Refused))
+    }
+
+    fn line(&mut self, deadline: Option<Instant>) -> Result<String, ClientError> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         // What has come already is read in any case. (No time at all would mean for ever.)
         let left = left.map(|left| left.max(Duration::from_millis(1)));
-        let mut answer = String::new();
+        let mut line = String::new();
         let limited = self.stream.get_mut().set_read_timeout(left);
-        match limited.and_then(|()| self.stream.read_line(&mut answer)) {
-            Ok(0) => Err(ClientError::NotRunning {
+        match limited.and_then(|()| self.stream.read_line(&mut line)) {
+            Ok(_) if line.ends_with('\n') => Ok(line),
+            Ok(_) => Err(ClientError::NotRunning {
                 name: self.name.clone(),
             }),
-            Ok(_) => match serde_json::from_str(&answer) {
-                Ok(Reply::Error(words)) => Err(ClientError::Refused(words)),
-                Ok(reply) => Ok(reply),
-                Err(error) => Err(self.failed(error.into())),
-            },
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    fn read<T: DeserializeOwned>(&self, line: &str) -> Result<T, ClientError> {
+        serde_json::from_str(line).map_err(|error| self.failed(error.into()))
     }
 
     fn failed(&self, error: io::Error) -> ClientError {
@@ -181,7 +246,7 @@ fn ask_for_info(dir: &VmDir, deadline: Instant) -> Result<Client, ClientError> {
         });
     }
     let mut client = Client::connect(dir)?;
-    client.ask(&Request::Info)?;
+    client.send(Info {})?;
     Ok(client)
 }
 
@@ -201,9 +266,8 @@ impl VmDir {
         asked: Result<Client, ClientError>,
         deadline: Instant,
     ) -> Result<VmInfo, ClientError> {
-        let answer = asked.and_then(|mut client| client.answer(Some(deadline)));
+        let answer = asked.and_then(|mut client| client.answer::<Info>(Some(deadline)));
         match answer {
-            Ok(Reply::Info(info)) => Ok(*info),
             Err(ClientError::NotRunning { .. }) => self.left_info(),
             // Being started, or standing still.
             Err(ClientError::Connection { .. } | ClientError::Silent { .. }) => {
@@ -213,14 +277,21 @@ impl VmDir {
                     ..info
                 })
             }
-            Err(error) => Err(error),
-            Ok(_) => Err(ClientError::Damaged {
-                name: self.name().clone(),
-            }),
+            // What it keeps on disk can be read all the same.
+            Err(error @ ClientError::OtherVersion { .. }) => {
+                let info = self.left_info()?;
+                Ok(VmInfo {
+                    answers: !info.state.is_alive(),
+                    error: info.error.or_else(|| Some(error.to_string())),
+                    ..info
+                })
+            }
+            answer => answer,
         }
     }
 
-    fn left_info(&self) -> Result<VmInfo, ClientError> {
+    /// What the VM told about itself last.
+    pub(crate) fn left_info(&self) -> Result<VmInfo, ClientError> {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };

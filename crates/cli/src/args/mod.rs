@@ -17,7 +17,7 @@ pub(crate) use cp::{Cp, Place};
 pub(crate) use exec::Exec;
 pub(crate) use fork::{Demo, DemoGuest, Fork};
 pub(crate) use image::{Image, ImageVerb};
-pub(crate) use list::{Doctor, Inspect, Logs, Ps, Tree};
+pub(crate) use list::{Doctor, Events, Inspect, Logs, Ps, Tree};
 pub(crate) use run::{Net, Run};
 pub(crate) use vms::{Rm, Stop, Vms};
 
@@ -47,6 +47,7 @@ pub(crate) enum Verb {
     Ps(Ps),
     Inspect(Inspect),
     Logs(Logs),
+    Events(Events),
     /// Stop VMs' virtual CPUs where they are
     #[command(after_help = "Example: hyperfork pause p")]
     Pause(Vms),
@@ -93,8 +94,8 @@ mod tests {
         assert_eq!(
             verbs,
             [
-                "doctor", "image", "run", "ps", "inspect", "logs", "pause", "resume", "stop", "rm",
-                "exec", "cp", "fork", "tree", "bench", "demo"
+                "doctor", "image", "run", "ps", "inspect", "logs", "events", "pause", "resume",
+                "stop", "rm", "exec", "cp", "fork", "tree", "bench", "demo"
             ]
         );
     }

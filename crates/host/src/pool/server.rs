@@ -121,7 +121,9 @@ impl Connection {
             let Request::Keep(shape) = request else {
                 return Err(refused("it did not say what it wants shells for".into()));
             };
-            shape.check().map_err(|error| refused(error.to_string()))?;
+            shape
+                .check()
+                .map_err(|error| refused(hyperfork_api::one_line(&error)))?;
             self.stock.interest(&shape);
             self.shape = Some(shape);
             return Ok(());

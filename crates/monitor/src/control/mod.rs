@@ -1,29 +1,28 @@
-//! The control socket of a VM's process.
+//! The control socket of a VM's process ([`hyperfork_api::control`]).
 
-use hyperfork_api::control::{Reply, Request};
+mod answer;
+mod lines;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use answer::{Answer, Asked, no_thread};
+
+use hyperfork_api::control::hello::FirstProtocolError;
+use hyperfork_api::control::{self, MAX_LINE, Request, hello};
+use hyperfork_api::{Code, Error};
+use hyperfork_host::lines::{self as wire, line_of};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, note};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use lines::Line;
+use rustix::net::SendFlags;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// A request on its way to the owner.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    /// When the request had been read.
-    pub(super) arrival: Monotonic,
-    /// Where the answer goes. Dropping it closes the connection.
-    pub(super) reply: Sender<Reply>,
-}
-
-/// Longest request line, in bytes.
-const MAX_LINE: u64 = 64 << 10;
 
 /// Answers given to the connections and not yet written out.
 #[derive(Debug, Clone, Default)]
@@ -76,65 +75,111 @@ pub(super) fn serve(
     Ok(())
 }
 
-fn converse(mut stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
-    let Ok(reader) = stream.try_clone() else {
-        return;
+/// Serves a connection until the client closes it, cannot be understood, or subscribes. An
+/// error is the connection's, and its end.
+fn converse(stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
+    let _ = stream.try_clone().and_then(|reader| {
+        let mut reader = BufReader::new(reader);
+        match greet(&mut reader, &stream)? {
+            Some(greeting) => serve_requests(reader, stream, greeting, pending, ask),
+            None => Ok(()),
+        }
+    });
+}
+
+/// Reads the client's greeting. Gives ours, which is written with the first answer; or none,
+/// where the two do not understand each other and the client has been told.
+fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let line = match lines::read(reader, MAX_LINE)? {
+        Line::Whole(line) => line,
+        Line::TooLong => Vec::new(),
+        Line::End => return Ok(None),
     };
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
+    let mut greeting = wire::greeting();
+    match wire::hello_in(&line) {
+        Some(client) if client.is_understood() => return Ok(Some(greeting)),
+        Some(client) => {
+            let words = hello::other_client(Some(&client));
+            greeting.extend(refusal(Error::new(Code::UnsupportedVersion, words)));
+        }
+        // A client of the first protocol takes this for an answer of its own.
+        None => {
+            let error = hello::other_client(None);
+            greeting = line_of(&FirstProtocolError { error });
+        }
+    }
+    stream.write_all(&greeting)?;
+    Ok(None)
+}
+
+fn serve_requests(
+    mut reader: impl BufRead,
+    mut stream: UnixStream,
+    greeting: Vec<u8>,
+    pending: &Pending,
+    ask: &impl Fn(Asked),
+) -> io::Result<()> {
+    let mut out = greeting;
     loop {
-        line.clear();
-        match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            Ok(read) if read > 0 && line.ends_with(b"\n") => {}
-            _ => return,
-        }
-        let arrival = Monotonic::now();
-        pending.add(1);
-        let reply = match serde_json::from_slice(&line) {
-            Err(error) => Some(Reply::Error(format!("not a request: {error}"))),
-            Ok(request) => {
-                let (reply, answer) = channel();
-                ask(Asked {
-                    request,
-                    arrival,
-                    reply,
-                });
-                answer.recv().ok()
-            }
+        let line = match lines::read(&mut reader, MAX_LINE)? {
+            Line::End => return Ok(()),
+            line => line,
         };
-        let written = reply.map(|reply| {
-            let mut line = serde_json::to_vec(&reply).expect("replies are plain data");
-            line.push(b'\n');
-            stream.write_all(&line)
-        });
-        pending.add(-1);
-        if !matches!(written, Some(Ok(()))) {
-            return;
+        let arrival = Monotonic::now();
+        let request = match line {
+            Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
+                Error::new(Code::Invalid, format!("this is not a request: {error}"))
+            }),
+            _ => Err(Error::new(
+                Code::TooLong,
+                format!("a request has {MAX_LINE} bytes at most"),
+            )),
+        };
+        let (lines, answer) = channel();
+        if let Ok(request @ Request::Subscribe(_)) = request {
+            stream.write_all(&out)?;
+            ask(Asked::new(request, arrival, &stream, lines)?);
+            return Ok(());
         }
+        pending.add(1);
+        let written = answered(request, |request| {
+            ask(Asked::new(request, arrival, &stream, lines)?);
+            answer.recv().map_err(io::Error::other)
+        })
+        .and_then(|answer| {
+            // The greeting and the first answer in one piece.
+            out.extend(answer);
+            (&stream).write_all(&out)
+        });
+        out.clear();
+        pending.add(-1);
+        written?;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hyperfork_sys::peer::stranger_at;
+fn answered(
+    request: Result<Request, Error>,
+    ask: impl FnOnce(Request) -> io::Result<Vec<u8>>,
+) -> io::Result<Vec<u8>> {
+    match request {
+        Ok(request) => ask(request),
+        Err(error) => Ok(refusal(error)),
+    }
+}
 
-    #[test]
-    fn another_user_gets_no_answer_and_the_own_one_does() {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("control.sock");
-        let answer = |asked: Asked| {
-            let _ = asked.reply.send(Reply::Error("heard".to_owned()));
-        };
-        serve(&socket, Pending::default(), answer).unwrap();
-        let said_to = |mut stream: UnixStream| {
-            // It may have been closed by now.
-            let _ = stream.write_all(b"\"info\"\n");
-            let mut line = String::new();
-            let _ = BufReader::new(stream).read_line(&mut line);
-            line
-        };
-        assert_eq!(said_to(stranger_at(&socket)), "");
-        assert_ne!(said_to(UnixStream::connect(&socket).unwrap()), "");
+/// An answer to a request of any type.
+fn refusal(error: Error) -> Vec<u8> {
+    line_of(&control::Answer::<()>::Error(error))
+}
+
+/// Sends all of a line at once, without waiting for the peer to read.
+///
+/// # Errors
+/// The socket's; `WouldBlock` where the peer has not read what it was sent before.
+pub(crate) fn send_now(stream: &UnixStream, line: &[u8]) -> io::Result<()> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match rustix::net::send(stream, line, flags)? {
+        sent if sent == line.len() => Ok(()),
+        _ => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

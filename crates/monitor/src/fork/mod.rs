@@ -36,7 +36,7 @@ use shells::{CloneNames, Shell, Shells};
 use std::time::Duration;
 
 /// Most clones of one request.
-const MAX_CLONES: u32 = 1024;
+pub(crate) const MAX_CLONES: u32 = 1024;
 
 /// Most bytes of changes that every waiting shell preloads; more are copied by each clone.
 const MOST_PRELOADED: usize = 32 << 20;

@@ -188,7 +188,7 @@ impl Child {
         } = self;
         let claim = become_process(new.identity.name.as_str(), log)
             .and_then(|()| Claim::received(claim.dir, claim.lock))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| one_line(&error))?;
         let launcher = VmEnd::new(socket);
         match rebuild(new, config, &claim, running, paused, capture) {
             Ok(vm) => vm::run(vm, None, launcher, config.clone(), claim),

@@ -14,20 +14,23 @@
 mod disks;
 mod ending;
 mod events;
+mod happenings;
 mod ready;
 mod requests;
 mod signals;
 
-use crate::control::{Asked, Pending};
+use crate::control::{Answer, Asked, Pending, no_thread};
 use crate::follow::MainOutput;
-use crate::fork::{self, Begun, ForkError, Parent};
+use crate::fork::{self, Begun, Parent};
 use crate::prepared::ReadyVm;
 use crate::publish::Published;
 use ending::Ending;
 use events::Unheard;
 pub(crate) use events::events;
-use hyperfork_api::control::{Fork, Reply, Request};
-use hyperfork_api::{ForkReport, Identity, Secrets, VmInfo, VmSpec, one_line};
+use happenings::Happenings;
+use hyperfork_api::control::{Fork, Stop, WaitExit, WaitReady};
+use hyperfork_api::event::What;
+use hyperfork_api::{Code, Error, ForkReport, Identity, Secrets, VmInfo, VmName, VmSpec};
 use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
 use hyperfork_host::pool::Pool;
 use hyperfork_host::run_dir::Claim;
@@ -42,7 +45,7 @@ use ready::{NotReady, Readiness};
 use requests::Sampling;
 use signals::Wishes;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +61,7 @@ pub(crate) enum Task {
     /// The guest has asked for so many clones, and what it had printed by then is logged.
     ForkForGuest(u32),
     /// The fork that the guest asked for is complete, or failed for this reason.
-    GuestForked(Result<ForkReport, String>),
+    GuestForked(Result<ForkReport, Error>),
     /// The guest knows who it is (and runs its main program), or will never.
     Identified(Result<(), NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
@@ -67,6 +70,8 @@ pub(crate) enum Task {
     Released(VmEnd),
     /// A fork is complete, or has failed.
     Forked(Forked),
+    /// What the clones of a fork have shown of what the next ones will be like.
+    Preload(Vec<u8>, FdTable),
     /// The launcher is gone.
     Abandoned,
     /// There is a pool.
@@ -78,11 +83,10 @@ pub(crate) enum Task {
 /// What has become of a fork.
 #[derive(Debug)]
 pub(crate) struct Forked {
-    /// How many clones were wanted, and how many live.
+    /// How many clones were wanted.
     asked: u32,
-    born: u32,
-    /// What its clones have shown of what the next ones will be like.
-    preload: Option<(Vec<u8>, FdTable)>,
+    /// Those that live.
+    born: Vec<VmName>,
 }
 
 /// The one who changes the VM.
@@ -118,9 +122,10 @@ pub(crate) struct Owner {
     born: Monotonic,
     /// For a clone, until its first exit: when it got there.
     restored: Option<(Monotonic, Restored)>,
-    ready_waiters: Vec<Sender<Reply>>,
-    exit_waiters: Vec<Sender<Reply>>,
-    stop_waiters: Vec<Sender<Reply>>,
+    ready_waiters: Vec<Answer<WaitReady>>,
+    exit_waiters: Vec<Answer<WaitExit>>,
+    stop_waiters: Vec<Answer<Stop>>,
+    happenings: Happenings,
     /// When patience with the guest ends: to become ready, or to power off.
     deadline: Option<Instant>,
 }
@@ -137,6 +142,7 @@ impl Owner {
         } = vm.new;
         info.pid = Some(std::process::id());
         let (tasks, received) = vm.around.tasks;
+        let happenings = Happenings::new(identity.name.clone());
         let owner = Self {
             machine: vm.machine,
             spec,
@@ -162,6 +168,7 @@ impl Owner {
             ready_waiters: Vec::new(),
             exit_waiters: Vec::new(),
             stop_waiters: Vec::new(),
+            happenings,
             deadline: None,
         };
         owner.serve(&received);
@@ -169,6 +176,10 @@ impl Owner {
 
     fn serve(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
+        self.tell(What::Started {
+            image: self.info.image.clone(),
+            parent: self.info.parent.clone(),
+        });
         self.keep();
         self.keep_token();
         let ending = loop {
@@ -221,9 +232,16 @@ impl Owner {
                 launcher.report_touched(self.touched());
                 return self.released();
             }
-            Task::Forked(forked) => self.forked(forked),
+            Task::Forked(forked) => self.forked(&forked),
+            Task::Preload(hint, fds) => match self.pool {
+                Some(_) => self.preload_pool(hint, &fds),
+                None => self.connect_to_pool(),
+            },
             Task::Abandoned => {
-                return ControlFlow::Break(Ending::failed("its launcher is gone"));
+                return ControlFlow::Break(Ending::failed(Error::new(
+                    Code::Internal,
+                    "its launcher is gone",
+                )));
             }
             Task::Pool(pool) => self.pool = Some(pool),
             Task::Terminate => return self.stop(TERMINATION_GRACE, None),
@@ -232,47 +250,32 @@ impl Owner {
     }
 
     fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
-        let Asked {
-            request,
-            arrival,
-            reply,
-        } = asked;
-        let answer = match request {
-            Request::Info => Some(Reply::Info(Box::new(self.info_now()))),
-            Request::WaitReady if self.launcher.is_none() => Some(Reply::Ok),
-            Request::WaitReady => {
-                self.ready_waiters.push(reply.clone());
-                None
+        match asked {
+            Asked::Info(answer) => answer.give(Ok(self.info_now())),
+            Asked::WaitReady(answer) if self.launcher.is_none() => answer.give(Ok(())),
+            Asked::WaitReady(answer) => self.ready_waiters.push(answer),
+            Asked::WaitExit(answer) if self.info.exit_status.is_some() => {
+                answer.give(Ok(self.info_now()));
             }
-            Request::WaitExit if self.info.exit_status.is_some() => {
-                Some(Reply::Info(Box::new(self.info_now())))
+            Asked::WaitExit(answer) => self.exit_waiters.push(answer),
+            Asked::Pause(answer) => answer.give(self.pause()),
+            Asked::Resume(answer) => self.resume(answer),
+            Asked::Fork(request, arrival, answer) => self.fork(&request, arrival, answer),
+            Asked::ExportDisk(request, answer) => self.export_disk(request, answer),
+            Asked::Sample(request, answer) => self.sample(request, answer),
+            Asked::Stop(Stop { grace_ms }, answer) => {
+                return self.stop(Duration::from_millis(grace_ms), Some(answer));
             }
-            Request::WaitExit => {
-                self.exit_waiters.push(reply.clone());
-                None
+            Asked::Subscribe(request, subscriber, answer) => {
+                self.happenings.subscribe(request, subscriber, answer);
             }
-            Request::Pause => Some(self.pause()),
-            Request::Resume => self.resume(&reply),
-            Request::Fork(request) => {
-                let refused = self.fork(&request, arrival, reply.clone());
-                refused.err().map(|error| Reply::Error(one_line(&error)))
-            }
-            Request::ExportDisk { device, path } => {
-                let refused = self.export_disk(&device, path, reply.clone());
-                refused.err().map(Reply::Error)
-            }
-            Request::Sample { count, interval_us } => {
-                let refused = self.sample(count, interval_us, reply.clone());
-                refused.err().map(Reply::Error)
-            }
-            Request::Stop { grace_ms } => {
-                return self.stop(Duration::from_millis(grace_ms), Some(reply));
-            }
-        };
-        if let Some(answer) = answer {
-            let _ = reply.send(answer);
         }
         ControlFlow::Continue(())
+    }
+
+    /// Tells those who have subscribed.
+    fn tell(&mut self, what: What) {
+        self.happenings.tell(what);
     }
 
     fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
@@ -280,7 +283,9 @@ impl Owner {
             Event::FirstExit(first_run) => self.first_exit(first_run),
             Event::Message(message) => return self.message(message),
             Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
-            Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
+            Event::Fault(what) => {
+                return ControlFlow::Break(Ending::failed(Error::new(Code::Internal, what)));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -301,17 +306,8 @@ impl Owner {
         }
     }
 
-    /// Forks the VM. The report goes to `reply` when it is known what has become of the
-    /// clones.
-    ///
-    /// # Errors
-    /// [`ForkError`] when nothing was begun.
-    fn fork(
-        &mut self,
-        request: &Fork,
-        arrival: Monotonic,
-        reply: Sender<Reply>,
-    ) -> Result<(), ForkError> {
+    /// Forks the VM. The answer is given when it is known what has become of the clones.
+    fn fork(&mut self, request: &Fork, arrival: Monotonic, answer: Answer<Fork>) {
         let parent = Parent {
             config: &self.config,
             spec: &self.spec,
@@ -322,38 +318,38 @@ impl Owner {
         let output = &self.output;
         let logged = || output.logged();
         let (machine, pool) = (&mut self.machine, &mut self.pool);
-        let begun = fork::begin(&parent, machine, &logged, pool, request, arrival)?;
-        self.forks_under_way += request.count;
-        self.await_clones(begun, request.count, reply)
+        match fork::begin(&parent, machine, &logged, pool, request, arrival) {
+            Ok(begun) => self.await_clones(begun, request.count, answer),
+            Err(error) => answer.give(Err((&error).into())),
+        }
     }
 
-    /// Has a thread wait for the clones and reply, for from here on they need the processors
+    /// Has a thread wait for the clones and answer, for from here on they need the processors
     /// more than this one does.
-    fn await_clones(
-        &mut self,
-        begun: Begun,
-        asked: u32,
-        reply: Sender<Reply>,
-    ) -> Result<(), ForkError> {
+    fn await_clones(&mut self, begun: Begun, asked: u32, answer: Answer<Fork>) {
         let tasks = self.tasks.clone();
+        let (sender, received) = channel::<(Begun, Answer<Fork>)>();
         let waiting = thread::Builder::new().name("clones".into()).spawn(move || {
-            let finished = begun.finish();
-            let (answer, born) = match &finished.report {
-                Ok(report) => (Reply::Forked(report.clone()), report.clones.len() as u32),
-                Err(error) => (Reply::Error(one_line(error)), 0),
+            let Ok((begun, answer)) = received.recv() else {
+                return;
             };
-            let _ = reply.send(answer);
-            let _ = tasks.send(Task::Forked(Forked {
-                asked,
-                born,
-                preload: finished.clean_up(),
-            }));
+            let finished = begun.finish();
+            let report = finished.report.as_ref();
+            let born = report.map_or_else(|_| Vec::new(), ForkReport::names);
+            answer.give(report.cloned().map_err(Error::from));
+            let _ = tasks.send(Task::Forked(Forked { asked, born }));
+            if let Some((hint, fds)) = finished.clean_up() {
+                let _ = tasks.send(Task::Preload(hint, fds));
+            }
         });
-        // Without a thread all of it is dropped, and the clones end.
-        waiting.map(drop).map_err(|error| {
-            self.forks_under_way -= asked;
-            ForkError::Process(error)
-        })
+        match waiting {
+            Ok(_) => {
+                self.forks_under_way += asked;
+                let _ = sender.send((begun, answer));
+            }
+            // All that was begun is dropped, and the clones end.
+            Err(error) => answer.give(Err(no_thread(&error))),
+        }
     }
 
     fn main_ended(&mut self, status: Option<i32>) {
@@ -361,10 +357,13 @@ impl Owner {
             return;
         }
         self.info.exit_status = status.or(self.info.exit_status);
+        if let Some(status) = status {
+            self.tell(What::Exited { status });
+        }
         self.keep();
         let info = self.info_now();
         for waiter in self.exit_waiters.drain(..) {
-            let _ = waiter.send(Reply::Info(Box::new(info.clone())));
+            waiter.give(Ok(info.clone()));
         }
     }
 
@@ -380,17 +379,17 @@ impl Owner {
     }
 
     /// What is left to do when a fork is over and its caller has the report.
-    fn forked(&mut self, forked: Forked) {
+    fn forked(&mut self, forked: &Forked) {
         self.forks_under_way = self.forks_under_way.saturating_sub(forked.asked);
-        self.info.forks = self.info.forks.saturating_add(forked.born);
-        self.keep();
-        let Some((hint, fds)) = forked.preload else {
-            return;
-        };
-        match self.pool {
-            Some(_) => self.preload_pool(hint, &fds),
-            None => self.connect_to_pool(),
+        let born = forked.born.len() as u32;
+        self.info.forks = self.info.forks.saturating_add(born);
+        if born > 0 {
+            self.tell(What::Forked {
+                clones: forked.born.clone(),
+                failed: forked.asked.saturating_sub(born),
+            });
         }
+        self.keep();
     }
 
     fn keep(&self) {

@@ -4,10 +4,10 @@
 use super::ending::Ending;
 use super::{Owner, Task};
 use crate::identify;
-use hyperfork_api::control::Reply;
+use hyperfork_api::event::What;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::spec::{Guest, LinuxGuest};
-use hyperfork_api::{VmState, one_line};
+use hyperfork_api::{Code, Error, VmState};
 use hyperfork_host::agent::AgentError;
 use hyperfork_host::handover::Progress;
 use hyperfork_host::pool::Pool;
@@ -24,8 +24,8 @@ const MOST_TOUCHED: usize = 8 << 20;
 /// Why a guest did not become ready.
 #[derive(Debug)]
 pub(crate) enum NotReady {
-    /// One line.
-    Failed(String),
+    /// For this reason.
+    Failed(Error),
     /// Only its main program is missing.
     NoCommand(Failure),
 }
@@ -69,16 +69,17 @@ impl Owner {
         self.in_background("identify", move || {
             Task::Identified(
                 match identify::identify(&vsock, &identity, &shares, &secrets) {
-                    Err(error) => Err(NotReady::Failed(format!(
-                        "the guest did not become ready: {}",
-                        one_line(&error)
+                    Err(error) => Err(NotReady::Failed(Error::because(
+                        Code::Guest,
+                        "the guest did not become ready",
+                        &error,
                     ))),
                     Ok(()) => match command {
                         None => Ok(()),
                         Some(command) => match identify::start_main(&vsock, &command) {
                             Ok(()) => Ok(()),
                             Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
-                            Err(error) => Err(NotReady::Failed(one_line(&error))),
+                            Err(error) => Err(NotReady::Failed(Error::of(Code::Guest, &error))),
                         },
                     },
                 },
@@ -104,14 +105,16 @@ impl Owner {
         }
         let at = Monotonic::now();
         self.info.state = VmState::Running;
-        self.info.ready_us = Some(at.us_since(self.born));
+        let ready_us = at.us_since(self.born);
+        self.info.ready_us = Some(ready_us);
         launcher.report(&Progress::Ready {
             at,
             info: Box::new(self.info.clone()),
         });
         for waiter in self.ready_waiters.drain(..) {
-            let _ = waiter.send(Reply::Ok);
+            waiter.give(Ok(()));
         }
+        self.tell(What::Ready { ready_us });
         self.keep();
         // Most clones are never forked themselves; one that is gets its pool then.
         if self.identity.generation == 0 {
@@ -184,7 +187,7 @@ impl Owner {
         ControlFlow::Break(match why {
             NotReady::Failed(error) => Ending::failed(error),
             NotReady::NoCommand(failure) => {
-                let ending = Ending::failed(failure.to_string());
+                let ending = Ending::failed(Error::of(Code::Guest, &failure));
                 if let Some(launcher) = self.launcher.take() {
                     launcher.report(&Progress::NoCommand(failure));
                 }
@@ -195,10 +198,11 @@ impl Owner {
 
     pub(super) fn deadline_passed(&mut self) -> ControlFlow<Ending> {
         ControlFlow::Break(if self.launcher.is_some() {
-            Ending::failed(format!(
+            let words = format!(
                 "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
                 Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()
-            ))
+            );
+            Ending::failed(Error::new(Code::Timeout, words))
         } else {
             Ending::stopped()
         })
