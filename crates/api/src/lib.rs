@@ -37,7 +37,7 @@ pub use error::{Code, Error};
 pub use event::Event;
 pub use fork::{CloneFailure, CloneReport, ForkReport, Phases, ShellSource, Strategy};
 pub use identity::{Id, Identity};
-pub use info::{DiskInfo, VmInfo, VmState};
+pub use info::{DiskInfo, VmAbout, VmInfo, VmState, VmStatus, VmUsage};
 pub use name::VmName;
 pub use net::{Mac, NetKind, NetMode, Network};
 pub use one_line::one_line;

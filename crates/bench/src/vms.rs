@@ -149,7 +149,8 @@ impl<'a> Vms<'a> {
         for clone in &report.clones {
             let vm = self.host.run_dir.vm(&clone.name);
             self.eventually(&clone.name, "that it is done", || {
-                vm.info().is_ok_and(|info| info.exit_status.is_some())
+                vm.info()
+                    .is_ok_and(|info| info.status.exit_status.is_some())
             })?;
         }
         Ok(())

@@ -268,23 +268,17 @@ impl VmDir {
     ) -> Result<VmInfo, ClientError> {
         let answer = asked.and_then(|mut client| client.answer::<Info>(Some(deadline)));
         match answer {
-            Err(ClientError::NotRunning { .. }) => self.left_info(),
-            // Being started, or standing still.
-            Err(ClientError::Connection { .. } | ClientError::Silent { .. }) => {
-                let info = self.left_info()?;
-                Ok(VmInfo {
-                    answers: !info.state.is_alive(),
-                    ..info
-                })
-            }
+            // Ended, being started, or standing still.
+            Err(
+                ClientError::NotRunning { .. }
+                | ClientError::Connection { .. }
+                | ClientError::Silent { .. },
+            ) => self.left_info(),
             // What it keeps on disk can be read all the same.
             Err(error @ ClientError::OtherVersion { .. }) => {
-                let info = self.left_info()?;
-                Ok(VmInfo {
-                    answers: !info.state.is_alive(),
-                    error: info.error.or_else(|| Some(error.to_string())),
-                    ..info
-                })
+                let mut info = self.left_info()?;
+                info.status.error.get_or_insert_with(|| error.to_string());
+                Ok(info)
             }
             answer => answer,
         }
@@ -306,11 +300,12 @@ impl VmDir {
             _ => damaged(),
         })?;
         let mut info: VmInfo = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        if info.state.is_alive() && !self.is_alive() {
-            info.state = VmState::Failed;
-            info.pid = None;
-            info.error = Some("its process was killed".to_owned());
+        if info.status.state.is_alive() && !self.is_alive() {
+            info.status.state = VmState::Failed;
+            info.status.pid = None;
+            info.status.error = Some("its process was killed".to_owned());
         }
+        info.status.answers = !info.status.state.is_alive();
         Ok(info)
     }
 }

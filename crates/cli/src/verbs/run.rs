@@ -329,9 +329,9 @@ fn exit_status(dir: &VmDir) -> anyhow::Result<Option<u8>> {
 /// # Errors
 /// The VM failed; its reason.
 fn status_in(info: &VmInfo) -> anyhow::Result<Option<u8>> {
-    match (info.exit_status, &info.error) {
+    match (info.status.exit_status, &info.status.error) {
         (Some(status), _) => Ok(Some(exit::of_program(status))),
-        (None, Some(error)) => bail!("{} failed: {error}", info.name),
+        (None, Some(error)) => bail!("{} failed: {error}", info.about.name),
         (None, None) => Ok(None),
     }
 }

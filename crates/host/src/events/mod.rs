@@ -192,7 +192,7 @@ fn pass_on(
 
 /// What a VM that is gone, as far as can be seen from outside, has come to.
 fn end_of(info: &VmInfo) -> What {
-    match &info.error {
+    match &info.status.error {
         Some(error) => What::Failed {
             error: error.clone(),
         },

@@ -129,7 +129,7 @@ impl Subscription {
             false => self.dir.left_info().ok(),
         };
         self.is_known |= left.is_some();
-        let lived = |info: &VmInfo| info.created_unix_ms >= self.began_unix_ms;
+        let lived = |info: &VmInfo| info.about.created_unix_ms >= self.began_unix_ms;
         let is_news = self.was_subscribed || left.as_ref().is_some_and(lived);
         is_news.then(|| Told::Seen(left.as_ref().map_or_else(killed, end_of)))
     }

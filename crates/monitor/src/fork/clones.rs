@@ -242,8 +242,8 @@ impl Clone {
         };
         Some(CloneReport {
             name: self.name().clone(),
-            ip: info.ip,
-            ports: info.ports.clone(),
+            ip: info.status.ip,
+            ports: info.status.ports.clone(),
             total_us: steps.exited.us_since(times.arrival),
             ready_us: ready.us_since(times.arrival),
             shell_source: self.shell.source,

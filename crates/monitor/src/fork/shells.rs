@@ -42,7 +42,7 @@ pub(super) struct CloneNames<'a> {
 
 impl<'a> CloneNames<'a> {
     pub(super) fn new(parent: &Parent<'a>, request: &Fork) -> Self {
-        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.name);
+        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.about.name);
         Self {
             run_dir: &parent.config.run_dir,
             prefix: prefix.clone(),

@@ -37,7 +37,7 @@ impl Owner {
         let mut disks = (0..).zip(self.machine.disks());
         let found = disks.find(|(index, _)| slots::disk_name(*index) == device);
         let Some((_, disk)) = found else {
-            let words = format!("{} has no disk {device}", self.info.name);
+            let words = format!("{} has no disk {device}", self.info.about.name);
             return answer.give(Err(Error::new(Code::NotFound, words)));
         };
         // This process works in another directory than its client.

@@ -49,9 +49,9 @@ impl Owner {
 
     pub(super) fn end(mut self, ending: Ending) {
         self.info_now();
-        self.info.state = ending.state;
-        self.info.error = ending.error.as_ref().map(ToString::to_string);
-        self.info.pid = None;
+        self.info.status.state = ending.state;
+        self.info.status.error = ending.error.as_ref().map(ToString::to_string);
+        self.info.status.pid = None;
         let info = self.info;
         // Threads first, so that nothing is written any more.
         drop(self.machine);
@@ -68,7 +68,7 @@ impl Owner {
                 note!("cannot write {}: {error}", dir.info_path().display());
             }
         }
-        self.happenings.tell(match &info.error {
+        self.happenings.tell(match &info.status.error {
             Some(error) => What::Failed {
                 error: error.clone(),
             },

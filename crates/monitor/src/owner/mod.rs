@@ -140,7 +140,7 @@ impl Owner {
             logged,
             secrets,
         } = vm.new;
-        info.pid = Some(std::process::id());
+        info.status.pid = Some(std::process::id());
         let (tasks, received) = vm.around.tasks;
         let happenings = Happenings::new(identity.name.clone());
         let owner = Self {
@@ -177,8 +177,8 @@ impl Owner {
     fn serve(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
         self.tell(What::Started {
-            image: self.info.image.clone(),
-            parent: self.info.parent.clone(),
+            image: self.info.about.image.clone(),
+            parent: self.info.about.parent.clone(),
         });
         self.keep();
         self.keep_token();
@@ -254,7 +254,7 @@ impl Owner {
             Asked::Info(answer) => answer.give(Ok(self.info_now())),
             Asked::WaitReady(answer) if self.launcher.is_none() => answer.give(Ok(())),
             Asked::WaitReady(answer) => self.ready_waiters.push(answer),
-            Asked::WaitExit(answer) if self.info.exit_status.is_some() => {
+            Asked::WaitExit(answer) if self.info.status.exit_status.is_some() => {
                 answer.give(Ok(self.info_now()));
             }
             Asked::WaitExit(answer) => self.exit_waiters.push(answer),
@@ -353,10 +353,10 @@ impl Owner {
     }
 
     fn main_ended(&mut self, status: Option<i32>) {
-        if self.is_done() || status.is_none() && !self.info.state.is_alive() {
+        if self.is_done() || status.is_none() && !self.info.status.state.is_alive() {
             return;
         }
-        self.info.exit_status = status.or(self.info.exit_status);
+        self.info.status.exit_status = status.or(self.info.status.exit_status);
         if let Some(status) = status {
             self.tell(What::Exited { status });
         }
@@ -370,11 +370,11 @@ impl Owner {
     /// What is known, with memory and disks as of now.
     fn info_now(&mut self) -> VmInfo {
         if let Ok(usage) = self.machine.ram().usage() {
-            self.info.shared_kib = usage.shared >> 10;
-            self.info.private_kib = usage.private >> 10;
-            self.info.swapped_kib = usage.swapped >> 10;
+            self.info.usage.shared_kib = usage.shared >> 10;
+            self.info.usage.private_kib = usage.private >> 10;
+            self.info.usage.swapped_kib = usage.swapped >> 10;
         }
-        self.info.disks = disks::told(&self.spec, &self.machine);
+        self.info.usage.disks = disks::told(&self.spec, &self.machine);
         self.info.clone()
     }
 
@@ -382,7 +382,7 @@ impl Owner {
     fn forked(&mut self, forked: &Forked) {
         self.forks_under_way = self.forks_under_way.saturating_sub(forked.asked);
         let born = forked.born.len() as u32;
-        self.info.forks = self.info.forks.saturating_add(born);
+        self.info.status.forks = self.info.status.forks.saturating_add(born);
         if born > 0 {
             self.tell(What::Forked {
                 clones: forked.born.clone(),

@@ -104,9 +104,9 @@ impl Owner {
             self.published.serve(network.reach());
         }
         let at = Monotonic::now();
-        self.info.state = VmState::Running;
+        self.info.status.state = VmState::Running;
         let ready_us = at.us_since(self.born);
-        self.info.ready_us = Some(ready_us);
+        self.info.status.ready_us = Some(ready_us);
         launcher.report(&Progress::Ready {
             at,
             info: Box::new(self.info.clone()),

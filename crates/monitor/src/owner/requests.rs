@@ -46,10 +46,10 @@ impl Sampling {
 
 impl Owner {
     pub(super) fn pause(&mut self) -> Result<(), Error> {
-        match self.info.state {
+        match self.info.status.state {
             VmState::Running => {
                 self.machine.pause().stay();
-                self.info.state = VmState::Paused;
+                self.info.status.state = VmState::Paused;
                 self.tell(What::Paused);
                 self.keep();
                 Ok(())
@@ -68,7 +68,7 @@ impl Owner {
         else {
             return answer.give(Ok(()));
         };
-        let name = self.info.name.clone();
+        let name = self.info.about.name.clone();
         let patience = Duration::from_millis(self.spec.ready_timeout_ms);
         answer.give_on_a_thread("resume", move || {
             identify::await_agent(&vsock, patience).map_err(|error| {
@@ -80,7 +80,7 @@ impl Owner {
     }
 
     fn resume_vcpus(&mut self) -> Result<(), Error> {
-        if self.info.state != VmState::Paused {
+        if self.info.status.state != VmState::Paused {
             return Err(self.wrong_state("is not paused"));
         }
         // As after a fork: something has happened to the guest, time has passed without it.
@@ -88,20 +88,23 @@ impl Owner {
             .ring_doorbell()
             .map_err(|error| Error::of_any(&error))?;
         self.machine.resume();
-        self.info.state = VmState::Running;
+        self.info.status.state = VmState::Running;
         self.tell(What::Resumed);
         self.keep();
         Ok(())
     }
 
     fn wrong_state(&self, words: &str) -> Error {
-        Error::new(Code::WrongState, format!("{} {words}", self.info.name))
+        Error::new(
+            Code::WrongState,
+            format!("{} {words}", self.info.about.name),
+        )
     }
 
     fn not_ready_yet(&self) -> Error {
         Error::new(
             Code::NotReady,
-            format!("{} is not ready yet", self.info.name),
+            format!("{} is not ready yet", self.info.about.name),
         )
     }
 
@@ -133,7 +136,7 @@ impl Owner {
             let words = format!("sampling takes {longest} s at most");
             return Err(Error::new(Code::Invalid, words));
         }
-        if self.info.state == VmState::Paused {
+        if self.info.status.state == VmState::Paused {
             return Err(self.wrong_state("is paused"));
         }
         match self.sampling {
@@ -147,7 +150,7 @@ impl Owner {
         let Some(mut sampling) = self.sampling.take() else {
             return;
         };
-        if sampling.left == 0 || self.info.state == VmState::Paused {
+        if sampling.left == 0 || self.info.status.state == VmState::Paused {
             return sampling.end();
         }
         match self.machine.instruction_pointers() {
@@ -175,9 +178,9 @@ impl Owner {
         else {
             return ControlFlow::Break(Ending::stopped());
         };
-        if self.info.state == VmState::Paused {
+        if self.info.status.state == VmState::Paused {
             self.machine.resume();
-            self.info.state = VmState::Running;
+            self.info.status.state = VmState::Running;
         }
         self.deadline = Some(Instant::now() + grace);
         let output = self.has_main().then(|| self.output.clone());

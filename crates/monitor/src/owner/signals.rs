@@ -107,7 +107,7 @@ impl Owner {
     pub(super) fn fork_for_guest_now(&mut self, clones: u32) {
         if let Err((why, words)) = self.may_fork_for_guest(clones) {
             self.machine.guest_fork().refuse(why);
-            self.info.guest_fork = Some(GuestForkOutcome::Error(words));
+            self.info.status.guest_fork = Some(GuestForkOutcome::Error(words));
             return;
         }
         self.machine.guest_fork().begin();
@@ -122,7 +122,7 @@ impl Owner {
     fn may_fork_for_guest(&self, clones: u32) -> Result<(), (Refusal, String)> {
         // Its clones would power off, too.
         if self.deadline.is_some() {
-            let words = format!("{} is being stopped", self.info.name);
+            let words = format!("{} is being stopped", self.info.about.name);
             return Err((Refusal::Failed, words));
         }
         if !(1..=MAX_CLONES).contains(&clones) {
@@ -140,7 +140,7 @@ impl Owner {
     /// All clones that the guest asked for live, or there is none.
     pub(super) fn guest_forked(&mut self, result: Result<ForkReport, Error>) {
         let told = self.machine.guest_fork();
-        self.info.guest_fork = Some(match result {
+        self.info.status.guest_fork = Some(match result {
             Ok(report) => {
                 told.complete();
                 GuestForkOutcome::Report(report)
