@@ -9,8 +9,10 @@
 //!                  │     resume(): every device's     │
 //!                  │     resume() comes first         │
 //!                  └────────> STOPPED <───────────────┘
-//!                             (drop)
+//!                        (drop, or a failure)
 //! ```
+//!
+//! A thread that fails tells of it at once, and counts as at rest from then on.
 //!
 //! Requests are served to their end within one step of the thread, so at rest
 //! none is half-done and nothing of guest memory is being touched. Requests that
@@ -19,10 +21,10 @@
 
 use super::confinement::Names;
 use super::virtio::transport::MmioTransport;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -57,13 +59,24 @@ struct Control {
     changed: Condvar,
     /// Gets the thread out of its wait.
     wake: EventFd,
+    /// Whom to tell that the thread has failed.
+    fault_teller: OnceLock<FaultTeller>,
 }
+
+type FaultTeller = Box<dyn Fn(String) + Send + Sync>;
 
 struct Phase {
     wanted: Mode,
     /// The thread touches nothing until `wanted` changes.
     at_rest: bool,
+    /// Why the thread is no more, if nobody wanted that.
+    failure: Option<Failure>,
 }
+
+/// Why the device thread has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the device thread {0}")]
+struct Failure(String);
 
 impl DeviceWorker {
     /// Starts the thread, confined ([`seccomp`](crate::sys::seccomp)) to what devices need
@@ -74,21 +87,27 @@ impl DeviceWorker {
     /// confine them.
     pub fn spawn(names: Names) -> io::Result<Self> {
         let confinement = names.confinement()?;
+        Self::spawn_confined(move || confinement.enter())
+    }
+
+    /// The same, where the thread first confines itself by `confine`.
+    fn spawn_confined(
+        confine: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let control = Arc::new(Control {
             phase: Mutex::new(Phase {
                 wanted: Mode::Paused,
                 at_rest: true,
+                failure: None,
             }),
             work: Mutex::new(None),
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
+            fault_teller: OnceLock::new(),
         });
         let thread = thread::Builder::new().name("devices".into()).spawn({
             let control = control.clone();
-            move || match confinement.enter() {
-                Ok(()) => run(&control),
-                Err(error) => eprintln!("the device thread cannot be confined: {error}"),
-            }
+            move || live(&control, confine)
         })?;
         Ok(Self {
             control,
@@ -96,17 +115,29 @@ impl DeviceWorker {
         })
     }
 
-    /// Gives the thread, which is paused and has none, its devices.
+    /// Gives the thread, which is paused and has none, its devices. `fault` is told, on the
+    /// device thread and at most once, if it can no longer serve them.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
-    pub fn attach(&self, devices: Devices) -> io::Result<()> {
+    /// When the process is out of descriptors, or the thread could not be confined.
+    pub fn attach(
+        &self,
+        devices: Devices,
+        fault: impl Fn(String) + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let sources = Sources::of(&devices, &self.control.wake)?;
         *self.control.work() = Some((devices, sources));
-        Ok(())
+        if self.control.fault_teller.set(Box::new(fault)).is_err() {
+            unreachable!("a shell becomes a machine once");
+        }
+        // Whatever fails from here on is told.
+        match self.control.phase().failure.clone() {
+            None => Ok(()),
+            Some(failure) => Err(io::Error::other(failure)),
+        }
     }
 
-    /// Brings the thread to rest, and returns when it is.
+    /// Brings the thread to rest, and returns when it is, or is no more.
     pub fn pause(&self) {
         self.control.want(Mode::Paused);
         let mut phase = self.control.phase();
@@ -151,8 +182,8 @@ impl Control {
             phase.wanted = mode;
         }
         // Under the lock, so that a pause that follows a resume at once cannot
-        // take the rest before it for its own.
-        if mode == Mode::Running {
+        // take the rest before it for its own. A thread that has ended rests for good.
+        if phase.wanted == Mode::Running {
             phase.at_rest = false;
         }
         self.changed.notify_all();
@@ -177,21 +208,23 @@ impl Control {
         phase.at_rest = false;
         (phase.wanted == Mode::Running).then_some(rested)
     }
+
+    /// At rest for good.
+    fn end(&self, failure: Option<Failure>) {
+        {
+            let mut phase = self.phase();
+            phase.wanted = Mode::Stopped;
+            phase.at_rest = true;
+            phase.failure = failure.clone();
+            self.changed.notify_all();
+        }
+        if let (Some(failure), Some(tell)) = (failure, self.fault_teller.get()) {
+            tell(failure.to_string());
+        }
+    }
 }
 
 struct Rested(bool);
-
-/// At rest for good, however the thread ends.
-struct Ended<'a>(&'a Control);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        let mut phase = self.0.phase();
-        phase.wanted = Mode::Stopped;
-        phase.at_rest = true;
-        self.0.changed.notify_all();
-    }
-}
 
 /// Everything the thread waits for.
 struct Sources(Epoll);
@@ -259,14 +292,23 @@ impl Sources {
     }
 }
 
-fn run(control: &Control) {
-    let _ended = Ended(control);
+/// All of the thread's life.
+fn live(control: &Control, confine: impl FnOnce() -> io::Result<()>) {
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        confine().map_err(|error| Failure(format!("cannot be confined: {error}")))?;
+        run(control)
+    }));
+    let panicked = |_| Err(Failure("panicked".into()));
+    control.end(served.unwrap_or_else(panicked).err());
+}
+
+fn run(control: &Control) -> Result<(), Failure> {
     // The thread begins paused: here it waits for its devices, too.
     if control.checkpoint().is_none() {
-        return;
+        return Ok(());
     }
     let Some((devices, sources)) = control.work().take() else {
-        return;
+        return Ok(());
     };
     let mut events = [EpollEvent::default(); 32];
     // The first time round counts as a rest, however short it was: the devices may have
@@ -279,16 +321,8 @@ fn run(control: &Control) {
                 .iter()
                 .for_each(|device| guarded(device, MmioTransport::resume));
         }
-        let count = match sources.wait(&mut events) {
-            Ok(count) => count,
-            Err(error) => {
-                let _ = writeln!(
-                    io::stderr(),
-                    "the device thread cannot wait for events: {error}"
-                );
-                return;
-            }
-        };
+        let count = sources.wait(&mut events);
+        let count = count.map_err(|error| Failure(format!("cannot wait for events: {error}")))?;
         for event in &events[..count] {
             match Token::decode(event.data()) {
                 Token::Wake => {
@@ -304,6 +338,7 @@ fn run(control: &Control) {
             }
         }
     }
+    Ok(())
 }
 
 #[derive(Debug, thiserror::Error)]

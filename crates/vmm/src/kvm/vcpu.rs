@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `OUT 0x80, AL`: comes out of the guest at once, in real mode as in any other.
 pub const WARM_UP_CODE: [u8; 2] = [0xe6, 0x80];
@@ -194,14 +195,19 @@ impl Vcpu {
     /// Completes the instruction that the guest came out with, and enters it no more.
     /// Without this, KVM completes it at the next run, whatever state has been set since.
     pub fn complete(&mut self) {
-        *self.immediate_exit() = 1;
+        self.immediate_exit().store(1, Ordering::Relaxed);
+        // Always EINTR: it was asked not to enter the guest.
         let _ = self.fd.run();
-        *self.immediate_exit() = 0;
+        self.immediate_exit().store(0, Ordering::Relaxed);
     }
 
-    /// The byte that makes the next `KVM_RUN` return at once.
-    pub fn immediate_exit(&mut self) -> &mut u8 {
-        &mut self.fd.get_kvm_run().immediate_exit
+    /// The byte that makes the next `KVM_RUN` return at once. The handler of a
+    /// [kick](crate::sys::kick) writes it, too.
+    pub fn immediate_exit(&mut self) -> &AtomicU8 {
+        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: the byte is in the vCPU's `kvm_run`, which is mapped as long as `self` is
+        // there. In this process only atomic stores write it.
+        unsafe { AtomicU8::from_ptr(flag) }
     }
 
     /// What KVM says about an internal error (api.rst, KVM_EXIT_INTERNAL_ERROR):

@@ -1,10 +1,10 @@
 //! Putting a machine together: the one path of boot, fork and restore.
 
 use super::capture::Paused;
-use super::ports::{ClockPort, PowerPort, ResetPort};
+use super::ports::{ClockPort, Power, PowerPort, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
-use super::vcpus::{Connections, Errands, Vcpus};
+use super::vcpus::{Connections, End, VcpuJobError, VcpuJobs, Vcpus};
 use super::{Events, Shell};
 use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
@@ -55,6 +55,12 @@ pub enum MachineError {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// The state of a vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuJobError),
+    /// The machine is no more.
+    #[error("the machine has ended")]
+    Ended(#[from] End),
     /// Memory.
     #[error(transparent)]
     Ram(#[from] RamError),
@@ -107,7 +113,7 @@ struct Parts<'a> {
 
 /// vCPUs that are about to have a state.
 struct BeingSet {
-    done: Errands<()>,
+    done: VcpuJobs<()>,
     /// How the machine's clocks go on since.
     going_on: GoingOn,
     since: Monotonic,
@@ -470,17 +476,18 @@ fn assemble(
     let signal_port = SignalPort::new(identity.index, parts.guest_fork, events.clone());
     let guest_fork = GuestFork::new(signal_port);
     ports.insert(PORT.into(), PORT_LEN.into(), guest_fork.device());
+    let power = Power::default();
     let reset = ResetPort {
-        events: events.clone(),
+        power: power.clone(),
     };
     ports.insert(ResetPort::PORT.into(), 1, Arc::new(Mutex::new(reset)));
-    let power = PowerPort {
-        events: events.clone(),
+    let control = PowerPort {
+        power: power.clone(),
     };
     ports.insert(
         acpi::POWER_PORT.into(),
         acpi::POWER_LEN.into(),
-        Arc::new(Mutex::new(power)),
+        Arc::new(Mutex::new(control)),
     );
 
     ports.insert(
@@ -499,14 +506,17 @@ fn assemble(
 
     if let Some(worker) = &worker {
         worker
-            .attach(devices.clone())
+            .attach(devices.clone(), vcpus.fault_teller())
             .map_err(MachineError::host("attaching the devices"))?;
     }
     vcpus.connect(Connections {
         ports,
         mmio,
+        power,
         events,
     });
+    // From here on it would have been told.
+    vcpus.check()?;
     Ok(Machine {
         vcpus,
         worker,

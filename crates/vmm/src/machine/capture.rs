@@ -79,6 +79,8 @@ impl<'a> Paused<'a> {
         freeze: impl FnOnce(&mut Ram, &dyn Hands) -> io::Result<(RamImage, Aside)>,
     ) -> Result<Capture, MachineError> {
         let machine = &mut *self.machine;
+        // Its clones would lack what has failed.
+        machine.vcpus.check()?;
         let mut fds = FdTable::default();
         let vcpus = machine.vcpus.save();
         let mut vm = machine.vm.save()?;

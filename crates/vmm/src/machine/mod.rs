@@ -24,6 +24,7 @@ pub use capture::{Capture, Paused};
 pub use shell::Shell;
 pub use signal_port::GuestFork;
 pub use slots::{Backends, Plug};
+pub use vcpus::{End, VcpuJobError};
 
 use crate::sys::clock::Monotonic;
 use hyperfork_api::signal::Message;
@@ -49,8 +50,9 @@ pub enum Event {
     FirstExit(FirstRun),
     /// The guest wrote to the signal port.
     Message(Message),
-    /// The guest reset or powered itself off.
+    /// The guest reset or powered itself off. It is told once, and no vCPU runs any more.
     Reset,
-    /// KVM cannot go on with a vCPU: what it said, in one line.
+    /// A vCPU or the device thread cannot go on: why, in one line. It is told once, and no
+    /// vCPU runs any more.
     Fault(String),
 }
