@@ -14,23 +14,29 @@
 //!
 //! A thread that fails tells of it at once, and counts as at rest from then on.
 //!
-//! Requests are served to their end within one step of the thread, so at rest
-//! none is half-done and nothing of guest memory is being touched. Requests that
-//! the driver has queued but the thread has not seen stay in their rings, which
-//! are guest memory: parent and clone both find them when they resume.
+//! At rest nothing of guest memory is being touched. Requests that the driver has
+//! queued but the thread has not seen stay in their rings, which are guest memory:
+//! parent and clone both find them when they resume. So does a request that the
+//! thread was in the middle of: it is the next one of its ring again, and how far it
+//! has got is the device's state.
+//!
+//! How long a pause waits for the thread does not depend on how much there is to do:
+//! it [preempts](super::turns::Preemption) the device that works, which comes back
+//! after the piece of work it is at.
 
 use super::confinement::Names;
-use super::virtio::transport::MmioTransport;
+use super::virtio::transport::{MmioTransport, Slot};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// The devices a thread serves, shared with the bus.
-pub type Devices = Vec<Arc<Mutex<MmioTransport>>>;
+pub type Devices = Vec<Arc<Slot>>;
 
 /// What the thread is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,8 @@ struct Control {
     changed: Condvar,
     /// Gets the thread out of its wait.
     wake: EventFd,
+    /// Gets it out of the middle of a device's work.
+    preempt: Arc<AtomicBool>,
     /// Whom to tell that the thread has failed.
     fault_teller: OnceLock<FaultTeller>,
 }
@@ -103,6 +111,7 @@ impl DeviceWorker {
             work: Mutex::new(None),
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
+            preempt: Arc::default(),
             fault_teller: OnceLock::new(),
         });
         let thread = thread::Builder::new().name("devices".into()).spawn({
@@ -126,6 +135,9 @@ impl DeviceWorker {
         fault: impl Fn(String) + Send + Sync + 'static,
     ) -> io::Result<()> {
         let sources = Sources::of(&devices, &self.control.wake)?;
+        for device in &devices {
+            device.lock().pause_by(self.control.preempt.clone());
+        }
         *self.control.work() = Some((devices, sources));
         if self.control.fault_teller.set(Box::new(fault)).is_err() {
             unreachable!("a shell becomes a machine once");
@@ -137,9 +149,14 @@ impl DeviceWorker {
         }
     }
 
+    /// Has the thread come to rest soon; [`pause`](Self::pause) waits for that.
+    pub fn begin_pause(&self) {
+        self.control.want(Mode::Paused);
+    }
+
     /// Brings the thread to rest, and returns when it is, or is no more.
     pub fn pause(&self) {
-        self.control.want(Mode::Paused);
+        self.begin_pause();
         let mut phase = self.control.phase();
         while !phase.at_rest {
             phase = self
@@ -186,6 +203,8 @@ impl Control {
         if phase.wanted == Mode::Running {
             phase.at_rest = false;
         }
+        self.preempt
+            .store(phase.wanted != Mode::Running, Ordering::SeqCst);
         self.changed.notify_all();
         // Fails only when the count is at its limit: then the thread is awake.
         let _ = self.wake.write(1);
@@ -267,7 +286,7 @@ impl Sources {
         let sources = Self(Epoll::new()?);
         sources.add(wake.as_raw_fd(), Token::Wake)?;
         for (device, transport) in devices.iter().enumerate() {
-            let transport = lock(transport);
+            let transport = transport.lock();
             for queue in 0..transport.queue_count() {
                 let event = transport.queue_event(queue).as_raw_fd();
                 sources.add(event, Token::Queue { device, queue })?;
@@ -314,16 +333,22 @@ fn run(control: &Control) -> Result<(), Failure> {
     // The first time round counts as a rest, however short it was: the devices may have
     // been restored.
     let mut first = true;
+    // Whose turn it is to be resumed first: where pauses come often, each gets to do something.
+    let mut turn = (0..devices.len().max(1)).cycle();
     while let Some(Rested(rested)) = control.checkpoint() {
         if rested || first {
             first = false;
-            devices
-                .iter()
-                .for_each(|device| guarded(device, MmioTransport::resume));
+            let (after, before) = devices.split_at(turn.next().unwrap_or(0));
+            let in_turn = before.iter().chain(after);
+            in_turn.for_each(|device| guarded(device, MmioTransport::resume));
         }
         let count = sources.wait(&mut events);
         let count = count.map_err(|error| Failure(format!("cannot wait for events: {error}")))?;
         for event in &events[..count] {
+            // What is not taken stays signalled.
+            if control.preempt.load(Ordering::SeqCst) {
+                break;
+            }
             match Token::decode(event.data()) {
                 Token::Wake => {
                     let _ = control.wake.read();
@@ -347,16 +372,12 @@ struct Panicked;
 
 /// A device that panics must not take the others down: it fails towards its
 /// driver. (The panic hook has told where.)
-fn guarded(device: &Mutex<MmioTransport>, work: impl FnOnce(&mut MmioTransport)) {
-    let mut transport = lock(device);
+fn guarded(device: &Slot, work: impl FnOnce(&mut MmioTransport)) {
+    let mut transport = device.lock_last();
     let result = catch_unwind(AssertUnwindSafe(|| work(&mut transport)));
     if result.is_err() {
         transport.fail(&Panicked);
     }
-}
-
-fn lock(device: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
 use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::devices::virtio::block::handle::DiskHandle;
-use crate::devices::virtio::transport::MmioTransport;
+use crate::devices::virtio::transport::{MmioTransport, Slot};
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Clocks, GoingOn, Host, HostKind, KvmError, VcpuState, Vm, VmState};
@@ -37,7 +37,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct Machine {
     pub(super) vcpus: Vcpus,
     worker: Option<DeviceWorker>,
-    pub(super) devices: Vec<Arc<Mutex<MmioTransport>>>,
+    pub(super) devices: Vec<Arc<Slot>>,
     pub(super) serial: Arc<Mutex<Serial>>,
     pub(super) vm: Vm,
     pub(super) ram: Ram,
@@ -360,8 +360,12 @@ impl Machine {
         self.vcpus.await_first_exit(most);
     }
 
-    /// Stops the vCPUs, then the devices, which so have nothing new to do.
+    /// Stops vCPUs and devices. Each is asked before any is waited for: a device may be at a
+    /// piece of work that takes a while, and a vCPU may wait for it.
     pub(super) fn rest(&self) {
+        if let Some(worker) = &self.worker {
+            worker.begin_pause();
+        }
         self.vcpus.rest();
         if let Some(worker) = &self.worker {
             worker.pause();
@@ -499,7 +503,7 @@ fn assemble(
     let mut devices = Vec::new();
     for (slot, device) in parts.devices.into_iter().enumerate() {
         let (range, _) = layout::virtio_slot(slot);
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(Slot::new(device));
         mmio.insert(range.start, range.end - range.start, device.clone());
         devices.push(device);
     }

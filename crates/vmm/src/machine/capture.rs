@@ -92,12 +92,7 @@ impl<'a> Paused<'a> {
         let devices = machine
             .devices
             .iter()
-            .map(|device| {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .save(&mut fds)
-            })
+            .map(|device| device.lock().save(&mut fds))
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bus::BusDevice;
+use crate::bus::SharedBusDevice;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::Driver;
 use crate::devices::virtio::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
@@ -166,7 +166,7 @@ fn a_device_that_panics_fails_alone() {
     wait_for_used(&mut healthy);
     worker.pause();
     let mut status = [0; 4];
-    lock(&faulty.transport).read(0x70, &mut status);
+    faulty.transport.read(0x70, &mut status);
     assert_eq!(status[0], 0x4f, "needs a reset");
 }
 

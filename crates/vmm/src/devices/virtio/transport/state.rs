@@ -1,6 +1,6 @@
 //! What of a transport outlives the process.
 
-use super::registers::Registers;
+use super::registers::RegistersState;
 use crate::devices::virtio::DeviceState;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 /// A device and its transport at rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TransportState {
-    pub(super) registers: Registers,
+    pub(super) registers: RegistersState,
     pub(super) queues: Vec<QueueState>,
     /// The device's own part; choose the device to restore by it.
     pub device: DeviceState,
