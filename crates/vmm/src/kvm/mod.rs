@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod host;
+mod lapic;
 mod pvclock;
 mod tsc;
 pub mod vcpu;
