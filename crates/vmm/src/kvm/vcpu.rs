@@ -97,7 +97,7 @@ impl Vcpu {
             .create_vcpu(index.into())
             .map_err(call("KVM_CREATE_VCPU"))?;
         keep_from_children(host, &mut fd)?;
-        fd.set_cpuid2(&host.cpuid_for(index, count))
+        fd.set_cpuid2(&host.cpuid_for(index, count)?)
             .map_err(call("KVM_SET_CPUID2"))?;
         // PVM has the attribute, too, but whatever is set, it stays 0.
         let tsc_offset = host.kind() == HostKind::Hardware && tsc::has_offset(&fd);
