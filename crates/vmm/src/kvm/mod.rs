@@ -43,6 +43,9 @@ pub enum KvmError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A clock that no machine has.
+    #[error("kvm-clock cannot go on from {0} ns")]
+    Clock(u64),
     /// More CPUID leaves than KVM takes.
     #[error("a vCPU of this host would have {0} CPUID leaves, more than KVM takes")]
     Cpuid(usize),

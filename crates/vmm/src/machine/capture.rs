@@ -8,7 +8,7 @@ use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
 use crate::sys::hands::Hands;
-use std::io;
+use std::io::{self, Write};
 use std::sync::PoisonError;
 
 /// Proof that a machine stands still: only through it can one capture. Dropping
@@ -139,7 +139,12 @@ impl<'a> Paused<'a> {
         if machine.clocks_held.is_none() {
             match machine.vm.clocks() {
                 Ok(clocks) => machine.clocks_held = Some(clocks),
-                Err(error) => eprintln!("the guest's clocks go on during the pause: {error}"),
+                Err(error) => {
+                    let _ = writeln!(
+                        io::stderr(),
+                        "the guest's clocks go on during the pause: {error}"
+                    );
+                }
             }
         }
         std::mem::forget(self);

@@ -8,19 +8,25 @@
 //!                                                                  └─> fork, restore
 //! ```
 //!
-//! [`assemble`] is the only way to a machine, so that whatever tests one way
+//! [`assemble`](assemble::assemble) is the only way to a machine, so that whatever tests one way
 //! tests them all.
 
 mod assemble;
+mod boot;
 mod capture;
+mod error;
 mod ports;
+mod restore;
+mod run;
 mod shell;
 mod signal_port;
 pub mod slots;
 mod vcpus;
 
-pub use assemble::{Machine, MachineError, Restored};
 pub use capture::{Capture, Paused};
+pub use error::MachineError;
+pub use restore::Restored;
+pub use run::Machine;
 pub use shell::Shell;
 pub use signal_port::GuestFork;
 pub use slots::{Backends, Plug};

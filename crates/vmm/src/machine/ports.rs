@@ -1,11 +1,45 @@
-//! Ports of which nothing is saved: by some a guest ends its machine, by one it reads the
-//! host's clock.
+//! The machine's ports. Of those that are defined here nothing is saved: by some a guest ends
+//! its machine, by one it reads the host's clock.
 
+use super::signal_port::GuestFork;
 use crate::boot::acpi;
-use crate::bus::BusDevice;
+use crate::bus::{Bus, BusDevice, SharedBusDevice};
+use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::sys::clock::realtime_ns;
-use std::sync::Arc;
+use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
+use hyperfork_api::signal::{PORT, PORT_LEN};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// All of them.
+pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Power) -> Bus {
+    let reset = ResetPort {
+        power: power.clone(),
+    };
+    let control = PowerPort {
+        power: power.clone(),
+    };
+    let ports: [(u16, u16, Arc<dyn SharedBusDevice>); 5] = [
+        (COM1, COM1_LEN, serial),
+        (PORT, PORT_LEN, guest_fork.device()),
+        (ResetPort::PORT, 1, Arc::new(Mutex::new(reset))),
+        (
+            acpi::POWER_PORT,
+            acpi::POWER_LEN.into(),
+            Arc::new(Mutex::new(control)),
+        ),
+        (
+            CLOCK_PORT,
+            CLOCK_PORT_LEN,
+            Arc::new(Mutex::new(ClockPort::default())),
+        ),
+    ];
+    let mut bus = Bus::default();
+    for (port, len, device) in ports {
+        bus.insert(port.into(), len.into(), device);
+    }
+    bus
+}
 
 /// Whether the guest has turned its machine off. A vCPU looks after each write to a port:
 /// so the guest executes nothing after the one that did it, and can do it once only.
