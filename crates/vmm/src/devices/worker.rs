@@ -26,12 +26,14 @@
 
 use super::confinement::Names;
 use super::virtio::transport::{MmioTransport, Slot};
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -154,17 +156,14 @@ impl DeviceWorker {
         self.control.want(Mode::Paused);
     }
 
-    /// Brings the thread to rest, and returns when it is, or is no more.
-    pub fn pause(&self) {
+    /// Brings the thread to rest, where it also is when it is no more. Returns whether it is,
+    /// for it waits no longer than `most`.
+    pub fn pause(&self, most: Duration) -> bool {
         self.begin_pause();
-        let mut phase = self.control.phase();
-        while !phase.at_rest {
-            phase = self
-                .control
-                .changed
-                .wait(phase)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let (phase, changed) = (self.control.phase(), &self.control.changed);
+        let waited = changed.wait_timeout_while(phase, most, |phase| !phase.at_rest);
+        let (phase, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        phase.at_rest
     }
 
     /// Lets the thread go on. It looks at every ring once first, so nothing
@@ -317,7 +316,10 @@ fn live(control: &Control, confine: impl FnOnce() -> io::Result<()>) {
         confine().map_err(|error| Failure(format!("cannot be confined: {error}")))?;
         run(control)
     }));
-    let panicked = |_| Err(Failure("panicked".into()));
+    let panicked = |panic: Box<dyn Any + Send>| {
+        let words = panic_message(&*panic);
+        Err(Failure(format!("panicked: {words}")))
+    };
     control.end(served.unwrap_or_else(panicked).err());
 }
 
@@ -364,6 +366,13 @@ fn run(control: &Control) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What a panic said.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it does not say why")
 }
 
 #[derive(Debug, thiserror::Error)]

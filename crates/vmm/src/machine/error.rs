@@ -1,5 +1,6 @@
 //! Why there is no machine.
 
+use super::run::REST_LIMIT;
 use super::slots::SlotError;
 use super::vcpus::{End, VcpuJobError};
 use crate::boot::BootError;
@@ -21,6 +22,12 @@ pub enum MachineError {
     /// The machine is no more.
     #[error("the machine has ended")]
     Ended(#[from] End),
+    /// A vCPU or a device could not be stopped in time.
+    #[error(
+        "the machine did not come to rest within {} s: a disk or a shared directory of the host may hang",
+        REST_LIMIT.as_secs()
+    )]
+    NotAtRest,
     /// Memory.
     #[error(transparent)]
     Ram(#[from] RamError),

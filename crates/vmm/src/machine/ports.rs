@@ -25,7 +25,7 @@ pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Po
         (ResetPort::PORT, 1, Arc::new(Mutex::new(reset))),
         (
             acpi::POWER_PORT,
-            acpi::POWER_LEN.into(),
+            acpi::POWER_LEN,
             Arc::new(Mutex::new(control)),
         ),
         (

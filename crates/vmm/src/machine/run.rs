@@ -15,7 +15,11 @@ use crate::snapshot::Shape;
 use crate::sys::clock::host_tsc;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a machine may take to come to rest, before whoever wants it gets an error: a disk
+/// or a share of the host may hang for any time, and the machine's owner must not.
+pub(super) const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A machine. It starts paused; dropping it ends it.
 ///
@@ -87,14 +91,16 @@ impl Machine {
 
     /// Stops vCPUs and devices. Each is asked before any is waited for: a device may be at a
     /// piece of work that takes a while, and a vCPU may wait for it.
-    pub(super) fn rest(&self) {
+    /// Returns whether all are at rest: it waits no longer than [`REST_LIMIT`].
+    pub(super) fn rest(&self) -> bool {
+        let deadline = Instant::now() + REST_LIMIT;
         if let Some(worker) = &self.worker {
             worker.begin_pause();
         }
-        self.vcpus.rest();
-        if let Some(worker) = &self.worker {
-            worker.pause();
-        }
+        let vcpus_rest = self.vcpus.rest(REST_LIMIT);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let devices_rest = self.worker.as_ref().is_none_or(|worker| worker.pause(left));
+        vcpus_rest && devices_rest
     }
 
     /// Does of a [capture](Paused::capture) what can be done while it runs.
@@ -115,7 +121,8 @@ impl Machine {
         prepared.map_err(MachineError::host("freezing memory"))
     }
 
-    /// Brings it to rest. The machine goes on when the result is dropped.
+    /// Brings it to rest. The machine goes on when the result is dropped. Where it does not
+    /// come to rest in time, a [capture](Paused::capture) fails, and so says it.
     pub fn pause(&mut self) -> Paused<'_> {
         Paused::new(self)
     }
@@ -132,16 +139,20 @@ impl Machine {
     /// go on.
     ///
     /// # Errors
-    /// [`MachineError::Kvm`].
+    /// [`MachineError::Kvm`]; [`MachineError::NotAtRest`].
     pub fn instruction_pointers(&self) -> Result<Vec<u64>, MachineError> {
-        self.vcpus.rest();
-        let pointers: Result<_, KvmError> = self
-            .vcpus
-            .cpus()
-            .map(|vcpu| vcpu.regs().map(|regs| regs.rip))
-            .collect();
+        let pointers = match self.vcpus.rest(REST_LIMIT) {
+            true => {
+                let vcpus = self.vcpus.cpus();
+                let pointers = vcpus.map(|vcpu| vcpu.regs().map(|regs| regs.rip));
+                pointers
+                    .collect::<Result<_, _>>()
+                    .map_err(MachineError::from)
+            }
+            false => Err(MachineError::NotAtRest),
+        };
         self.vcpus.run();
-        Ok(pointers?)
+        pointers
     }
 
     /// Its disks, in order.

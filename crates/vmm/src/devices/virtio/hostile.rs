@@ -231,7 +231,7 @@ impl Driver<'_> {
                 self.start();
             }
             240..242 => {
-                let preempted = self.script.u8() % 2 == 0;
+                let preempted = self.script.u8().is_multiple_of(2);
                 self.preempt.store(preempted, Ordering::SeqCst);
             }
             242..245 => {

@@ -77,7 +77,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     for _ in 0..200 {
-        worker.pause();
+        assert!(worker.pause(PATIENCE));
         driver.offer(0, &[], &[8]);
         kick(&driver);
         thread::yield_now();
@@ -91,7 +91,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
 fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone() {
     let mut parent = Driver::start(Rng);
     let worker = start(vec![parent.transport.clone()], Mode::Paused).unwrap();
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
     parent.offer(0, &[], &[8]);
     kick(&parent);
     let state = parent.lock().save(&mut FdTable::default()).unwrap();
@@ -107,18 +107,18 @@ fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone(
 fn pausing_and_resuming_in_any_order_ends_as_last_asked() {
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Paused).unwrap();
-    worker.pause();
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(PATIENCE));
     for _ in 0..500 {
         worker.resume();
-        worker.pause();
+        assert!(worker.pause(PATIENCE));
     }
     worker.resume();
     worker.resume();
     driver.offer(0, &[], &[8]);
     kick(&driver);
     wait_for_used(&mut driver);
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
 }
 
 /// Panics at the first request.
@@ -164,7 +164,7 @@ fn a_device_that_panics_fails_alone() {
     healthy.offer(0, &[], &[8]);
     kick(&healthy);
     wait_for_used(&mut healthy);
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
     let mut status = [0; 4];
     faulty.transport.read(0x70, &mut status);
     assert_eq!(status[0], 0x4f, "needs a reset");
@@ -175,10 +175,10 @@ fn pause_in_time(worker: &Arc<DeviceWorker>) {
     let (sender, done) = channel();
     let worker = worker.clone();
     thread::spawn(move || {
-        worker.pause();
-        let _ = sender.send(());
+        let _ = sender.send(worker.pause(PATIENCE));
     });
-    done.recv_timeout(PATIENCE).expect("a pause hangs");
+    let rests = done.recv_timeout(PATIENCE).expect("a pause hangs");
+    assert!(rests);
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn a_device_thread_that_dies_is_a_fault_told_at_once_and_no_pause_waits_for_it()
     worker.resume();
     drop(die);
     let why = told.recv_timeout(PATIENCE).expect("a fault is told");
-    assert!(why.contains("panicked"), "{why}");
+    assert!(why.contains("panicked: a bug, on purpose"), "{why}");
     for _ in 0..3 {
         pause_in_time(&worker);
         worker.resume();

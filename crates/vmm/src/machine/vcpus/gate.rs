@@ -22,6 +22,11 @@ use crate::sys::sched::Urgent;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A signal gets lost where the user has too many pending (RLIMIT_SIGPENDING), so a thread
+/// that does not come to rest is kicked again.
+const KICK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What all threads share.
 pub(super) struct Shared {
@@ -133,12 +138,25 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    pub(super) fn wait_for_rest(&self) {
+    /// Waits until all threads are at rest. Returns whether they are.
+    pub(super) fn wait_for_rest(&self, most: Duration) -> bool {
+        let deadline = Instant::now() + most;
         let mut gate = self.gate();
         while !gate.at_rest.iter().all(|&rests| rests) {
-            let changed = self.changed.wait(gate);
-            gate = changed.unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let changed = self.changed.wait_timeout(gate, left.min(KICK_AGAIN));
+            let (changed, waited) = changed.unwrap_or_else(PoisonError::into_inner);
+            gate = changed;
+            if waited.timed_out() {
+                drop(gate);
+                self.kickable.kick_all();
+                gate = self.gate();
+            }
         }
+        true
     }
 }
 

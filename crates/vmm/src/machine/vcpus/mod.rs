@@ -25,6 +25,9 @@ use vcpu_thread::VcpuThread;
 const CROWD_STEP: Duration = Duration::from_millis(1);
 const CROWD_STEPS: u32 = 100;
 
+/// How long threads may take to start. The host is beyond help if they take longer.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// One thread per vCPU, all running or all at rest.
 pub(super) struct Vcpus {
     shared: Arc<Shared>,
@@ -81,7 +84,9 @@ impl Vcpus {
             vcpus.threads.push(thread.spawn(life)?);
             vcpus.cpus.push(vcpu);
         }
-        vcpus.shared.wait_for_rest();
+        if !vcpus.shared.wait_for_rest(START_LIMIT) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         vcpus.check().map_err(io::Error::other)?;
         Ok(vcpus)
     }
@@ -106,11 +111,12 @@ impl Vcpus {
     }
 
     /// Brings all vCPUs to rest, outside of `KVM_RUN` and with no I/O half done. Those whose
-    /// threads are no more are so already.
-    pub(super) fn rest(&self) {
+    /// threads are no more are so already. Returns whether all are, for it waits no longer
+    /// than `most`.
+    pub(super) fn rest(&self, most: Duration) -> bool {
         self.shared.want(Wanted::Rest);
         self.shared.kickable.kick_all();
-        self.shared.wait_for_rest();
+        self.shared.wait_for_rest(most)
     }
 
     /// Lets them run.

@@ -118,6 +118,16 @@ impl BusDevice for Quiet {
     fn write(&mut self, _: u64, _: &[u8]) {}
 }
 
+/// A device that waits for a permit.
+struct Slow(Receiver<()>);
+
+impl BusDevice for Slow {
+    fn read(&mut self, _: u64, _: &mut [u8]) {}
+    fn write(&mut self, _: u64, _: &[u8]) {
+        let _ = self.0.recv();
+    }
+}
+
 /// The next event but for the guest's first exit.
 fn next(events: &Receiver<Event>) -> Event {
     loop {
@@ -141,9 +151,9 @@ fn a_vcpu_thread_that_panics_is_a_fault_told_at_once_its_peers_stop_and_nothing_
         assert!(why.contains("vCPU 0"), "{why}");
         assert!(why.contains("a bug, on purpose"), "{why}");
         // Though nobody has asked the other one to.
-        machine.vcpus.shared.wait_for_rest();
+        assert!(machine.vcpus.shared.wait_for_rest(PATIENCE));
         for _ in 0..2 {
-            machine.vcpus.rest();
+            assert!(machine.vcpus.rest(PATIENCE));
             machine.vcpus.run();
         }
         assert_eq!(machine.vcpus.check(), Err(End::Fault(why)));
@@ -166,13 +176,28 @@ fn a_guest_that_turns_its_machine_off_in_a_loop_is_heard_once_and_stops() {
         let events = machine.connect(Quiet);
         machine.vcpus.run();
         assert!(matches!(next(&events), Event::Reset));
-        machine.vcpus.shared.wait_for_rest();
+        assert!(machine.vcpus.shared.wait_for_rest(PATIENCE));
         assert_eq!(machine.vcpus.check(), Err(End::PowerOff));
-        machine.vcpus.rest();
+        assert!(machine.vcpus.rest(PATIENCE));
         machine.vcpus.run();
-        machine.vcpus.rest();
+        assert!(machine.vcpus.rest(PATIENCE));
         let more = events.try_iter().filter(|it| matches!(it, Event::Reset));
         assert_eq!(more.count(), 0);
+    });
+}
+
+#[test]
+fn a_vcpu_that_waits_for_a_slow_device_is_not_waited_for_without_a_limit_and_rests_afterwards() {
+    Machine::new(1).in_time(|machine| {
+        machine.load(0, OUT_80);
+        let (permit, permitted) = channel();
+        let _events = machine.connect(Slow(permitted));
+        machine.vcpus.run();
+        machine.vcpus.await_first_exit(PATIENCE);
+        assert!(!machine.vcpus.rest(Duration::from_millis(300)));
+        drop(permit);
+        assert!(machine.vcpus.rest(PATIENCE));
+        assert_eq!(machine.vcpus.check(), Ok(()));
     });
 }
 
@@ -187,7 +212,7 @@ fn a_fault_of_another_part_of_the_machine_stops_the_vcpus_and_is_told() {
             panic!("not a fault");
         };
         assert_eq!(why, "the device thread panicked");
-        machine.vcpus.shared.wait_for_rest();
+        assert!(machine.vcpus.shared.wait_for_rest(PATIENCE));
     });
 }
 

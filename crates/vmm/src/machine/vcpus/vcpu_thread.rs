@@ -2,13 +2,13 @@
 
 use super::gate::{End, RestsInTheEnd, Shared, Wanted};
 use super::{Connections, Event, Events, FirstRun, lock};
+use crate::devices::worker::panic_message;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::hands::Helped;
 use crate::sys::kick::Kickable;
 use crate::sys::sched::{self, Urgent};
 use kvm_ioctls::VcpuExit;
-use std::any::Any;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -216,10 +216,4 @@ impl VcpuThread<'_> {
             events(Event::FirstExit(FirstRun { entered, exited }));
         }
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("it does not say why")
 }

@@ -130,11 +130,9 @@ fn a_preempted_write_goes_on_where_it_was_each_on_its_own_disk() {
     let new: Vec<u8> = content().iter().map(|byte| byte ^ 0xff).collect();
     let sectors = 3..SIZE / SECTOR - 1;
     let bytes = (sectors.start * SECTOR) as usize..(sectors.end * SECTOR) as usize;
-    let readable = [
-        &header(VIRTIO_BLK_T_OUT, sectors.start),
-        &new[bytes.clone()],
-    ];
-    let offered = offer(&mut parent, &readable.map(|it| &it[..]), &[1]);
+    let header = header(VIRTIO_BLK_T_OUT, sectors.start);
+    let readable = [&header[..], &new[bytes.clone()]];
+    let offered = offer(&mut parent, &readable, &[1]);
     parent.lock().process_queue(0);
     parent.lock().process_queue(0);
     assert_eq!(parent.take_used(0), None);
@@ -278,7 +276,6 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     let worker = DeviceWorker::spawn(Names::None).unwrap();
     let attached = worker.attach(vec![driver.transport.clone()], |why| panic!("{why}"));
     attached.unwrap();
-    let worker = Arc::new(worker);
     let requests = usize::from(RING_SIZE) / 3;
     let writable = [SIZE as u32, 1];
     for _ in 0..requests {
@@ -300,10 +297,9 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
         let disk = handle.clone();
         assert_eq!(in_time(move || disk.usage().size), SIZE);
         // A pause needs the end of the piece, and nothing else.
-        worker.begin_pause();
+        assert!(!worker.pause(Duration::ZERO));
         gate.permit();
-        let pausing = worker.clone();
-        in_time(move || pausing.pause());
+        assert!(worker.pause(PATIENCE));
         paused_at.push(gate.accesses.load(Ordering::SeqCst));
         worker.resume();
     }
@@ -337,5 +333,5 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     }
     let pieces = SIZE.div_ceil(PIECE) as usize;
     assert_eq!(gate.accesses.load(Ordering::SeqCst), requests * pieces);
-    in_time(move || worker.pause());
+    assert!(worker.pause(PATIENCE));
 }
