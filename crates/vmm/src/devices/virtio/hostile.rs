@@ -14,6 +14,7 @@ use super::transport::{Lines, MmioTransport};
 use crate::bus::BusDevice;
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Guest memory: two regions, so that buffers can also reach from one into the
@@ -78,9 +79,12 @@ pub fn drive_in(
     let mut transport =
         MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
     transport.mute();
+    let preempt = Arc::new(AtomicBool::new(false));
+    transport.pause_by(preempt.clone());
     let mut driver = Driver {
         transport,
         memory,
+        preempt,
         script: Script(script),
     };
     driver.start();
@@ -100,6 +104,8 @@ pub fn drive_in(
 struct Driver<'a> {
     transport: MmioTransport,
     memory: Arc<GuestMemoryMmap>,
+    /// Whether devices are called away from their work after each piece.
+    preempt: Arc<AtomicBool>,
     script: Script<'a>,
 }
 
@@ -224,7 +230,11 @@ impl Driver<'_> {
                 self.write_register(STATUS, 0);
                 self.start();
             }
-            240..245 => {
+            240..242 => {
+                let preempted = self.script.u8().is_multiple_of(2);
+                self.preempt.store(preempted, Ordering::SeqCst);
+            }
+            242..245 => {
                 let mut fds = FdTable::default();
                 self.transport
                     .save(&mut fds)
