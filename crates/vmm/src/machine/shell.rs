@@ -66,13 +66,13 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Makes the shell ready for a clone of one certain line ([`Ram::prime`]).
+    /// Makes the shell ready for a clone of one certain line ([`Ram::preload`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
     pub fn prime(&mut self, primer: &Primer, fds: &FdTable) -> Result<(), MachineError> {
         RamImage::restore(primer.image.clone(), fds)
-            .and_then(|image| self.ram.prime(&image, &primer.touched))
+            .and_then(|image| self.ram.preload(&image, &primer.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 

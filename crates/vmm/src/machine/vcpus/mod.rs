@@ -7,7 +7,7 @@ use super::{Event, Events, FirstRun};
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
-use crate::sys::hands::{Hands, Helped, Table};
+use crate::sys::hands::{Helpers, LastHelp, WorkShare};
 use crate::sys::kick::{Kickable, kick};
 use crate::sys::sched::{self, Urgent};
 use errands::Errand;
@@ -45,7 +45,7 @@ struct Shared {
     /// them.
     urgent: Mutex<Vec<(usize, Urgent)>>,
     /// What threads at rest may help with.
-    table: Table,
+    work: WorkShare,
 }
 
 /// What exits of the guest lead to.
@@ -86,7 +86,7 @@ impl Vcpus {
             first_exit: (Mutex::new(false), Condvar::new()),
             has_exited: AtomicBool::new(false),
             urgent: Mutex::default(),
-            table: Table::default(),
+            work: WorkShare::default(),
         });
         let mut vcpus = Self {
             shared,
@@ -200,13 +200,13 @@ impl Vcpus {
 }
 
 /// The threads of vCPUs that are at rest have time.
-impl Hands for Vcpus {
-    fn together(&self, work: &(dyn Fn() + Sync)) {
-        let call = || {
+impl Helpers for Vcpus {
+    fn run(&self, work: &(dyn Fn() + Sync)) {
+        let wake = || {
             let _gate = self.shared.gate();
             self.shared.changed.notify_all();
         };
-        self.shared.table.together(work, call);
+        self.shared.work.run(work, wake);
     }
 }
 
@@ -271,8 +271,8 @@ impl Shared {
         // is one that computes.
         self.urgent().push((index, Urgent::guest()));
         let mut is_new = true;
-        let mut helped = Helped::default();
-        while let Some(connections) = self.may_run(vcpu, index, is_new, &mut helped) {
+        let mut last_help = LastHelp::default();
+        while let Some(connections) = self.may_run(vcpu, index, is_new, &mut last_help) {
             let mut vcpu = lock(vcpu);
             if is_new {
                 self.entered.get_or_init(Monotonic::now);
@@ -307,7 +307,7 @@ impl Shared {
         vcpu: &Mutex<Vcpu>,
         index: usize,
         is_new: bool,
-        helped: &mut Helped,
+        last_help: &mut LastHelp,
     ) -> Option<&Connections> {
         let mut gate = self.gate();
         if gate.wanted == Wanted::Rest {
@@ -321,9 +321,9 @@ impl Shared {
                             errand(&mut lock(vcpu));
                             self.gate()
                         }
-                        None if self.table.calls(helped) => {
+                        None if self.work.has_work(last_help) => {
                             drop(gate);
-                            self.table.help(helped);
+                            self.work.help(last_help);
                             self.gate()
                         }
                         None => self

@@ -19,7 +19,7 @@ use super::record;
 use super::rundir::RunDirError;
 use crate::identity;
 use crate::machine::{Capture, MachineError};
-use crate::memory::ram::Aside;
+use crate::memory::DeferredCleanup;
 use crate::one_line;
 use crate::snapshot::{MachineState, Primer};
 use crate::sys::clock::Monotonic;
@@ -118,7 +118,10 @@ pub(super) fn fork(
         }
     };
     let Capture {
-        state, fds, aside, ..
+        state,
+        fds,
+        cleanup,
+        ..
     } = capture;
 
     let urgent = Urgent::now();
@@ -131,7 +134,7 @@ pub(super) fn fork(
     let clones = match begun {
         Ok(clones) => clones,
         Err(error) => {
-            retire(aside);
+            clean_up(cleanup);
             return Err(error);
         }
     };
@@ -141,7 +144,15 @@ pub(super) fn fork(
         let image = state.ram.bounded(MOST_PRIMED);
         Some((Primer { image, touched }, fds))
     };
-    await_births(owner, clones, times, aside, reply, ready_timeout_ms, primer)
+    await_births(
+        owner,
+        clones,
+        times,
+        cleanup,
+        reply,
+        ready_timeout_ms,
+        primer,
+    )
 }
 
 /// Has a thread wait for all clones and reply, for from here on they need the processors
@@ -151,7 +162,7 @@ fn await_births(
     owner: &mut Owner,
     clones: Births,
     times: Times,
-    aside: Aside,
+    cleanup: DeferredCleanup,
     reply: Sender<Reply>,
     ready_timeout_ms: u64,
     primer: impl FnOnce(Vec<Range<usize>>) -> Option<(Primer, FdTable)> + Send + 'static,
@@ -169,7 +180,7 @@ fn await_births(
             }
         };
         let _ = reply.send(answer);
-        retire(aside);
+        clean_up(cleanup);
         let _ = tasks.send(Task::Forked(touched.and_then(primer)));
     });
     waiting.map(drop).map_err(ForkError::Process)
@@ -315,8 +326,8 @@ fn check(owner: &Owner, request: &Fork) -> Result<(), ForkError> {
 
 /// What a freeze leaves to be done takes milliseconds per GiB, so it is done when the
 /// clones are there.
-fn retire(aside: Aside) {
-    if let Err(error) = aside.retire() {
-        eprintln!("the memory image could not be sealed: {error}");
+fn clean_up(cleanup: DeferredCleanup) {
+    if let Err(error) = cleanup.run() {
+        eprintln!("after a fork: {}", one_line(&error));
     }
 }

@@ -18,7 +18,7 @@ use super::shells::{Names, Shell};
 use super::{ForkError, Times, await_births, birth_of, capture_failed, prepared, ready_timeout_ms};
 use crate::kvm::Host;
 use crate::machine::{self, Capture, Machine, MachineError, Paused, Restored};
-use crate::memory::ram::Aside;
+use crate::memory::DeferredCleanup;
 use crate::sys;
 use crate::sys::clock::Monotonic;
 use hyperfork_api::control::{Fork, Reply};
@@ -47,7 +47,7 @@ struct Forked {
     /// When each `fork(2)` began.
     began: Vec<Monotonic>,
     times: Times,
-    aside: Aside,
+    cleanup: DeferredCleanup,
 }
 
 /// Forks the owner's VM. The report goes to `reply` when all clones are ready.
@@ -64,7 +64,7 @@ pub(super) fn fork(
     let Forked {
         began,
         times,
-        aside,
+        cleanup,
     } = match fork_each(owner, unborn, arrival) {
         Ok(forked) => forked,
         Err(error) => {
@@ -84,9 +84,15 @@ pub(super) fn fork(
         shells.collect(),
     );
     let ready_timeout_ms = ready_timeout_ms(owner, request);
-    await_births(owner, clones, times, aside, reply, ready_timeout_ms, |_| {
-        None
-    })
+    await_births(
+        owner,
+        clones,
+        times,
+        cleanup,
+        reply,
+        ready_timeout_ms,
+        |_| None,
+    )
 }
 
 /// Claims names and makes all that can be made before there is a process. When
@@ -158,7 +164,7 @@ fn fork_each(
             pause_us: goes_on.us_since(since),
             image_us: capture.image_us,
         },
-        aside: capture.aside,
+        cleanup: capture.cleanup,
     })
 }
 

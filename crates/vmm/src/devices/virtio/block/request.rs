@@ -4,10 +4,10 @@ use super::disk::{Disk, SECTOR};
 use super::{DISCARD_SECTORS_MAX, REQUEST_MAX, ZERO_SECTORS_MAX};
 use crate::devices::virtio::DeviceError;
 use crate::devices::virtio::ring::Chain;
+use crate::memory::GuestMemoryMmap;
 use std::io::{self, Read, Write};
 use virtio_bindings::virtio_blk::*;
 use virtio_queue::{Reader, Writer};
-use vm_memory::GuestMemoryMmap;
 
 /// What GET_ID answers, padded with zeroes to 20 bytes (5.2.6).
 const ID: &[u8; VIRTIO_BLK_ID_BYTES as usize] = b"hyperfork\0\0\0\0\0\0\0\0\0\0\0";

@@ -30,6 +30,7 @@ mod state;
 pub use state::{QueueState, TransportState};
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Registers, Status};
 use std::io::{self, Write};
@@ -37,7 +38,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Failures told on stderr in a device's life. A hostile driver can cause any
