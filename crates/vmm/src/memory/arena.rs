@@ -134,8 +134,8 @@ mod tests {
         let (source, arena) = (Arena::new(PAGE).unwrap(), Arena::new(pages * PAGE).unwrap());
         // SAFETY: nothing writes the source any more.
         let at_rest = unsafe { AtRest::new() };
-        let ranges = [0..PAGE];
-        assert_eq!(arena.take_in(&source.mapping, &ranges, &at_rest), Some(0));
+        let page = std::slice::from_ref(&(0..PAGE));
+        assert_eq!(arena.take_in(&source.mapping, page, &at_rest), Some(0));
         arena
     }
 

@@ -78,9 +78,10 @@ impl DeferredCleanup {
         } = self;
         let base = retired.map_or(Ok(()), RetiredMapping::complete);
         let has_copied = !arenas.is_empty();
-        let completed = arenas.into_iter().map(Arena::complete);
-        // All of them, also behind one that fails.
-        let completed = completed.fold(Ok(()), |all, one| all.and(one));
+        let mut completed = Ok(());
+        for arena in arenas {
+            completed = completed.and(arena.complete());
+        }
         let prepared = next.map_or(Ok(()), |next| next.prepare(has_copied));
         base.and(completed)?;
         prepared
