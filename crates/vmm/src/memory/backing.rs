@@ -11,7 +11,7 @@
 //!                               └─────┘
 //! ```
 //!
-//! | state | what is mapped | who has it |
+//! | state | what is mapped | of |
 //! |---|---|---|
 //! | reserved | nothing | a shell |
 //! | shared | a memory file that only this process has, shared | a machine that was booted and never forked, and a shell that has warmed up |

@@ -37,8 +37,8 @@ unsafe impl Send for AddressRange {}
 // system calls, which others may do at the same time. The exception is unsafe to call.
 unsafe impl Sync for AddressRange {}
 
-/// Who says what is mapped in an [`AddressRange`]. Its addresses never change, which is what
-/// lets KVM keep a memory slot over it.
+/// The owner of an [`AddressRange`], by which what is mapped there changes. The addresses
+/// never do, which is what lets KVM keep a memory slot over it.
 #[derive(Debug)]
 pub struct Mapping(Arc<AddressRange>);
 
@@ -226,7 +226,7 @@ impl AddressRange {
         unsafe { VolatileSlice::new(at, len) }
     }
 
-    /// Writes the bytes of `range` to `file` at `offset`, whoever may be changing them.
+    /// Writes the bytes of `range` to `file` at `offset`; they may be changing meanwhile.
     ///
     /// # Errors
     /// As `pwrite(2)`.

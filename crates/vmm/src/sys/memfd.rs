@@ -1,13 +1,15 @@
 //! Memory files, and what makes one safe to share.
 //!
 //! ```text
-//!  MemoryFile ──freeze──> FrozenFile      read-only; SHRINK, GROW and FUTURE_WRITE: what has it
-//!      │                                  mapped for writing already may go on, no one else begins
-//!      └───────complete── (the same)      and WRITE: it never changes again
+//! MemoryFile ──freeze──> FrozenFile    seals SHRINK, GROW, FUTURE_WRITE: mappings for writing
+//!     │                      │         that are there may go on, but no new writer begins
+//!     │                   complete
+//!     │                      v
+//!     └──────complete──> FrozenFile    and WRITE: it never changes again
 //! ```
 //!
-//! A [`FrozenFile`] is all that leaves a process, and the only thing that is accepted from
-//! another: of a descriptor that could be written, or of a file that could, there is none.
+//! A [`MemoryFile`] can be written and stays in its process. A [`FrozenFile`] is read-only; it is
+//! all that is handed over, and the only thing that is accepted from another process.
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use std::fs::File;
@@ -18,8 +20,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// What a file must carry before another process gets it (`F_ADD_SEALS` of fcntl(2)): no one
-/// can write it, map it for writing, punch holes into it, or change its length (Linux 5.1).
+/// What a file must carry before another process gets it (`F_ADD_SEALS` of fcntl(2), Linux
+/// 5.1): it cannot be written by its descriptors, mapped for writing, have holes punched into
+/// it, or change its length.
 const FROZEN: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::FUTURE_WRITE);
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gets_a_frozen_file_can_read_it_and_map_it_privately_and_nothing_else() {
+    fn a_frozen_file_can_be_read_and_mapped_privately_and_nothing_else() {
         let file = filled();
         let mut writer = Mapping::reserve(LEN).unwrap();
         writer.place_shared(&file).unwrap();
@@ -236,7 +239,7 @@ mod tests {
         let mut mapping = Mapping::reserve(LEN).unwrap();
         mapping.place_private(&received).unwrap();
         mapping.populate_write(0, 4096).unwrap();
-        // Who had it mapped for writing fills it to the end.
+        // The mapping that was there before goes on writing.
         // SAFETY: inside the mapping, which only this test uses.
         unsafe { writer.base().write_volatile(9) };
         let mut first = [0; 2];
