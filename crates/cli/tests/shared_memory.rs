@@ -5,7 +5,7 @@ mod support;
 
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use support::{User, eventually, read};
 
 /// The memory files that a VM has open, as places in /proc.
@@ -20,14 +20,14 @@ fn memory_files(process: &str) -> Vec<PathBuf> {
 }
 
 /// The access mode of an open file (`proc_pid_fdinfo(5)`): 0 is read-only.
-fn access_mode(process: &str, link: &PathBuf) -> u32 {
+fn access_mode(process: &str, link: &Path) -> u32 {
     let fd = link.file_name().unwrap().to_string_lossy();
     let info = read(format!("{process}/fdinfo/{fd}"));
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     u32::from_str_radix(flags.unwrap().trim(), 8).unwrap() & 3
 }
 
-fn seals(link: &PathBuf) -> SealFlags {
+fn seals(link: &Path) -> SealFlags {
     fcntl_get_seals(File::open(link).unwrap()).unwrap()
 }
 
