@@ -2,12 +2,12 @@
 
 use super::{Boot, BootError, Entry, Loaded, acpi, cmdline, mptable, params};
 use crate::kvm::HostKind;
-use crate::memory::layout;
+use crate::memory::{GuestMemoryMmap, layout};
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Kernels go here or above.
 const HIGH_MEMORY: u64 = 1 << 20;

@@ -2,12 +2,11 @@
 
 use super::{Machine, MachineError};
 use crate::memory::image::RamImageState;
-use crate::memory::ram::Aside;
-use crate::memory::{Ram, RamImage};
+use crate::memory::{AtRest, DeferredCleanup, Ram, RamImage};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
-use crate::sys::hands::Hands;
+use crate::sys::hands::Helpers;
 use std::io;
 use std::sync::PoisonError;
 
@@ -31,8 +30,8 @@ pub struct Capture {
     pub ram: RamImage,
     /// How long freezing the memory took, microseconds.
     pub image_us: u64,
-    /// What is left to do when nobody waits: [`Aside::retire`].
-    pub aside: Aside,
+    /// What is left to do where no one waits: [`DeferredCleanup::run`].
+    pub cleanup: DeferredCleanup,
 }
 
 impl<'a> Paused<'a> {
@@ -62,7 +61,7 @@ impl<'a> Paused<'a> {
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
     pub fn capture_for_children(&mut self) -> Result<Capture, MachineError> {
-        self.read(|ram, _| ram.freeze_base())
+        self.read(|ram, _, _| ram.freeze_base())
     }
 
     /// In a child made by `fork(2)`: takes over the memory of the captured machine. The
@@ -82,7 +81,7 @@ impl<'a> Paused<'a> {
 
     fn read(
         &mut self,
-        freeze: impl FnOnce(&mut Ram, &dyn Hands) -> io::Result<(RamImage, Aside)>,
+        freeze: impl FnOnce(&mut Ram, &AtRest, &dyn Helpers) -> io::Result<RamImage>,
     ) -> Result<Capture, MachineError> {
         self.check()?;
         let machine = &mut *self.machine;
@@ -101,12 +100,15 @@ impl<'a> Paused<'a> {
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
+        // SAFETY: the machine is paused as long as this borrows it: the threads of its vCPUs
+        // and of its devices rest.
+        let at_rest = unsafe { AtRest::new() };
         // What is left for the vCPUs' threads when their states are read.
-        let frozen =
-            freeze(&mut machine.ram, &machine.vcpus).map_err(MachineError::host("freezing memory"));
+        let frozen = freeze(&mut machine.ram, &at_rest, &machine.vcpus)
+            .map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
         let mut vcpus = vcpus.finish()?;
-        let (ram, aside) = frozen?;
+        let ram = frozen?;
         if let Some(held) = machine.clocks_held {
             let (clocks, tsc_back) = held.held_until_now();
             vm.clocks = clocks;
@@ -133,7 +135,8 @@ impl<'a> Paused<'a> {
             fds,
             ram,
             image_us,
-            aside,
+            // Last: where a step fails it stays there, and takes no time in the pause.
+            cleanup: machine.ram.take_cleanup(),
         })
     }
 

@@ -66,13 +66,13 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Gets memory ready that clones of one family have in common ([`Ram::prime`]).
+    /// Gets memory ready that clones of one family have in common ([`Ram::preload`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
     pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
         RamImage::restore(preload.image.clone(), fds)
-            .and_then(|image| self.ram.prime(&image, &preload.touched))
+            .and_then(|image| self.ram.preload(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 

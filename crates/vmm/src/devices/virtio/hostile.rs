@@ -12,10 +12,11 @@
 use super::VirtioDevice;
 use super::transport::{Lines, MmioTransport};
 use crate::bus::BusDevice;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Guest memory: two regions, so that buffers can also reach from one into the
 /// other and into nothing.
@@ -57,7 +58,7 @@ pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
 /// # Panics
 /// When the device misbehaves.
 pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
-    let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
+    let memory = crate::memory::region::zeroed(&REGIONS);
     drive_in(Arc::new(memory), device, content, script);
 }
 

@@ -22,12 +22,12 @@ pub mod transport;
 pub mod vsock;
 
 use crate::devices::turns::Preemption;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 
 /// What a device sees of the machine while it works.
 pub struct Context<'a> {

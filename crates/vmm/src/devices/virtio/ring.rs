@@ -5,9 +5,10 @@
 //! re-arms those after each call, for every ring that has moved.
 
 use super::{Context, DeviceError, Notify};
+use crate::memory::GuestMemoryMmap;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// A descriptor chain in guest memory.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;

@@ -3,8 +3,9 @@
 use super::VirtioDevice;
 use super::transport::{Lines, MmioTransport, Slot, TransportState};
 use crate::bus::SharedBusDevice;
+use crate::memory::GuestMemoryMmap;
 use std::sync::{Arc, MutexGuard};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 /// Entries of each ring.
 pub(crate) const RING_SIZE: u16 = 16;
@@ -49,7 +50,7 @@ impl Driver {
 
     /// Starts `device` with all it offers but the features in `without`.
     pub(crate) fn start_without(device: impl VirtioDevice + 'static, without: u64) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         Self::start_in_without(Arc::new(memory), device, without)
     }
 
@@ -125,7 +126,7 @@ impl Driver {
         device: impl VirtioDevice + 'static,
         state: &TransportState,
     ) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];
         self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
         memory.write_slice(&all, GuestAddress(0)).unwrap();

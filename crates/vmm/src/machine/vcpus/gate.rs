@@ -16,7 +16,7 @@
 use super::jobs::Job;
 use super::{Connections, Event};
 use crate::sys::clock::Monotonic;
-use crate::sys::hands::Table;
+use crate::sys::hands::WorkShare;
 use crate::sys::kick::KickGroup;
 use crate::sys::sched::Urgent;
 use std::io;
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     /// them.
     urgent: Mutex<Vec<(usize, Urgent)>>,
     /// What threads at rest may help with.
-    pub(super) table: Table,
+    pub(super) work: WorkShare,
 }
 
 pub(super) struct Gate {
@@ -93,7 +93,7 @@ impl Shared {
             first_exit: (Mutex::new(false), Condvar::new()),
             has_exited: AtomicBool::new(false),
             urgent: Mutex::default(),
-            table: Table::default(),
+            work: WorkShare::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use super::ports::Power;
 use super::{Event, Events, FirstRun};
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
-use crate::sys::hands::Hands;
+use crate::sys::hands::Helpers;
 pub use gate::End;
 use gate::{Shared, Wanted};
 pub use jobs::VcpuJobError;
@@ -167,13 +167,13 @@ impl Vcpus {
 }
 
 /// The threads of vCPUs that are at rest have time.
-impl Hands for Vcpus {
-    fn together(&self, work: &(dyn Fn() + Sync)) {
-        let call = || {
+impl Helpers for Vcpus {
+    fn run(&self, work: &(dyn Fn() + Sync)) {
+        let wake = || {
             let _gate = self.shared.gate();
             self.shared.changed.notify_all();
         };
-        self.shared.table.together(work, call);
+        self.shared.work.run(work, wake);
     }
 }
 

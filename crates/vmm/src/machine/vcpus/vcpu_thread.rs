@@ -5,7 +5,7 @@ use super::{Connections, Event, Events, FirstRun, lock};
 use crate::devices::worker::panic_message;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
-use crate::sys::hands::Helped;
+use crate::sys::hands::LastHelp;
 use crate::sys::kick::Kickable;
 use crate::sys::sched::{self, Urgent};
 use kvm_ioctls::VcpuExit;
@@ -70,8 +70,8 @@ impl VcpuThread<'_> {
         let urgent = Urgent::guest();
         self.shared.urgent().push((self.index, urgent));
         let mut is_new = true;
-        let mut helped = Helped::default();
-        while let Some(connections) = self.may_run(is_new, &mut helped) {
+        let mut last_help = LastHelp::default();
+        while let Some(connections) = self.may_run(is_new, &mut last_help) {
             let end = self.run(connections, &mut is_new);
             if let Some(end) = end {
                 return self.shared.end(end);
@@ -89,7 +89,7 @@ impl VcpuThread<'_> {
     /// Rests while that is wanted, but for jobs and for helping; `None` when it is time to
     /// end. When a machine goes on, whoever paused it has something to do yet that others
     /// wait for; a vCPU that `is_new` is itself waited for.
-    fn may_run(&self, is_new: bool, helped: &mut Helped) -> Option<&Connections> {
+    fn may_run(&self, is_new: bool, last_help: &mut LastHelp) -> Option<&Connections> {
         let shared = self.shared;
         let mut gate = shared.gate();
         if gate.wanted == Wanted::Rest {
@@ -103,9 +103,9 @@ impl VcpuThread<'_> {
                             job(&mut lock(self.vcpu));
                             shared.gate()
                         }
-                        None if shared.table.calls(helped) => {
+                        None if shared.work.has_work(last_help) => {
                             drop(gate);
-                            shared.table.help(helped);
+                            shared.work.help(last_help);
                             shared.gate()
                         }
                         None => {

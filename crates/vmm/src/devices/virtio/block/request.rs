@@ -5,12 +5,12 @@ use super::disk::{Disk, SECTOR};
 use super::{DISCARD_PIECE, DISCARD_SECTORS_MAX, PIECE, REQUEST_MAX, ZERO_SECTORS_MAX};
 use crate::devices::virtio::DeviceError;
 use crate::devices::virtio::ring::{Chain, Outcome};
+use crate::memory::GuestMemoryMmap;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use virtio_bindings::virtio_blk::*;
 use virtio_queue::{Reader, Writer};
-use vm_memory::GuestMemoryMmap;
 
 /// Bytes of a header: type, 4 that are reserved, sector.
 const HEADER_LEN: usize = 16;

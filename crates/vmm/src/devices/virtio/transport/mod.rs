@@ -35,6 +35,7 @@ pub use state::{QueueState, TransportState};
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
 use crate::devices::turns::Preemption;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Live, Registers, Status};
 use std::io;
@@ -43,7 +44,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Failures told on stderr in a device's life. A hostile driver can cause any

@@ -2,9 +2,9 @@
 
 use super::registers::RegistersState;
 use crate::devices::virtio::DeviceState;
+use crate::memory::GuestMemoryMmap;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// A device and its transport at rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -38,6 +38,7 @@ mod tests;
 pub use handle::VsockHandle;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use events::Events;
 use muxer::Muxer;
@@ -48,7 +49,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// `VIRTIO_VSOCK_F_STREAM` (5.10.3), the only socket type.
 const F_STREAM: u64 = 1 << 0;
