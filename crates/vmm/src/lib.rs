@@ -20,6 +20,8 @@
 pub mod boot;
 pub mod bus;
 pub mod devices;
+#[cfg(test)]
+mod forbidden;
 pub mod identity;
 pub mod kvm;
 pub mod machine;

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod host;
 mod pvclock;
+pub mod requests;
 mod tsc;
 pub mod vcpu;
 pub mod vm;

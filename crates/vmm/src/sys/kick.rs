@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr::null_mut;
-use std::sync::Once;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -26,29 +26,32 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
+/// Has the process handle kicks. To be called before a thread is made [`Kickable`], and
+/// before it is confined: confined threads handle no signal anew.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn prepare() -> io::Result<()> {
+    static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
+    let install = || register_signal_handler(SIGRTMIN(), on_kick).map_err(|error| error.errno());
+    HANDLER
+        .get_or_init(install)
+        .map_err(io::Error::from_raw_os_error)
+}
+
 /// While this lives, a [`kick`] of the thread that made it sets its flag.
 #[derive(Debug)]
 pub struct Kickable(());
 
 impl Kickable {
-    /// Makes the calling thread kickable.
-    ///
-    /// # Errors
-    /// When the signal handler cannot be installed.
+    /// Makes the calling thread kickable, for which the process must be [prepared](prepare).
     ///
     /// # Safety
     /// `immediate_exit` must stay valid until the result is dropped, and the
     /// result must be dropped on this thread.
-    pub unsafe fn this_thread(immediate_exit: *mut u8) -> io::Result<Self> {
-        static HANDLER: Once = Once::new();
-        let mut outcome = Ok(());
-        HANDLER.call_once(|| {
-            outcome = register_signal_handler(SIGRTMIN(), on_kick)
-                .map_err(|error| io::Error::from_raw_os_error(error.errno()));
-        });
-        outcome?;
+    pub unsafe fn this_thread(immediate_exit: *mut u8) -> Self {
         IMMEDIATE_EXIT.set(immediate_exit);
-        Ok(Self(()))
+        Self(())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::bus::Bus;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::hands::{Hands, Helped, Table};
-use crate::sys::kick::{Kickable, kick};
+use crate::sys::kick::{self, Kickable, kick};
 use crate::sys::sched::{self, Urgent};
 use errands::Errand;
 pub(super) use errands::Errands;
@@ -93,6 +93,7 @@ impl Vcpus {
             cpus: Vec::new(),
             threads: Vec::new(),
         };
+        kick::prepare()?;
         let confinement = Arc::new(confinement::new()?);
         for (index, vcpu) in cpus.into_iter().enumerate() {
             let vcpu = Arc::new(Mutex::new(vcpu));
@@ -260,13 +261,7 @@ impl Shared {
         let flag: *mut u8 = lock(vcpu).immediate_exit();
         // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
         // thread's use of it: `vcpu` is borrowed until after `_kickable` is dropped.
-        let _kickable = match unsafe { Kickable::this_thread(flag) } {
-            Ok(kickable) => kickable,
-            Err(error) => {
-                eprintln!("vCPU {index}: {error}");
-                return self.stop();
-            }
-        };
+        let _kickable = unsafe { Kickable::this_thread(flag) };
         // Until it has entered the guest, and come out again, somebody waits for it. Then it
         // is one that computes.
         self.urgent().push((index, Urgent::guest()));
