@@ -29,6 +29,9 @@ pub struct Block(u32);
 /// no broadcast (RFC 3021).
 pub const LINK_PREFIX: u8 = 31;
 
+/// How the names of the host's interfaces to VMs begin, and no others.
+pub const INTERFACE_PREFIX: &str = "hf";
+
 /// Bits of an address that stands for itself.
 pub const HOST_PREFIX: u8 = 32;
 
@@ -118,18 +121,21 @@ impl Block {
 
     /// The host's interface.
     pub fn interface(self) -> String {
-        format!("{PREFIX}{:08x}", self.0)
+        format!("{INTERFACE_PREFIX}{:08x}", self.0)
+    }
+
+    /// The one that an address would be of.
+    pub fn around(address: Ipv4Addr) -> Self {
+        Self(u32::from(address) & !3)
     }
 
     /// That of the VM whose interface on the host has this name, if it is one's.
     pub fn of_interface(name: &str) -> Option<Self> {
-        let number = name.strip_prefix(PREFIX)?;
+        let number = name.strip_prefix(INTERFACE_PREFIX)?;
         let block = u32::from_str_radix(number, 16).map(Self).ok()?;
         (block.interface() == name).then_some(block)
     }
 }
-
-const PREFIX: &str = "hf";
 
 #[cfg(test)]
 mod tests {
@@ -157,6 +163,9 @@ mod tests {
             }
             prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
             prop_assert_eq!(Block::of_interface(&block.interface()), Some(block));
+            for address in all(block) {
+                prop_assert_eq!(Block::around(address), block);
+            }
             prop_assert!(block.interface().len() < 16);
         }
     }

@@ -82,14 +82,21 @@ pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
     }
     if destinations.contains(&Destination::Public) {
         let host = around.host.iter().map(|&host| (host, 32));
-        rules.extend(host.chain(SPECIAL).map(|to| Rule {
-            to,
-            transport: None,
-            allow: false,
-        }));
+        rules.extend(host.chain(SPECIAL).map(refused));
         rules.push(allowed(EVERYBODY, None));
     }
     Some(rules)
+}
+
+/// The rules by which everybody may be spoken to but this host, whose name servers, if it has
+/// any, are asked for names.
+pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
+    let names = around.nameservers.iter().flat_map(|&server| {
+        all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+    });
+    let host = around.host.iter().map(|&host| refused((host, 32)));
+    let everybody = allowed(EVERYBODY, None);
+    names.chain(host).chain([everybody]).collect()
 }
 
 /// Whether a guest may begin to speak to a port.
@@ -122,6 +129,14 @@ fn allowed(to: Net, transport: Option<Transport>) -> Rule {
         to,
         transport,
         allow: true,
+    }
+}
+
+fn refused(to: Net) -> Rule {
+    Rule {
+        to,
+        transport: None,
+        allow: false,
     }
 }
 

@@ -37,6 +37,7 @@ use netlink::{Netlink, Part};
 use rustix::fs::{Access, access};
 use rustix::thread::CapabilitySet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
@@ -87,33 +88,54 @@ pub fn host_translates() -> bool {
     Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, &pool))
 }
 
-/// Removes what the VMs of this process's pool share on the host, if there are none. Those
-/// that are just ending get a moment: the kernel removes interfaces when it has time.
+/// Whether an address is that of a VM with a network on this host, or of its link, whatever
+/// pool it is of and whoever's VM it is.
+pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
+    Netlink::open(Part::Route).is_ok_and(|host| is_known_to(&host, address))
+}
+
+fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
+    host.index_of(&Block::around(address).interface()).is_ok()
+}
+
+/// Removes what VMs share on the host: those of this process's pool, if there are none of
+/// it, and those of all pools, if there are none at all. Those that are just ending get a
+/// moment: the kernel removes interfaces when it has time.
 pub fn tidy() {
+    let host = (Netlink::open(Part::Route), Netlink::open(Part::Filter));
+    if let (Ok(pool), (Ok(route), Ok(filter))) = (Pool::from_environment(), host) {
+        tidy_up(&pool, &route, &filter);
+    }
+}
+
+fn tidy_up(pool: &Pool, route: &Netlink, host: &Netlink) {
     const LOOKS: u32 = 60;
     const MOMENT: Duration = Duration::from_millis(50);
-    let (Ok(pool), Ok(host)) = (Pool::from_environment(), Netlink::open(Part::Filter)) else {
-        return;
-    };
-    let none = || {
-        let names = fs::read_dir("/sys/class/net").into_iter().flatten();
-        let mut names = names.flatten().map(|entry| entry.file_name());
-        names.all(|name| {
-            let block = name.to_str().and_then(Block::of_interface);
-            block.is_none_or(|block| !pool.contains(block.guest()))
+    let none = |which: &dyn Fn(Ipv4Addr) -> bool| {
+        let addresses = route.addresses();
+        addresses.is_ok_and(|all| {
+            !all.into_iter()
+                .any(|one| which(one) && is_known_to(route, one))
         })
     };
+    let none_of_the_pool = || none(&|address| pool.contains(address));
+    let none_at_all = || none(&|_| true);
     let gone = (0..LOOKS).any(|look| {
         // The first look is at once.
         thread::sleep(MOMENT * look.min(1));
-        none()
+        none_of_the_pool()
     });
+    // What is removed may not be there. A VM that came meanwhile has found it still there.
     if gone {
-        // It may not be there.
-        let _ = filter::show_guests(&host, &pool);
-        // Who came meanwhile has found it still there.
-        if !none() {
-            let _ = filter::hide_guests(&host, &pool);
+        let _ = filter::show_guests(host, pool);
+        if !none_of_the_pool() {
+            let _ = filter::hide_guests(host, pool);
+        }
+    }
+    if gone && none_at_all() {
+        let _ = filter::let_guests_meet(host);
+        if !none_at_all() {
+            let _ = filter::part_guests(host);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! On the host's own network, as root, with addresses of the documentation (RFC 5737).
 
+mod links;
+
 use super::address::Pool;
 use super::netlink::{Netlink, Part};
 use super::{Namespace, NetError, available, filter, link, netns};

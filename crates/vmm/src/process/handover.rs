@@ -1,12 +1,13 @@
 //! What is said over the socket a VM's process is started with.
 
 use super::client::Client;
+use super::pool;
 use super::rundir::{Claim, RunDir, RunDirError, VmDir};
 use crate::machine::FirstRun;
 use crate::snapshot::{MachineState, Primer, Shape};
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
-use crate::sys::scm;
+use crate::sys::{program, scm};
 use hyperfork_api::control::Request;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
@@ -15,9 +16,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -162,14 +162,11 @@ impl Starter {
             .dir
             .create(&claim.dir.monitor_log())
             .map_err(io::Error::other)?;
-        Command::new("/proc/self/exe")
-            .arg0("hyperfork")
-            .arg(super::VM_ARGUMENT)
+        program::this_program(super::VM_ARGUMENT, &pool::VARIABLES)?
             .arg(claim.dir.name().as_str())
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(log)
-            .current_dir("/")
             .spawn()?;
         let order = ShellOrder {
             run_dir: run_dir.path().to_owned(),

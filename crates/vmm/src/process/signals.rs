@@ -3,7 +3,7 @@
 use super::owner::Task;
 use crate::sys::signals::Signals;
 use rustix::process::{Signal, WaitOptions, wait};
-use std::io;
+use std::io::{self, Write};
 use std::sync::mpsc::Sender;
 use std::thread;
 
@@ -30,7 +30,15 @@ pub(super) fn reap_children() -> io::Result<()> {
 }
 
 fn reap() {
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        // Its confinement left it no time to say so itself.
+        if status.terminating_signal() == Some(Signal::SYS.as_raw()) {
+            let _ = writeln!(
+                io::stderr(),
+                "process {pid} was ended: a thread that handles what a guest writes made a system call that it may not"
+            );
+        }
+    }
 }
 
 fn on_each(signals: &[Signal], mut then: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {

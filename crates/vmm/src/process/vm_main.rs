@@ -16,6 +16,7 @@ use crate::sys::clock::Monotonic;
 use crate::sys::descriptors;
 use crate::sys::fds::FdTable;
 use crate::sys::sched::{self, Urgent};
+use crate::sys::secrecy;
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -48,6 +49,7 @@ pub fn vm_main() -> ExitCode {
 }
 
 fn live() -> Result<(), String> {
+    secrecy::withhold_memory().map_err(|error| error.to_string())?;
     signals::hold().map_err(|error| error.to_string())?;
     let socket = io::stdin()
         .as_fd()

@@ -22,16 +22,15 @@ pub use helper::net_main;
 use super::address::{Block, Pool};
 use super::egress::Rule;
 use super::namespace::GATEWAY;
-use crate::sys::scm;
 use crate::sys::tap::Tap;
+use crate::sys::{program, scm};
 use helper::{Answer, Order};
 use hyperfork_api::port::Protocol;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The first argument that makes a program of ours the helper: its `main` calls
@@ -66,13 +65,11 @@ pub(super) fn prepare(
 ) -> Result<(Tap, Arc<Sockets>), String> {
     let words = |error: io::Error| format!("no network without privileges: {error}");
     let (ours, theirs) = UnixStream::pair().map_err(words)?;
-    Command::new("/proc/self/exe")
-        .arg0("hyperfork")
-        .arg(NET_ARGUMENT)
+    program::this_program(NET_ARGUMENT, &[])
+        .map_err(words)?
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .current_dir("/")
         .spawn()
         .map_err(words)?;
     let order = Order {

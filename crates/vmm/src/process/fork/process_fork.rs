@@ -25,7 +25,8 @@ use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::{ShellSource, Strategy, VmState};
 use rustix::stdio::{dup2_stderr, dup2_stdin};
 use std::error::Error;
-use std::fs::{self, File};
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
@@ -216,7 +217,8 @@ fn become_process(name: &str, log: File) -> io::Result<()> {
     let _ = rustix::process::setsid();
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stderr(log)?;
-    fs::write("/proc/self/comm", name)
+    // Not by /proc: that is root's while memory is withheld.
+    Ok(rustix::thread::set_name(&CString::new(name)?)?)
 }
 
 /// Rebuilds around the memory what `fork(2)` does not duplicate.

@@ -2,15 +2,14 @@
 
 use super::super::handover::{Starter, receive, send};
 use super::super::rundir::RunDir;
-use super::{Answer, MOST_AT_ONCE, POOL_ARGUMENT, Request, most, socket};
+use super::{Answer, MOST_AT_ONCE, POOL_ARGUMENT, Request, VARIABLES, most, socket};
 use crate::snapshot::{Primer, Shape};
 use crate::sys::fds::FdTable;
-use crate::sys::scm;
+use crate::sys::{program, scm};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -165,14 +164,11 @@ pub fn settle(run_dir: &RunDir, shape: &Shape) -> io::Result<()> {
 /// When no process can be started.
 pub fn start(run_dir: &RunDir) -> io::Result<()> {
     let log = File::create(run_dir.make_pool()?.join("pool.log"))?;
-    Command::new("/proc/self/exe")
-        .arg0("hyperfork")
-        .arg(POOL_ARGUMENT)
+    program::this_program(POOL_ARGUMENT, &VARIABLES)?
         .arg(run_dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
-        .current_dir("/")
         .spawn()?;
     Ok(())
 }

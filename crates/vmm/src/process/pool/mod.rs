@@ -39,6 +39,10 @@ pub const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
 /// whoever booted it, and clones from whoever started the pool.
 pub const PRIME: &str = "HYPERFORK_PRIME";
 
+/// What of their starter's environment the processes of VMs and pools get: they start each
+/// other, and the VM or pool that one of them starts goes by it.
+pub(super) const VARIABLES: [&str; 3] = [POOL_MAX, PRIME, net::address::POOL];
+
 /// Most shells in stock, where [`POOL_MAX`] says nothing else. One takes about 2 MiB and
 /// what KVM needs for its memory slot, up to 5 MiB at 2 GiB.
 const DEFAULT_MAX: usize = 128;

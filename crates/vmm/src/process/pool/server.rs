@@ -8,7 +8,7 @@ use super::stock::Client;
 use super::{Answer, Request, most, socket};
 use crate::sys::descriptors;
 use crate::sys::fds::FdTable;
-use crate::sys::sched;
+use crate::sys::{sched, secrecy};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -34,6 +34,7 @@ pub(super) fn main(path: PathBuf) -> ExitCode {
 }
 
 fn serve(run_dir: &RunDir) -> io::Result<()> {
+    secrecy::withhold_memory()?;
     let lock = File::create(run_dir.pool().join("lock"))?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         // There is one already.

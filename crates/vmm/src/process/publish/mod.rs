@@ -7,11 +7,11 @@ mod datagrams;
 mod streams;
 
 use super::handover::Birth;
-use crate::net::{Namespace, Reach};
+use crate::net::{self, Namespace, Reach};
 use datagrams::Datagrams;
 use hyperfork_api::port::{Protocol, PublishedPort};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread;
@@ -46,6 +46,15 @@ impl Birth {
         let taken: Vec<_> = taken.collect::<Result<_, _>>()?;
         self.info.ports = taken.iter().map(|(_, port)| *port).collect();
         Ok(Published(taken))
+    }
+}
+
+/// Whether the caller of a published port is a VM of this host: VMs do not reach each other,
+/// by the host's addresses neither.
+fn is_a_vm(caller: SocketAddr) -> bool {
+    match caller {
+        SocketAddr::V4(caller) => net::is_of_a_vm(*caller.ip()),
+        SocketAddr::V6(_) => false,
     }
 }
 
