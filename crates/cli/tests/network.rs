@@ -87,7 +87,7 @@ fn port_of(info: &Value, guest: u16) -> u16 {
 #[test]
 fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
     let user = User::new();
-    boot(&user, &["-p", "0:7"]);
+    boot(&user, &["-p", "0.0.0.0:0:7"]);
     let parent = user.json(&["inspect", "p"]);
     let ip = address(&parent);
     let listener = TcpListener::bind((hosts_end(ip), 0)).unwrap();
@@ -156,6 +156,15 @@ fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
     let refused = user.run(&["exec", "p-1", "--", "nc", "-w", "60", &ip.to_string(), "7"]);
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("No route to host"), "{refused:?}");
+    // Nor by the port that is published for it, at whatever address of the host's.
+    let own_end = hosts_end(address(&clones[0]));
+    assert_eq!(echo((own_end, port(&parent)), "host"), "host");
+    for host in [own_end, hosts_end(ip), own_address()] {
+        let published = port(&parent);
+        let script = format!("(echo hello; sleep 3) | nc -w 60 {host} {published}");
+        let ended = user.run(&["exec", "p-1", "--", "sh", "-c", &script]);
+        assert!(!ended.stdout.contains("hello"), "{host}: {ended:?}");
+    }
 
     // However a VM ends, its network goes with it.
     let victim = user.json(&["inspect", "p-1"])["pid"].to_string();
@@ -265,7 +274,7 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
         &["run", "-d", "--quiet", "--name", "p", "-p", &publish],
     );
     assert!(
-        error.contains(&format!("tcp port {port} of this host")),
+        error.contains(&format!("tcp port {port} of 127.0.0.1")),
         "{error}"
     );
     // Nor can a VM have what is not this host's.
@@ -276,6 +285,21 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
     );
     assert!(error.contains("udp port 0 of 192.0.2.1"), "{error}");
     user.must_be_clean();
+}
+
+#[test]
+fn a_published_port_is_open_to_this_host_alone_unless_an_address_says_otherwise() {
+    let user = User::new();
+    boot(&user, &["-p", "0:7", "-p", "0.0.0.0:0:9"]);
+    let parent = user.json(&["inspect", "p"]);
+    let addresses = parent["ports"].as_array().unwrap();
+    let addresses: Vec<_> = addresses.iter().map(|port| &port["address"]).collect();
+    assert_eq!(addresses, ["127.0.0.1", "0.0.0.0"]);
+    let connects = |ip, port| TcpStream::connect((ip, port)).is_ok();
+    let [alone, everywhere] = [7, 9].map(|guest| port_of(&parent, guest));
+    let outside = own_address();
+    assert!(connects(Ipv4Addr::LOCALHOST, alone) && connects(Ipv4Addr::LOCALHOST, everywhere));
+    assert!(!connects(outside, alone) && connects(outside, everywhere));
 }
 
 #[test]

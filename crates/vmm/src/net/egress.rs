@@ -165,13 +165,26 @@ mod tests {
     use super::*;
     use Protocol::{Tcp, Udp};
 
-    fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
-        let around = Around {
+    fn around() -> Around {
+        Around {
             nameservers: vec![Ipv4Addr::new(10, 0, 0, 2)],
             host: vec![Ipv4Addr::new(10, 213, 0, 5), Ipv4Addr::new(80, 1, 2, 3)],
-        };
-        let rules = rules(&Egress::of(words).unwrap(), &around);
+        }
+    }
+
+    fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
+        let rules = rules(&Egress::of(words).unwrap(), &around());
         permits(rules.as_deref(), to.parse().unwrap(), protocol)
+    }
+
+    #[test]
+    fn everybody_but_the_host_is_everybody_else_and_a_name_server_that_is_the_host() {
+        let mut around = around();
+        around.nameservers.push(around.host[1]);
+        let rules = all_but_the_host(&around);
+        let may = |to: &str| permits(Some(&rules), to.parse().unwrap(), Tcp);
+        assert!(may("8.8.8.8:80") && may("10.0.0.2:80") && may("80.1.2.3:53"));
+        assert!(!may("80.1.2.3:80") && !may("10.213.0.5:53"));
     }
 
     #[test]

@@ -88,9 +88,14 @@ pub fn host_translates() -> bool {
     Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, &pool))
 }
 
-/// Whether an address is that of a VM with a network on this host, or of its link, whatever
-/// pool it is of and whoever's VM it is.
+/// Whether an address is that of a VM with a network on this host, whatever pool it is of and
+/// whoever's VM it is.
 pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
+    address != Block::around(address).host() && is_of_a_link(address)
+}
+
+/// Whether an address is that of a VM or of its link to the host, the host's end included.
+fn is_of_a_link(address: Ipv4Addr) -> bool {
     Netlink::open(Part::Route).is_ok_and(|host| is_known_to(&host, address))
 }
 

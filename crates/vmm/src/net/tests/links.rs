@@ -1,6 +1,6 @@
 //! VMs of different pools on one host, which here is a network namespace of its own.
 
-use super::super::{is_known_to, tidy_up};
+use super::super::{is_known_to, is_of_a_vm, tidy_up};
 use super::*;
 use std::fs;
 use std::io;
@@ -88,10 +88,11 @@ fn the_addresses_of_vms_are_known_whatever_their_pool() {
         let [(_, one), (_, other)] = on_two_pools();
         for vm in [&one, &other] {
             let (ip, host) = (vm.ip().unwrap(), vm.host().1);
+            assert!(is_of_a_vm(ip) && !is_of_a_vm(host));
             assert!(is_known_to(route, ip) && is_known_to(route, host));
             let beside = Ipv4Addr::from(u32::from(ip) + 1);
-            assert!(!is_known_to(route, beside));
+            assert!(!is_of_a_vm(beside) && !is_known_to(route, beside));
         }
-        assert!(!is_known_to(route, Ipv4Addr::LOCALHOST));
+        assert!(!is_of_a_vm(Ipv4Addr::LOCALHOST));
     });
 }

@@ -1,6 +1,6 @@
 //! TCP of a guest: accepted in its namespace, and connected by this process.
 
-use super::super::{is_of_a_vm, streams};
+use super::super::{is_of_a_link, streams};
 use rustix::net::sockopt::{ip_original_dst, set_socket_linger};
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
@@ -67,5 +67,5 @@ fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
 pub(super) fn is_elsewhere(to: SocketAddrV4) -> bool {
     let ip = to.ip();
     let is_here = ip.is_loopback() || ip.octets()[0] == 0;
-    !(is_here || ip.is_multicast() || ip.is_broadcast() || is_of_a_vm(*ip))
+    !(is_here || ip.is_multicast() || ip.is_broadcast() || is_of_a_link(*ip))
 }
