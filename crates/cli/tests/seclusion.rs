@@ -5,10 +5,9 @@ mod support;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use support::{Ended, HYPERFORK, NANO, User, eventually, read};
+use support::{Ended, HYPERFORK, NANO, User, eventually};
 
 const CANARY: &str = "canary-of-the-caller-9b1f";
 
@@ -18,7 +17,7 @@ fn run_with_canaries(user: &User, args: &[&str]) {
     let file = user.path(CANARY);
     fs::write(&file, CANARY).unwrap();
     // A shell's redirections are inherited.
-    let words = r#"exec 57<"$0"; exec "$@""#;
+    let words = r#"exec 9<"$0"; exec "$@""#;
     let mut command = Command::new("sh");
     command.args(["-c", words]).arg(&file);
     let plain = user.command::<&str>(&[]);
