@@ -1,6 +1,7 @@
 //! The control socket of a VM's process.
 
 use crate::sys::clock::Monotonic;
+use crate::sys::peer::Peers;
 use hyperfork_api::control::{Reply, Request};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -54,10 +55,12 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     let ask = Arc::new(ask);
+    let peers = Peers::of_this_process();
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
-            for stream in listener.incoming().flatten() {
+            let streams = listener.incoming().flatten();
+            for stream in streams.filter(|stream| peers.include(stream)) {
                 let (ask, pending) = (ask.clone(), pending.clone());
                 let served = thread::Builder::new()
                     .name("control".into())
@@ -105,5 +108,30 @@ fn converse(mut stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
         if !matches!(written, Some(Ok(()))) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::peer::stranger_at;
+
+    #[test]
+    fn another_user_gets_no_answer_and_the_own_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let answer = |asked: Asked| {
+            let _ = asked.reply.send(Reply::Error("heard".to_owned()));
+        };
+        serve(&socket, Pending::default(), answer).unwrap();
+        let said_to = |mut stream: UnixStream| {
+            // It may have been closed by now.
+            let _ = stream.write_all(b"\"info\"\n");
+            let mut line = String::new();
+            let _ = BufReader::new(stream).read_line(&mut line);
+            line
+        };
+        assert_eq!(said_to(stranger_at(&socket)), "");
+        assert_ne!(said_to(UnixStream::connect(&socket).unwrap()), "");
     }
 }

@@ -13,6 +13,7 @@ pub mod kick;
 pub mod mapping;
 pub mod memfd;
 pub mod pagemap;
+pub mod peer;
 pub mod program;
 pub mod sched;
 pub mod scm;

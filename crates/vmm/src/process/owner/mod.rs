@@ -39,6 +39,7 @@ use hyperfork_api::control::{Reply, Request};
 use hyperfork_api::{ForkReport, Identity, Secrets, VmInfo, VmSpec};
 use ready::{NotReady, Readiness};
 use signals::Wishes;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -166,6 +167,7 @@ impl Owner {
     pub(super) fn run(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
         self.keep();
+        self.keep_token();
         let ending = loop {
             let task = match self.deadline {
                 None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -317,6 +319,17 @@ impl Owner {
                 "cannot write {}: {error}",
                 self.claim.dir.info_path().display()
             );
+        }
+    }
+
+    /// For guests with an agent, which has it, too.
+    fn keep_token(&self) {
+        let dir = &self.claim.dir;
+        if self.machine.vsock().is_some()
+            && let Err(error) = record::keep_token(dir, &self.identity)
+        {
+            let path = dir.token_path();
+            let _ = writeln!(io::stderr(), "cannot write {}: {error}", path.display());
         }
     }
 

@@ -8,6 +8,7 @@ use super::stock::Client;
 use super::{Answer, Request, most, socket};
 use crate::sys::descriptors;
 use crate::sys::fds::FdTable;
+use crate::sys::peer::Peers;
 use crate::sys::{sched, secrecy};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -62,7 +63,10 @@ fn serve(run_dir: &RunDir) -> io::Result<()> {
 }
 
 fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
-    for (socket, client) in listener.incoming().flatten().zip((0..).map(Client)) {
+    let peers = Peers::of_this_process();
+    let sockets = listener.incoming().flatten();
+    let ours = sockets.filter(|socket| peers.include(socket));
+    for (socket, client) in ours.zip((0..).map(Client)) {
         let stock = stock.clone();
         stock.connected();
         let served = thread::Builder::new()
