@@ -1,5 +1,7 @@
 //! What the processes of VMs have of the one that started them, and show to others.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use serde_json::Value;
