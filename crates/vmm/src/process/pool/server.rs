@@ -106,3 +106,40 @@ fn converse(socket: &UnixStream, client: Client, stock: &Stock) {
     }
     stock.disconnected(kept.as_ref(), client);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Shape;
+    use crate::sys::peer::stranger_at;
+    use hyperfork_api::Bytes;
+
+    /// Whether this connection gets an answer.
+    fn is_answered(socket: &UnixStream) -> bool {
+        let shape = Shape {
+            cpus: 1,
+            memory: Bytes::mib(64),
+            net: None,
+            shares: false,
+            rings: Vec::new(),
+        };
+        let take = Request::Take {
+            shape: shape.clone(),
+            count: 0,
+        };
+        let asked =
+            send(socket, &Request::Keep(shape), &[]).and_then(|()| send(socket, &take, &[]));
+        asked.is_ok() && matches!(receive::<Answer>(socket), Ok(Some(_)))
+    }
+
+    #[test]
+    fn another_user_gets_no_shells_and_the_own_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pool.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stock = Arc::new(Stock::new(0));
+        thread::spawn(move || listen(&listener, &stock));
+        assert!(!is_answered(&stranger_at(&path)));
+        assert!(is_answered(&UnixStream::connect(&path).unwrap()));
+    }
+}
