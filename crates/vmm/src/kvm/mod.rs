@@ -5,6 +5,7 @@ mod cpuid;
 pub mod host;
 mod lapic;
 mod pvclock;
+pub mod requests;
 mod tsc;
 pub mod vcpu;
 pub mod vm;
