@@ -26,7 +26,7 @@ impl Peers {
 
 /// In tests, which run as root: a connection to this socket by another user, to whom it and
 /// its directory have been opened.
-#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
 pub fn stranger_at(socket: &std::path::Path) -> UnixStream {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;

@@ -12,7 +12,7 @@ use hyperfork_host::events;
 pub(crate) fn run(args: Events) -> anyhow::Result<u8> {
     let mut events = events::Events::begin(config::run_dir()?, args.vms)?;
     loop {
-        match events.next()? {
+        match events.receive()? {
             Ok(event) if args.json => ui::line(serde_json::to_string(&event)?)?,
             Ok(event) => {
                 let time = utc(event.time_unix_ms);

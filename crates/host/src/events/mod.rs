@@ -84,7 +84,7 @@ impl Events {
     ///
     /// # Errors
     /// [`EventsError`].
-    pub fn next(&mut self) -> Result<Result<Event, ClientError>, EventsError> {
+    pub fn receive(&mut self) -> Result<Result<Event, ClientError>, EventsError> {
         loop {
             if let Some(told) = self.told.pop_front() {
                 return Ok(told);

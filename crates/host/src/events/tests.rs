@@ -48,7 +48,7 @@ impl Fake {
 }
 
 fn next(events: &mut Events) -> (String, What) {
-    let event = events.next().unwrap().unwrap();
+    let event = events.receive().unwrap().unwrap();
     (event.vm.to_string(), event.what)
 }
 
@@ -117,7 +117,7 @@ fn a_vm_of_the_first_protocol_is_told_to_be_one_and_does_not_stop_the_others() {
     stream
         .write_all(b"{\"error\":\"not a request\"}\n")
         .unwrap();
-    let error = events.next().unwrap().unwrap_err();
+    let error = events.receive().unwrap().unwrap_err();
     assert!(matches!(error, ClientError::OtherVersion { vm: None, .. }));
     let stream = vm.subscribed();
     vm.tell(&stream, What::Paused);

@@ -74,7 +74,7 @@ impl Happenings {
         }
         answer.give(Ok(()));
         let since = |event: &&Event| event.time_unix_ms >= request.since_unix_ms;
-        let lines = self.past.iter().filter(since).map(line_of).flatten();
+        let lines = self.past.iter().filter(since).flat_map(line_of);
         let lines: Vec<u8> = lines.collect();
         if lines.is_empty() || is_told(&subscriber, &lines) {
             self.subscribers.push(subscriber);

@@ -407,7 +407,8 @@ impl Owner {
         if self.machine.vsock().is_some()
             && let Err(error) = record::keep_token(dir, &self.identity)
         {
-            note!("cannot write {}: {error}", dir.token_path().display());
+            let path = dir.token_path();
+            note!("cannot write {}: {error}", path.display());
         }
     }
 

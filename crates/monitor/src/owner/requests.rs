@@ -48,7 +48,9 @@ impl Owner {
     pub(super) fn pause(&mut self) -> Result<(), Error> {
         match self.info.status.state {
             VmState::Running => {
-                self.machine.pause().stay();
+                let paused = self.machine.pause();
+                paused.check().map_err(|error| Error::of_any(&error))?;
+                paused.stay();
                 self.info.status.state = VmState::Paused;
                 self.tell(What::Paused);
                 self.keep();
