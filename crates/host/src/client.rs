@@ -183,8 +183,14 @@ impl Client {
             }
         }
         let line = self.line(deadline)?;
-        self.read::<Answer<A::Reply>>(&line)
-            .and_then(|answer| Result::from(answer).map_err(ClientError::Refused))
+        let answer: Answer<A::Reply> = self.read(&line)?;
+        Result::from(answer).map_err(|error: Error| match error.code {
+            // It said so with its last breath, or is gone without a word: it is the same.
+            Code::NotRunning => ClientError::NotRunning {
+                name: self.name.clone(),
+            },
+            _ => ClientError::Refused(error),
+        })
     }
 
     fn line(&mut self, deadline: Option<Instant>) -> Result<String, ClientError> {
@@ -307,5 +313,67 @@ impl VmDir {
         }
         info.status.answers = !info.status.state.is_alive();
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_dir::{Claim, RunDir};
+    use hyperfork_api::control::{Pause, Stop};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// A VM that answers its first request with this line.
+    fn answering(run_dir: &RunDir, line: Vec<u8>) -> Claim {
+        let claim = run_dir.claim(&VmName::new("p").unwrap()).unwrap();
+        let listener = UnixListener::bind(claim.dir.control_socket()).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut said = String::new();
+            reader.read_line(&mut said).unwrap();
+            assert_eq!(said.as_bytes(), lines::greeting());
+            reader.read_line(&mut said).unwrap();
+            stream.write_all(&[lines::greeting(), line].concat())
+        });
+        claim
+    }
+
+    fn refused(error: Error) -> Vec<u8> {
+        line_of(&Answer::<()>::Error(error))
+    }
+
+    #[test]
+    fn a_refusal_has_the_vms_words_and_code() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let error = Error::new(Code::WrongState, "p is paused already");
+        let claim = answering(&run_dir, refused(error));
+        let error = Client::connect(&claim.dir).unwrap().ask(Pause {});
+        let error = error.unwrap_err();
+        assert_eq!(error.to_string(), "p is paused already");
+        assert_eq!(error.code(), Code::WrongState);
+    }
+
+    #[test]
+    fn a_vm_that_ends_before_it_answers_is_not_running() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let error = Error::new(Code::NotRunning, "the VM ended before it could answer");
+        let claim = answering(&run_dir, refused(error));
+        let stopped = Client::connect(&claim.dir)
+            .unwrap()
+            .ask(Stop { grace_ms: 0 });
+        assert!(matches!(stopped, Err(ClientError::NotRunning { .. })));
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let claim = answering(&run_dir, line_of(&Answer::Ok(())));
+        let asked = Client::connect(&claim.dir).unwrap().ask(Info {});
+        assert!(matches!(asked, Err(ClientError::Connection { .. })));
     }
 }

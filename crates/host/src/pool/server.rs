@@ -113,7 +113,7 @@ impl Connection {
         let _ = socket.set_write_timeout(Some(UNREAD));
         while let Ok(Some((request, fds))) = receive(socket) {
             if let Err(why) = self.answer(socket, request, FdTable::new(fds)) {
-                note!("a client is sent away: {why}");
+                note!("a client is sent away: {}", hyperfork_api::one_line(&why));
                 return;
             }
         }

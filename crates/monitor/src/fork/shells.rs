@@ -2,7 +2,7 @@
 
 use super::{ForkError, Parent};
 use hyperfork_api::control::Fork;
-use hyperfork_api::{ShellSource, VmName};
+use hyperfork_api::{ShellSource, VmName, one_line};
 use hyperfork_host::handover::LauncherEnd;
 use hyperfork_host::pool::{PendingTake, Pool};
 use hyperfork_host::{Config, RunDir, RunDirError};
@@ -111,7 +111,7 @@ impl<'a> Shells<'a> {
         let (taken, pool) = match taken {
             Ok((taken, pool)) => (taken, Some(pool)),
             Err(error) => {
-                note!("the pool does not answer: {error}");
+                note!("the pool does not answer: {}", one_line(&error));
                 (Vec::new(), None)
             }
         };

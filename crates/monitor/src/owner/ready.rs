@@ -7,7 +7,7 @@ use crate::identify;
 use hyperfork_api::event::What;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::spec::{Guest, LinuxGuest};
-use hyperfork_api::{Code, Error, VmState};
+use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_host::agent::AgentError;
 use hyperfork_host::handover::Progress;
 use hyperfork_host::pool::Pool;
@@ -154,7 +154,7 @@ impl Owner {
                 Ok(Some(pool)) => {
                     let _ = tasks.send(Task::Pool(pool));
                 }
-                Err(error) => note!("there is no pool of shells: {error}"),
+                Err(error) => note!("there is no pool of shells: {}", one_line(&error)),
             }
         });
         if let Err(error) = connecting {
@@ -178,7 +178,7 @@ impl Owner {
         }
         let given = self.pool.as_ref().map(|pool| pool.preload(hint, fds));
         if let Some(Err(error)) = given {
-            note!("the pool is gone: {error}");
+            note!("the pool is gone: {}", one_line(&error));
             self.pool = None;
         }
     }

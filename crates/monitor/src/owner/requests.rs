@@ -7,7 +7,7 @@ use crate::control::Answer;
 use crate::identify;
 use hyperfork_api::control::{Resume, Sample, Sampled, Stop};
 use hyperfork_api::event::What;
-use hyperfork_api::{Code, Error, VmState};
+use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_sys::note;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -195,7 +195,7 @@ impl Owner {
                     output.catch_up(&vsock);
                 }
                 if let Err(error) = identify::power_off(&vsock) {
-                    note!("the guest does not power off: {error}");
+                    note!("the guest does not power off: {}", one_line(&error));
                 }
             });
         match asked {
