@@ -22,7 +22,7 @@ use crate::sys::tap::{Offload, Tap};
 use hyperfork_api::Mac;
 use receive::Receiver;
 use serde::{Deserialize, Serialize};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 use transmit::Transmitter;
@@ -216,7 +216,11 @@ impl VirtioDevice for Net {
 impl Net {
     fn offload_or_tell(&mut self) {
         if let Err(error) = self.tap.set_offload(self.offload()) {
-            eprintln!("the network card cannot leave work to its driver: {error}");
+            // On a vCPU's thread, which must not fail because nobody reads this.
+            let _ = writeln!(
+                io::stderr(),
+                "the network card cannot leave work to its driver: {error}"
+            );
         }
     }
 }
