@@ -1,6 +1,7 @@
 //! The one gate.
 
-use crate::run::{cargo, run, step};
+use crate::run::{run, step};
+use crate::workspace::cargo;
 use anyhow::Result;
 
 /// # Errors

@@ -2,8 +2,8 @@
 //! README's picture, from the committed figures.
 
 use crate::plot::fork_svg;
-use crate::run::{cargo, output};
-use crate::workspace::root;
+use crate::run::output;
+use crate::workspace::{cargo, root};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::process::Command;

@@ -8,13 +8,6 @@ pub(crate) fn step(what: &str) {
     println!("\n── {what}");
 }
 
-/// Cargo, in the workspace's root.
-pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(args).current_dir(crate::workspace::root());
-    command
-}
-
 /// Runs to the end; an error unless it succeeds.
 ///
 /// # Errors

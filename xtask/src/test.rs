@@ -1,7 +1,8 @@
 //! All tests, with everything they need.
 
 use crate::level1;
-use crate::run::{cargo, run, step};
+use crate::run::{run, step};
+use crate::workspace::cargo;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::ops::AddAssign;

@@ -1,13 +1,30 @@
 //! What cargo knows of the workspace.
 
-use crate::run::{cargo, output};
+use crate::run::output;
 use anyhow::Result;
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
 
-/// The workspace's root directory.
+/// The workspace's root directory, by its plain name: links followed, no `..` in it.
 pub(crate) fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        // Cargo says so to what it runs; a program that was moved with its checkout
+        // would have the old place compiled in.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let root = package.join("..");
+        root.canonicalize().unwrap_or(root)
+    });
+    &ROOT
+}
+
+/// Cargo, in the workspace's root.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(args).current_dir(root());
+    command
 }
 
 /// `cargo metadata`, as far as it is of use here.
@@ -24,6 +41,28 @@ pub(crate) struct Package {
     pub(crate) version: String,
     pub(crate) license: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    src_path: PathBuf,
+}
+
+impl Package {
+    /// The files its library and its programs begin with.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.targets
+            .iter()
+            .filter(|target| {
+                target
+                    .kind
+                    .iter()
+                    .any(|kind| kind == "lib" || kind == "bin")
+            })
+            .map(|target| target.src_path.as_path())
+    }
 }
 
 #[derive(Deserialize)]

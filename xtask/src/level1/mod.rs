@@ -22,6 +22,7 @@
 //! Files keep their paths, so that whatever was compiled or configured with a path
 //! of the host (`env!("CARGO_BIN_EXE_…")`, the image cache) works unchanged.
 
+mod files;
 mod initramfs;
 mod lines;
 mod machine;

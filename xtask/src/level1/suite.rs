@@ -1,8 +1,8 @@
 //! Tests of the workspace as a job for the emulated machine.
 
 use super::{Command, Job, Prepared, packages, prepared};
-use crate::run::{cargo, output};
-use crate::workspace;
+use crate::run::output;
+use crate::workspace::{self, cargo};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::fs;
