@@ -3,7 +3,7 @@
 
 use crate::plot::fork_svg;
 use crate::run::output;
-use crate::workspace::{cargo, root};
+use crate::workspace::{cargo, program, root};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::process::Command;
@@ -36,9 +36,10 @@ fn reference() -> Result<String> {
         "--package",
         "hyperfork-cli",
     ]))?;
+    let program = program()?;
     let help = |verbs: &[&str]| -> Result<String> {
         let text = output(
-            Command::new(crate::test::target_dir().join("debug/hyperfork"))
+            Command::new(&program)
                 .args(verbs)
                 .arg("--help")
                 .env("COLUMNS", "100"),

@@ -2,12 +2,12 @@
 
 use crate::level1;
 use crate::run::{run, step};
-use crate::workspace::cargo;
+use crate::workspace::{self, cargo};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Tests passed and failed.
@@ -51,19 +51,11 @@ fn images(names: &[&str]) -> Result<()> {
         "--package",
         "hyperfork-cli",
     ]))?;
+    let program = workspace::program()?;
     for image in names {
-        run(
-            std::process::Command::new(target_dir().join("debug/hyperfork"))
-                .args(["image", "build", image]),
-        )?;
+        run(Command::new(&program).args(["image", "build", image]))?;
     }
     Ok(())
-}
-
-/// Where cargo puts what it builds.
-pub(crate) fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| crate::workspace::root().join("target"), PathBuf::from)
 }
 
 /// What is tested here: everything, or where this host has no KVM, everything that

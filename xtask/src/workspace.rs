@@ -32,6 +32,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 pub(crate) struct Metadata {
     pub(crate) packages: Vec<Package>,
     pub(crate) workspace_members: Vec<String>,
+    target_directory: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +78,29 @@ pub(crate) struct Dependency {
 pub(crate) fn metadata() -> Result<Metadata> {
     let text = output(&mut cargo(&["metadata", "--format-version=1", "--locked"]))?;
     Ok(serde_json::from_str(&text)?)
+}
+
+/// Where cargo puts what it builds, whatever has told it so; an absolute path.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    let text = output(&mut cargo(&[
+        "metadata",
+        "--format-version=1",
+        "--locked",
+        "--no-deps",
+    ]))?;
+    let metadata: Metadata = serde_json::from_str(&text)?;
+    Ok(metadata.target_directory)
+}
+
+/// The program, as a debug build has it.
+///
+/// # Errors
+/// When cargo fails.
+pub(crate) fn program() -> Result<PathBuf> {
+    Ok(target_directory()?.join("debug/hyperfork"))
 }
 
 impl Metadata {

@@ -74,7 +74,7 @@ impl Prepared {
             };
             fs::create_dir(&complete.directory)?;
             complete.fill(&kernel, &busybox, scratch.path())?;
-            // Somebody else may have been quicker, with the same.
+            // Another run may have been quicker, with the same.
             if let Err(error) = fs::rename(&complete.directory, &prepared.directory)
                 && !prepared.directory.exists()
             {
@@ -136,9 +136,10 @@ impl Prepared {
 
 /// The user's cache of this project.
 pub(super) fn cache_directory() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    let cache = match std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from) {
+        // Others do not count (XDG base directory specification).
+        Some(cache) if cache.is_absolute() => cache,
+        _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
     };
     Ok(cache.join("hyperfork"))
 }
