@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 /// Says what is being done.
 pub(crate) fn step(what: &str) {
+    crate::times::step(what);
     println!("\n── {what}");
 }
 

@@ -1,7 +1,7 @@
 //! What cargo knows of the workspace.
 
 use crate::run::output;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +27,19 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// The user's cache of this project.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor `HOME` says where it is.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from) {
+        // Others do not count (XDG base directory specification).
+        Some(cache) if cache.is_absolute() => cache,
+        _ => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    Ok(cache.join("hyperfork"))
+}
+
 /// `cargo metadata`, as far as it is of use here.
 #[derive(Deserialize)]
 pub(crate) struct Metadata {
@@ -39,8 +52,6 @@ pub(crate) struct Metadata {
 pub(crate) struct Package {
     pub(crate) id: String,
     pub(crate) name: String,
-    pub(crate) version: String,
-    pub(crate) license: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
     targets: Vec<Target>,
 }

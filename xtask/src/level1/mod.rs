@@ -34,7 +34,7 @@ mod root;
 mod suite;
 
 use prepared::Prepared;
-pub(crate) use suite::{TARGETS, job};
+pub(crate) use suite::{TARGETS, job, selection};
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
