@@ -23,7 +23,13 @@ pub(crate) fn check() -> Result<()> {
     };
     run(&mut deny(&["check", "licenses", "bans", "sources"]))?;
     // The advisories are a git repository elsewhere, which not every machine reaches.
-    let fetched = run(deny(&["fetch", "db"]).stderr(Stdio::null()));
+    let mut fetch = deny(&["fetch", "db"]);
+    // A network that swallows packets is given up after a while.
+    fetch.envs([
+        ("GIT_HTTP_LOW_SPEED_LIMIT", "1000"),
+        ("GIT_HTTP_LOW_SPEED_TIME", "30"),
+    ]);
+    let fetched = run(fetch.stderr(Stdio::null()));
     if fetched.is_err() {
         println!("advisories: NOT CHECKED, their database cannot be fetched from here");
         return Ok(());

@@ -83,7 +83,10 @@ pub(crate) fn build(selection: &[&str]) -> Result<Vec<Program>> {
     let artifacts = lines
         .lines()
         .filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
-    Ok(artifacts.filter_map(Artifact::program).collect())
+    let mut programs: Vec<Program> = artifacts.filter_map(Artifact::program).collect();
+    // What is quick comes first, and always in the same order.
+    programs.sort_by_key(|program| (program.is_integration_test(), program.title()));
+    Ok(programs)
 }
 
 impl Artifact {

@@ -22,7 +22,9 @@ pub(crate) fn root() -> &'static Path {
 
 /// Cargo, in the workspace's root.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
+    // The one that runs this; the one that compiled it may be gone.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
     command.args(args).current_dir(root());
     command
 }

@@ -196,7 +196,8 @@ fn script(job: &Job) -> Result<Vec<u8>> {
     for Command { argv, directory } in &job.commands {
         script.extend(b"(cd ");
         script.extend(quoted(directory.as_os_str()));
-        script.extend(b" && exec");
+        // As cargo tells it.
+        script.extend(b" && export CARGO_MANIFEST_DIR=\"$PWD\" && exec");
         for word in argv {
             script.push(b' ');
             script.extend(quoted(word));

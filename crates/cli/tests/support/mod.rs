@@ -12,6 +12,13 @@ use std::time::{Duration, Instant};
 /// The program.
 pub(crate) const HYPERFORK: &str = env!("CARGO_BIN_EXE_hyperfork");
 
+/// This package's directory, as cargo and xtask tell it to the tests they run: the one that is
+/// compiled in is of another checkout, where two share their target directory.
+pub(crate) fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The smallest guest there is.
 pub(crate) const NANO: [&str; 8] = [
     "--image",
