@@ -52,12 +52,24 @@ enum How {
     Bench,
 }
 
-const SOAKS: [Soak; 4] = [
+const SOAKS: &[Soak] = &[
     Soak {
         name: "forks",
         round: "a fork of each of two parents, with what is left behind counted",
         rounds: 10_000,
         how: How::Bench,
+    },
+    Soak {
+        name: "nano",
+        round: "a fork of the embedded guest, busy on two CPUs, whose clone checks itself",
+        rounds: 5_000,
+        how: How::Test {
+            package: "hyperfork-vmm",
+            test: "fork_of_nano",
+            filter: "again_and_again",
+            variable: "HYPERFORK_TEST_NANO_FORKS",
+            more: &[],
+        },
     },
     Soak {
         name: "identity",
@@ -152,7 +164,7 @@ pub(crate) fn soak(args: &Args) -> Result<()> {
 }
 
 fn list() {
-    for soak in &SOAKS {
+    for soak in SOAKS {
         println!("{:10} {:6} times: {}", soak.name, soak.rounds, soak.round);
     }
 }
@@ -171,7 +183,10 @@ impl How {
                 let built = programs::build(&selection)?;
                 let program = built.iter().find(|program| program.is_integration_test());
                 let program = program.with_context(|| format!("no test {test} was built"))?;
-                crate::test::images(&["base", "python"])?;
+                // Tests of the program are of Linux guests as well.
+                if built.iter().any(|program| !program.is_test) {
+                    crate::test::images(&["base", "python"])?;
+                }
                 let mut command = program.command();
                 command.env(variable, rounds.to_string());
                 command.envs(more.iter().copied());

@@ -80,8 +80,9 @@ fn disks_are_private_to_each_clone_their_images_are_never_written_and_a_full_one
     let before = fs::read(&data).unwrap();
     let (attached, shared) = (data.display().to_string(), format!("{}:ro", data.display()));
     let mut args = vec!["run", "-d", "--quiet", "--name", "p", "--memory", "256MiB"];
-    let read_only = format!("{}:ro", qcow2());
-    for disk in [&attached, &read_only, &shared, &qcow2()] {
+    let qcow2 = qcow2();
+    let read_only = format!("{qcow2}:ro");
+    for disk in [&attached, &read_only, &shared, &qcow2] {
         args.extend(["--disk", disk]);
     }
     let large = user.path("large");

@@ -129,6 +129,8 @@ pub(crate) fn job(
                 prepared.guest_initramfs().into(),
             ),
             ("HYPERFORK_TEST_MAY_SET_CLOCK".into(), "1".into()),
+            // Four times as many are made on the host, and thousands by `soak nano`.
+            ("HYPERFORK_TEST_NANO_FORKS".into(), "25".into()),
         ],
         commands: Vec::new(),
         limit,

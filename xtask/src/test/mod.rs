@@ -147,7 +147,9 @@ fn emulated_tests(built: &[Program], filter: Option<&str>, prefix: &str) -> Resu
     let mut targets = level1::TARGETS.iter();
     let mut begun = Instant::now();
     let statuses = level1::run(&job, &mut |line| {
-        println!("{prefix}{line}");
+        if !line.is_empty() {
+            println!("{prefix}{line}");
+        }
         if tally.add_line(line)
             && let Some(target) = targets.next()
         {
