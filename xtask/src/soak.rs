@@ -9,6 +9,7 @@ use crate::workspace::{self, cargo, root};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,8 +49,8 @@ enum How {
         /// Other variables.
         more: &'static [(&'static str, &'static str)],
     },
-    /// `hyperfork bench soak`.
-    Bench,
+    /// Code of its own, given the number of rounds: whether it succeeded, and what it told.
+    Own(fn(u64) -> Result<(bool, Value)>),
 }
 
 const SOAKS: &[Soak] = &[
@@ -57,7 +58,7 @@ const SOAKS: &[Soak] = &[
         name: "forks",
         round: "a fork of each of two parents, with what is left behind counted",
         rounds: 10_000,
-        how: How::Bench,
+        how: How::Own(forks),
     },
     Soak {
         name: "nano",
@@ -109,12 +110,6 @@ const SOAKS: &[Soak] = &[
     },
 ];
 
-/// What a run left to tell.
-struct Told {
-    succeeded: bool,
-    told: Value,
-}
-
 /// Runs one, or lists all.
 ///
 /// # Errors
@@ -135,7 +130,7 @@ pub(crate) fn soak(args: &Args) -> Result<()> {
             "soak {name}, run {}: {rounds} rounds",
             runs.len() + 1
         ));
-        let Told { succeeded, told } = soak.how.run(rounds)?;
+        let (succeeded, told) = soak.how.run(rounds)?;
         runs.push(told);
         if !succeeded || begun.elapsed() >= Duration::from_secs(args.seconds) {
             break succeeded;
@@ -170,7 +165,7 @@ fn list() {
 }
 
 impl How {
-    fn run(&self, rounds: u64) -> Result<Told> {
+    fn run(&self, rounds: u64) -> Result<(bool, Value)> {
         match self {
             Self::Test {
                 package,
@@ -193,41 +188,43 @@ impl How {
                 command.args(["--nocapture", filter]);
                 lines_of(&mut command)
             }
-            Self::Bench => {
-                let mut build = cargo(&["build", "--locked", "--release"]);
-                run(build.args(["--package", "hyperfork-cli"]))?;
-                let scratch = tempfile::tempdir()?;
-                let json = scratch.path().join("soak.json");
-                let program = workspace::target_directory()?.join("release/hyperfork");
-                let mut command = Command::new(program);
-                command.args(["bench", "soak", "-n", &rounds.to_string(), "--json"]);
-                let succeeded = command.arg(&json).status()?.success();
-                let text = fs::read_to_string(&json).context("bench soak has left no result")?;
-                Ok(Told {
-                    succeeded,
-                    told: serde_json::from_str(&text)?,
-                })
-            }
+            Self::Own(own) => own(rounds),
         }
     }
 }
 
+/// `hyperfork bench soak`, of a release build.
+fn forks(rounds: u64) -> Result<(bool, Value)> {
+    let mut build = cargo(&["build", "--locked", "--release"]);
+    run(build.args(["--package", "hyperfork-cli"]))?;
+    let scratch = tempfile::tempdir()?;
+    let json = scratch.path().join("soak.json");
+    let program = workspace::target_directory()?.join("release/hyperfork");
+    let mut command = Command::new(program);
+    command.args(["bench", "soak", "-n", &rounds.to_string(), "--json"]);
+    let succeeded = command.arg(&json).status()?.success();
+    let text = fs::read_to_string(&json).context("bench soak has left no result")?;
+    Ok((succeeded, serde_json::from_str(&text)?))
+}
+
 /// Runs a test program: what it told is its lines.
-fn lines_of(command: &mut Command) -> Result<Told> {
-    let ran = command
+fn lines_of(command: &mut Command) -> Result<(bool, Value)> {
+    let mut child = command
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    let text = String::from_utf8_lossy(&ran.stdout);
-    print!("{text}");
-    let told = text.lines().filter(|line| !line.trim().is_empty());
+    let stdout = child.stdout.take().context("no output of a test program")?;
+    let mut told = Vec::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        told.push(line);
+    }
+    told.retain(|line| !line.trim().is_empty());
     // One that ran nothing has shown nothing.
-    let ran_one = !text.contains("running 0 tests");
-    Ok(Told {
-        succeeded: ran.status.success() && ran_one,
-        told: told.collect(),
-    })
+    let ran_one = !told.iter().any(|line| line == "running 0 tests");
+    Ok((child.wait()?.success() && ran_one, told.into()))
 }
 
 /// Where it ran, and of which commit.
@@ -255,4 +252,44 @@ fn host() -> Result<Value> {
         "commit": commit.map_or("unknown".to_owned(), |commit| commit.trim().to_owned()),
         "load": fs::read_to_string("/proc/loadavg")?.trim(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text of a test target: one file, or a directory of them.
+    fn source(package: &str, test: &str) -> String {
+        let package = package.trim_start_matches("hyperfork-");
+        let tests = root().join("crates").join(package).join("tests");
+        let file = tests.join(test).with_extension("rs");
+        if file.is_file() {
+            return fs::read_to_string(file).unwrap();
+        }
+        let files = fs::read_dir(tests.join(test)).unwrap();
+        files
+            .filter_map(|file| fs::read_to_string(file.unwrap().path()).ok())
+            .collect()
+    }
+
+    #[test]
+    fn every_soak_names_a_test_that_is_there_and_reads_its_rounds() {
+        for soak in SOAKS {
+            let How::Test {
+                package,
+                test,
+                filter,
+                variable,
+                more,
+            } = &soak.how
+            else {
+                continue;
+            };
+            let source = source(package, test);
+            let variables = more.iter().map(|(name, _)| name).chain([variable]);
+            for needed in variables.chain([filter]) {
+                assert!(source.contains(needed), "{}: no {needed}", soak.name);
+            }
+        }
+    }
 }
