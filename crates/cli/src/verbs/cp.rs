@@ -1,8 +1,8 @@
 //! `cp`.
 
 use super::exec::must_answer;
-use crate::args::{Cp, Place};
-use crate::exit::{self, Usage};
+use crate::args::{Cp, Place, Usage};
+use crate::exit;
 use crate::guest::{Incoming, Outgoing, pack, unpack};
 use crate::ui::{Progress, StdoutClosed};
 use anyhow::{Context, bail};

@@ -24,10 +24,12 @@
 //!   it raises the interrupt again if one was not acknowledged, because an
 //!   injection may have been on its way when the interrupt controller was saved.
 
+mod queue_state;
 mod registers;
 mod state;
 
-pub use state::{QueueState, TransportState};
+pub use queue_state::QueueState;
+pub use state::TransportState;
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
 use crate::sys::fds::FdTable;
