@@ -26,7 +26,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         machine_id: identity.machine_id.to_string(),
         net: kind.map(|kind| kind.mode),
         egress: kind.map(|kind| kind.egress.words()),
-        created_unix_ms: hyperfork_sys::clock::realtime_ns() / 1_000_000,
+        created_unix_ms: hyperfork_sys::clock::unix_ms(),
         max_forks: spec.max_forks,
         command,
     };

@@ -55,8 +55,12 @@ pub enum Is {
     Exactly(&'static str, u32),
     /// Without this bit, which has a name and is one of the lower 32.
     Without(&'static str, u32),
+    /// The process of the thread that is confined.
+    OwnProcess,
     /// No address at all.
     Null,
+    /// Any number but 0.
+    NotZero,
 }
 
 /// A request of ioctl(2): its name and number.
@@ -110,9 +114,20 @@ macro_rules! without {
     };
 }
 
+const OWN_PROCESS: Argument = Argument {
+    index: 0,
+    is: Is::OwnProcess,
+};
+
+/// The first of the signals that are for programs to use, as the C library counts them.
+const KICK: Argument = Argument {
+    index: 2,
+    is: Is::Exactly("SIGRTMIN", 34),
+};
+
 const OWN_THREAD: Argument = Argument {
     index: 0,
-    is: Is::Exactly("0", 0),
+    is: Is::Exactly("the calling thread", 0),
 };
 
 /// Data over a connection that is there: it names nobody else.
@@ -126,12 +141,12 @@ pub const SEND: Call = call!(
 
 /// What every thread does: memory (none that can be executed, none that others see), locks,
 /// time, descriptors that it has, its own place among those who want a processor, its end.
-/// It sends no signals and handles none anew: abort(3), too, ends as any call does that is
-/// not here.
+/// Of signals it sends only the kick, to threads of its own process, and it handles none anew:
+/// abort(3), too, ends as any call does that is not here.
 const COMMON: &[&[Call]] = &[
     calls![
         SYS_brk SYS_clock_gettime SYS_close SYS_exit SYS_ftruncate SYS_futex
-        SYS_getrandom SYS_gettid SYS_munmap SYS_pread64 SYS_preadv SYS_pwrite64 SYS_read
+        SYS_getpid SYS_getrandom SYS_gettid SYS_munmap SYS_pread64 SYS_preadv SYS_pwrite64 SYS_read
         SYS_restart_syscall SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_yield SYS_sigaltstack
         SYS_write
     ],
@@ -145,10 +160,21 @@ const COMMON: &[&[Call]] = &[
             &[&[without!(2, PROT_EXEC), without!(3, MAP_SHARED)]]
         ),
         call!(SYS_mprotect, &[&[without!(2, PROT_EXEC)]]),
-        // As realloc(3) does it; duplicates of a mapping, for one, take other flags.
-        call!(SYS_mremap, &[&[exactly!(3, MREMAP_MAYMOVE)]]),
+        // As realloc(3) does it. By an old length of 0 a shared mapping would be duplicated.
+        call!(
+            SYS_mremap,
+            &[&[
+                Argument {
+                    index: 1,
+                    is: Is::NotZero,
+                },
+                exactly!(3, MREMAP_MAYMOVE)
+            ]]
+        ),
         call!(SYS_sched_getattr, &[&[OWN_THREAD]]),
         call!(SYS_sched_setattr, &[&[OWN_THREAD]]),
+        // A vCPU that can never run again has its peers stop.
+        call!(SYS_tgkill, &[&[OWN_PROCESS, KICK]]),
     ],
 ];
 
@@ -277,11 +303,13 @@ impl Argument {
         let (compared, with) = match self.is {
             Is::Exactly(_, value) => (SeccompCmpOp::Eq, value),
             Is::Without(_, bit) => (SeccompCmpOp::MaskedEq(bit.into()), 0),
+            Is::OwnProcess => (SeccompCmpOp::Eq, std::process::id()),
             Is::Null => (SeccompCmpOp::Eq, 0),
+            Is::NotZero => (SeccompCmpOp::Ne, 0),
         };
         let compared_bits = match self.is {
-            Is::Exactly(..) | Is::Without(..) => SeccompCmpArgLen::Dword,
-            Is::Null => SeccompCmpArgLen::Qword,
+            Is::Exactly(..) | Is::Without(..) | Is::OwnProcess => SeccompCmpArgLen::Dword,
+            Is::Null | Is::NotZero => SeccompCmpArgLen::Qword,
         };
         SeccompCondition::new(self.index, compared_bits, compared, with.into())
     }
@@ -297,7 +325,9 @@ impl fmt::Display for Argument {
         match self.is {
             Is::Exactly(name, value) => write!(f, "argument {index} = {value:#x} ({name})"),
             Is::Without(name, bit) => write!(f, "argument {index} & {bit:#x} = 0 ({name})"),
+            Is::OwnProcess => write!(f, "argument {index} = its own process"),
             Is::Null => write!(f, "argument {index} = null"),
+            Is::NotZero => write!(f, "argument {index} is not 0"),
         }
     }
 }

@@ -16,9 +16,8 @@ mod tests;
 
 use crate::client::ClientError;
 use crate::run_dir::{RunDir, RunDirError};
-use hyperfork_api::event::What;
-use hyperfork_api::{Event, VmInfo, VmName};
-use hyperfork_sys::clock::realtime_ns;
+use hyperfork_api::{Event, VmName};
+use hyperfork_sys::clock::unix_ms;
 use hyperfork_sys::descriptors;
 use run_dir_watch::{Change, RunDirWatch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -70,7 +69,7 @@ impl Events {
             watch: RunDirWatch::begin(&run_dir).map_err(EventsError::Watch)?,
             run_dir,
             only,
-            since_unix_ms: now(),
+            since_unix_ms: unix_ms(),
             vms: BTreeMap::new(),
             told: VecDeque::new(),
         };
@@ -182,24 +181,10 @@ fn pass_on(
     told.extend(what.into_iter().map(|what| match what {
         Told::Event(event) => Ok(event),
         Told::Seen(what) => Ok(Event {
-            time_unix_ms: now(),
+            time_unix_ms: unix_ms(),
             vm: vm.clone(),
             what,
         }),
         Told::Unable(error) => Err(error),
     }));
-}
-
-/// What a VM that is gone, as far as can be seen from outside, has come to.
-fn end_of(info: &VmInfo) -> What {
-    match &info.status.error {
-        Some(error) => What::Failed {
-            error: error.clone(),
-        },
-        None => What::Stopped,
-    }
-}
-
-fn now() -> u64 {
-    realtime_ns() / 1_000_000
 }

@@ -1,12 +1,12 @@
 //! A VM, as one sees it who wants to know what happens to it.
 
-use super::{end_of, now};
 use crate::client::ClientError;
 use crate::lines::{self, line_of};
 use crate::run_dir::VmDir;
 use hyperfork_api::control::{Answer, Request, Subscribe};
 use hyperfork_api::event::What;
 use hyperfork_api::{Event, VmInfo};
+use hyperfork_sys::clock::unix_ms;
 use hyperfork_sys::connect;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -166,9 +166,19 @@ impl Subscription {
         self.is_known |= lines.has_answered;
         if !is_open {
             self.state = State::Connecting;
-            self.since_unix_ms = self.since_unix_ms.max(now());
+            self.since_unix_ms = self.since_unix_ms.max(unix_ms());
         }
         told
+    }
+}
+
+/// What a VM that is gone, as far as can be seen from outside, has come to.
+fn end_of(info: &VmInfo) -> What {
+    match &info.status.error {
+        Some(error) => What::Failed {
+            error: error.clone(),
+        },
+        None => What::Stopped,
     }
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::lines::{greeting, line_of};
 use crate::run_dir::Claim;
 use hyperfork_api::control::Answer;
+use hyperfork_api::event::What;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -39,7 +40,7 @@ impl Fake {
 
     fn tell(&self, mut stream: &UnixStream, what: What) {
         let event = Event {
-            time_unix_ms: now(),
+            time_unix_ms: unix_ms(),
             vm: self.claim.dir.name().clone(),
             what,
         };

@@ -2,8 +2,11 @@
 
 use super::{BuildShell, Order, Progress, Released, receive, send};
 use crate::run_dir::Claim;
+use hyperfork_api::spec::SpecError;
+use hyperfork_api::{self as api, Code};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::scm;
+use std::error::Error;
 use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
@@ -53,6 +56,19 @@ impl VmEnd {
     /// [`released`](Self::released).
     pub fn report(&self, progress: &Progress) {
         let _ = send(&self.socket, progress, &[]);
+    }
+
+    /// There will be no VM: leaves nothing, and tells the launcher why, in the words that are
+    /// given back.
+    pub fn give_up(&self, claim: Claim, error: &(dyn Error + 'static)) -> String {
+        let told = match error.is::<SpecError>() {
+            true => api::Error::of(Code::Invalid, error),
+            false => api::Error::of_any(error),
+        };
+        let words = told.to_string();
+        claim.abandon();
+        self.report(&Progress::Failed(told));
+        words
     }
 
     /// Waits until the launcher lets go of the VM (true), or is gone (false).

@@ -1,5 +1,6 @@
 //! A request on its way to the owner, and the answer on its way back.
 
+use super::send::send_now;
 use hyperfork_api::control::{
     self, Ask, ExportDisk, Fork, Info, Pause, Request, Resume, Sample, Stop, Subscribe, WaitExit,
     WaitReady,
@@ -52,7 +53,7 @@ impl Asked {
                 let (subscriber, answered) = (connection.try_clone()?, connection.try_clone()?);
                 let answer = Answer::new(move |result| {
                     let line = line_of(&control::Answer::from(result));
-                    let _ = super::send_now(&answered, &line);
+                    let _ = send_now(&answered, &line);
                 });
                 Self::Subscribe(subscribe, subscriber, answer)
             }

@@ -2,10 +2,12 @@
 
 mod answer;
 mod lines;
+mod send;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use answer::{Answer, Asked, no_thread};
+pub(crate) use send::send_now;
 
 use hyperfork_api::control::hello::FirstProtocolError;
 use hyperfork_api::control::{self, MAX_LINE, Request, hello};
@@ -15,7 +17,6 @@ use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, note};
 use lines::Line;
-use rustix::net::SendFlags;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -170,16 +171,4 @@ fn answered(
 /// An answer to a request of any type.
 fn refusal(error: Error) -> Vec<u8> {
     line_of(&control::Answer::<()>::Error(error))
-}
-
-/// Sends all of a line at once, without waiting for the peer to read.
-///
-/// # Errors
-/// The socket's; `WouldBlock` where the peer has not read what it was sent before.
-pub(crate) fn send_now(stream: &UnixStream, line: &[u8]) -> io::Result<()> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    match rustix::net::send(stream, line, flags)? {
-        sent if sent == line.len() => Ok(()),
-        _ => Err(io::ErrorKind::WouldBlock.into()),
-    }
 }

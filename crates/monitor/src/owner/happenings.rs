@@ -9,7 +9,7 @@ use hyperfork_api::control::Subscribe;
 use hyperfork_api::event::What;
 use hyperfork_api::{Code, Error, Event, VmName};
 use hyperfork_host::lines::line_of;
-use hyperfork_sys::clock::realtime_ns;
+use hyperfork_sys::clock::unix_ms;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::net::Shutdown;
@@ -41,7 +41,7 @@ impl Happenings {
     /// Something has happened, now.
     pub(super) fn tell(&mut self, what: What) {
         let event = Event {
-            time_unix_ms: realtime_ns() / 1_000_000,
+            time_unix_ms: unix_ms(),
             vm: self.vm.clone(),
             what,
         };

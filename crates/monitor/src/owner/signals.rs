@@ -6,9 +6,10 @@
 
 use super::ending::Ending;
 use super::ready::Readiness;
-use super::{Owner, TERMINATION_GRACE, Task};
+use super::{Owner, TERMINATION_GRACE};
 use crate::control::Answer;
 use crate::fork::{ForkError, MAX_CLONES};
+use crate::task::Task;
 use hyperfork_api::control::Fork;
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
