@@ -160,3 +160,18 @@ fn a_hyperfork_of_the_first_protocol_is_told_in_its_own_form_which_one_to_use() 
     assert_eq!(user.json(&["inspect", "p"])["state"], "running");
     assert_eq!(user.names(), ["p"]);
 }
+
+#[test]
+fn the_longest_secret_there_can_be_fits_a_request() {
+    let user = User::new();
+    user.nano("p");
+    let file = user.path("secret");
+    fs::write(&file, vec![0xff; (256 << 10) - "secret".len()]).unwrap();
+    let file = file.to_str().unwrap();
+    // The VM has heard it all: it says that it cannot take any.
+    let error = user.fails(1, &["fork", "p", "--secret-file", file]);
+    assert!(
+        error.contains("p has no agent that could take secrets"),
+        "{error}"
+    );
+}
