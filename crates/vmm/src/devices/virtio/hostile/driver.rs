@@ -1,162 +1,79 @@
-//! A driver that does anything, for property tests and fuzzing.
-//!
-//! [`drive`] reads a script of bytes as what a hostile guest does: register
-//! accesses, memory writes, descriptors that point anywhere. Any bytes are a
-//! script, and most keep enough of the protocol to get deep into a device. What
-//! must hold is checked on the way:
-//!
-//! * nothing panics;
-//! * a device never uses more buffers than it was given (2.7.8.2);
-//! * a device that needs a reset leaves its rings alone until it gets one.
+//! What a script does to a device, step by step.
 
-use super::VirtioDevice;
-use super::transport::{Lines, MmioTransport};
+use super::meddler::{Flip, Meddler};
+use super::script::Script;
+use super::watch::{Held, Watch};
+use super::{AVAILABLE, DATA, END, RING_SIZE, USED, read_image, ring_base};
 use crate::bus::BusDevice;
+use crate::devices::virtio::transport::{MmioTransport, TransportState};
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Guest memory: two regions, so that buffers can also reach from one into the
-/// other and into nothing.
-const REGIONS: [(GuestAddress, usize); 2] = [
-    (GuestAddress(0), 0x1_0000),
-    (GuestAddress(0x1_0000), 0x1_0000),
-];
-const END: u64 = 0x2_0000;
-/// Bytes of guest memory.
-pub const MEMORY: u64 = END;
-
-/// Entries of each ring the driver sets up at first.
-const RING_SIZE: u16 = 16;
-/// Where the ring of queue i lies: descriptors, available and used ring.
-const fn ring_base(index: usize) -> u64 {
-    0x1000 * (index as u64 + 1)
-}
-const AVAILABLE: u64 = 0x400;
-const USED: u64 = 0x800;
-/// Where the buffers are.
-const DATA: u64 = 0x8000;
-const BUFFERS: usize = (END - DATA) as usize;
-
+const DEVICE_ID: u64 = 0x8;
 const STATUS: u64 = 0x70;
 const NEEDS_RESET: u32 = 0x40;
 
-/// Runs `script` against `device`. Ends with a reset and a second, orderly
-/// start, which must always work.
-///
-/// # Panics
-/// When the device misbehaves.
-pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
-    drive_with_buffers(device, &[], script);
-}
+/// Calls of one script that a second vCPU meddles with: each takes as long as many others.
+const MEDDLED_MAX: u32 = 3;
+/// Bytes that it changes during one. All their versions are looked at.
+const FLIPS_MAX: u8 = 6;
 
-/// The same, where buffers hold `content`, again and again, before the script writes
-/// into them: requests that make sense, or nearly.
-///
-/// # Panics
-/// When the device misbehaves.
-pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
-    let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
-    drive_in(Arc::new(memory), device, content, script);
-}
-
-/// The same in guest memory that is there already: [`MEMORY`] bytes from 0 on.
-///
-/// # Panics
-/// When the device misbehaves.
-pub fn drive_in(
-    memory: Arc<GuestMemoryMmap>,
-    device: Box<dyn VirtioDevice>,
-    content: &[u8],
-    script: &[u8],
-) {
-    let buffers: Vec<u8> = content.iter().copied().cycle().take(BUFFERS).collect();
-    memory
-        .write_slice(&buffers, GuestAddress(DATA))
-        .expect("the buffers are in memory");
-    let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
-    let mut transport =
-        MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
-    transport.mute();
-    let mut driver = Driver {
-        transport,
-        memory,
-        script: Script(script),
-    };
-    driver.start();
-    while !driver.script.is_empty() {
-        driver.step();
-        driver.check();
-    }
-    driver.write_register(STATUS, 0);
-    driver.start();
-    assert_eq!(
-        driver.read_register(STATUS),
-        0xf,
-        "a reset device can be started"
-    );
-}
-
-struct Driver<'a> {
+pub(super) struct Driver<'a> {
     transport: MmioTransport,
     memory: Arc<GuestMemoryMmap>,
     script: Script<'a>,
+    /// What the device has taken and not returned.
+    held: Held,
+    /// The second vCPU, once there is one.
+    meddler: Option<Meddler>,
+    meddled: u32,
 }
 
-/// The bytes that have not been interpreted yet. Zeroes follow the last one.
-struct Script<'a>(&'a [u8]);
-
-impl Script<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn u8(&mut self) -> u8 {
-        let Some((&first, rest)) = self.0.split_first() else {
-            return 0;
-        };
-        self.0 = rest;
-        first
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes([self.u8(), self.u8()])
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from(self.u16()) | u32::from(self.u16()) << 16
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from(self.u32()) | u64::from(self.u32()) << 32
-    }
-
-    /// Mostly an address of a buffer, sometimes one at an edge, or any.
-    fn address(&mut self) -> u64 {
-        match self.u8() {
-            0..200 => DATA + u64::from(self.u16()) % (END - DATA),
-            200..220 => END - u64::from(self.u8()),
-            220..235 => ring_base(usize::from(self.u8() % 4)) + u64::from(self.u16() % 0x1000),
-            235..245 => u64::MAX - u64::from(self.u8()),
-            245.. => self.u64(),
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        transport: MmioTransport,
+        memory: Arc<GuestMemoryMmap>,
+        script: &'a [u8],
+    ) -> Self {
+        Self {
+            transport,
+            memory,
+            script: Script(script),
+            held: Held::new(),
+            meddler: None,
+            meddled: 0,
         }
     }
 
-    /// Mostly a length of a buffer, sometimes 0 or any.
-    fn length(&mut self) -> u32 {
-        match self.u8() {
-            0..60 => 16,
-            60..90 => 1,
-            90..150 => u32::from(self.u8()),
-            150..200 => 512 * (1 + u32::from(self.u8() % 32)),
-            200..230 => u32::from(self.u16()),
-            230..245 => 0,
-            245.. => self.u32(),
+    /// The whole script; a reset and a second, orderly start, which must always work.
+    pub(super) fn run(mut self) {
+        self.start();
+        while !self.script.is_empty() {
+            self.step();
+            self.check();
         }
+        self.write_register(STATUS, 0);
+        self.start();
+        let status = self.read_register(STATUS);
+        assert_eq!(status, 0xf, "a reset device can be started");
     }
-}
 
-impl Driver<'_> {
+    /// Started, and saved.
+    pub(super) fn at_work(mut self, fds: &mut FdTable) -> TransportState {
+        self.start();
+        self.transport.save(fds).expect("a device can be saved")
+    }
+
+    /// As after a restore, and with a new driver.
+    pub(super) fn go_on(mut self) {
+        self.watched(&[], MmioTransport::resume);
+        self.watched(&[], MmioTransport::process_host_events);
+        let saved = self.transport.save(&mut FdTable::default());
+        saved.expect("a device can be saved at any time");
+        self.run();
+    }
+
     /// The handshake of 3.1.1, with every ring where it should be.
     fn start(&mut self) {
         self.write_register(STATUS, 1);
@@ -190,11 +107,12 @@ impl Driver<'_> {
         let queue = usize::from(self.script.u8()) % self.transport.queue_count();
         match self.script.u8() {
             0..70 => self.offer_chain(queue),
-            70..140 => {
-                self.transport.take_queue_event(queue);
-                self.transport.process_queue(queue);
+            70..125 => self.process(queue, &[]),
+            125..140 => {
+                let flips = self.flips(queue);
+                self.process(queue, &flips);
             }
-            140..160 => self.transport.process_host_events(),
+            140..160 => self.watched(&[], MmioTransport::process_host_events),
             160..185 => {
                 let (address, value) = (self.script.address(), self.script.u32());
                 self.write_memory(address, &value.to_le_bytes());
@@ -225,13 +143,66 @@ impl Driver<'_> {
                 self.start();
             }
             240..245 => {
-                let mut fds = FdTable::default();
-                self.transport
-                    .save(&mut fds)
-                    .expect("a device can be saved at any time");
+                let before = read_image(&self.memory);
+                let saved = self.transport.save(&mut FdTable::default());
+                saved.expect("a device can be saved at any time");
+                assert!(before == read_image(&self.memory), "a device is only saved");
             }
-            245.. => self.transport.resume(),
+            245.. => self.watched(&[], MmioTransport::resume),
         }
+    }
+
+    fn process(&mut self, queue: usize, flips: &[Flip]) {
+        self.watched(flips, |transport| {
+            transport.take_queue_event(queue);
+            transport.process_queue(queue);
+        });
+    }
+
+    /// Calls the device, while these bytes change, and looks at what it wrote.
+    fn watched(&mut self, flips: &[Flip], call: impl FnOnce(&mut MmioTransport)) {
+        let device = self.read_register(DEVICE_ID);
+        let rings = self.transport.ring_states();
+        let watch = Watch::begin(&self.memory, &rings, flips, &self.held);
+        if flips.is_empty() {
+            call(&mut self.transport);
+        } else {
+            let memory = &self.memory;
+            let meddler = self
+                .meddler
+                .get_or_insert_with(|| Meddler::new(memory.clone()));
+            meddler.during(flips, || call(&mut self.transport));
+        }
+        self.held = watch.end(&self.memory, &self.transport.ring_states(), device);
+    }
+
+    /// Bytes that the device is to find changing: of the descriptors, of the available ring,
+    /// of a buffer.
+    fn flips(&mut self, queue: usize) -> Vec<Flip> {
+        if self.meddled == MEDDLED_MAX {
+            return Vec::new();
+        }
+        self.meddled += 1;
+        let count = 1 + self.script.u8() % FLIPS_MAX;
+        let mut flips: Vec<Flip> = Vec::new();
+        for _ in 0..count {
+            let base = ring_base(queue);
+            let address = match self.script.u8() {
+                0..110 => base + u64::from(self.script.u8()),
+                110..130 => base + AVAILABLE + u64::from(self.script.u8() % 4),
+                130..150 => base + AVAILABLE + 4 + u64::from(self.script.u8() % 32),
+                150.. => DATA + u64::from(self.script.u16()) % (END - DATA),
+            };
+            let (resting, other) = (self.read_memory_u8(address), self.script.u8());
+            if flips.iter().all(|flip| flip.address != address) {
+                flips.push(Flip {
+                    address,
+                    resting,
+                    other,
+                });
+            }
+        }
+        flips
     }
 
     /// Puts a chain of descriptors into the table and its head into the
@@ -283,10 +254,10 @@ impl Driver<'_> {
 
     fn check(&mut self) {
         if self.read_register(STATUS) & NEEDS_RESET != 0 {
-            let before = self.used_indices();
+            let before = read_image(&self.memory);
             self.transport.resume();
-            let after = self.used_indices();
-            assert_eq!(after, before, "a device that needs a reset goes on");
+            let after = read_image(&self.memory);
+            assert!(after == before, "a device that needs a reset goes on");
         }
         for ring in self
             .transport
@@ -302,12 +273,6 @@ impl Driver<'_> {
         }
     }
 
-    fn used_indices(&self) -> Vec<u16> {
-        (0..self.transport.queue_count())
-            .map(|index| self.read_memory_u16(ring_base(index) + USED + 2))
-            .collect()
-    }
-
     fn read_register(&mut self, offset: u64) -> u32 {
         let mut data = [0; 4];
         self.transport.read(offset, &mut data);
@@ -321,6 +286,12 @@ impl Driver<'_> {
     /// Lost where there is no memory.
     fn write_memory(&self, address: u64, bytes: &[u8]) {
         let _ = self.memory.write_slice(bytes, GuestAddress(address));
+    }
+
+    fn read_memory_u8(&self, address: u64) -> u8 {
+        self.memory
+            .read_obj(GuestAddress(address))
+            .unwrap_or_default()
     }
 
     fn read_memory_u16(&self, address: u64) -> u16 {
