@@ -8,6 +8,7 @@ use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
 use crate::sys::scm;
 use hyperfork_api::control::Request;
+use hyperfork_api::frame;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -85,9 +86,9 @@ pub(super) enum Progress {
 
 /// From the process: it has been released.
 #[derive(Debug, Serialize, Deserialize)]
-struct Confirmation {
+pub(super) struct Confirmation {
     /// For a clone: the pages it has written, as ranges of bytes, up to a limit.
-    touched: Vec<Range<usize>>,
+    pub(super) touched: Vec<Range<usize>>,
 }
 
 /// When each step on the way to the first instruction was done.
@@ -348,7 +349,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     match scm::receive(socket)? {
         None => Ok(None),
         Some((bytes, fds)) => {
-            let message = postcard::from_bytes(&bytes)
+            let message = frame::from_bytes(&bytes)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             Ok(Some((message, fds)))
         }
