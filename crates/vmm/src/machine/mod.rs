@@ -13,6 +13,8 @@
 
 mod assemble;
 mod capture;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ports;
 mod shell;
 mod signal_port;

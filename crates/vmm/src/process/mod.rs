@@ -28,6 +28,8 @@ mod client;
 mod control;
 mod follow;
 mod fork;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handover;
 mod identify;
 mod launch;

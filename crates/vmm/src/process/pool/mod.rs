@@ -48,7 +48,7 @@ const MOST_AT_ONCE: usize = 128;
 
 /// What a VM's process asks.
 #[derive(Debug, Serialize, Deserialize)]
-enum Request {
+pub(super) enum Request {
     /// I may want shells of this shape one day. Holds as long as the connection, and has
     /// no answer.
     Keep(Shape),
@@ -65,10 +65,10 @@ enum Request {
 
 /// The answer; the shells' hand-over sockets come with it, in order.
 #[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    shells: Vec<VmDir>,
+pub(super) struct Answer {
+    pub(super) shells: Vec<VmDir>,
     /// How many are still in stock.
-    left: usize,
+    pub(super) left: usize,
 }
 
 /// Becomes the pool of the run directory at `path`.
