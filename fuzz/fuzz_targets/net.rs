@@ -1,4 +1,4 @@
-//! A hostile driver against a network card: `cargo +nightly fuzz run net`.
+//! A hostile driver against a network card.
 //!
 //! The first byte says how many frames wait for the driver, the next ones how long they
 //! are.

@@ -1,4 +1,4 @@
-//! A hostile driver against a socket device: `cargo +nightly fuzz run vsock`.
+//! A hostile driver against a socket device.
 //!
 //! The first byte chooses: anything at all in the rings of a guest or of a clone,
 //! or any packets in orderly rings.

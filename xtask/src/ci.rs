@@ -24,5 +24,6 @@ pub(crate) fn ci() -> Result<()> {
     crate::licences::check()?;
     step("generated files");
     crate::docs::docs(true)?;
-    crate::test::test(None)
+    crate::test::test(None)?;
+    crate::fuzz::fuzz(&crate::fuzz::Args::default())
 }

@@ -1,8 +1,9 @@
-//! What the project does to itself: `cargo xtask ci | test | level1 | layers | licences | docs`.
+//! What the project does to itself: `cargo xtask ci | test | level1 | fuzz | layers | licences | docs`.
 #![forbid(unsafe_code)]
 
 mod ci;
 mod docs;
+mod fuzz;
 mod layers;
 mod level1;
 mod licences;
@@ -35,6 +36,8 @@ enum Verb {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Feed hostile input to everything that is parsed: all fuzz targets, or one
+    Fuzz(fuzz::Args),
     /// Check that no layer imports from above
     Layers,
     /// Check the licences of all dependencies
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Ci => ci::ci(),
         Verb::Test { filter } => test::test(filter.as_deref()),
         Verb::Level1 { filter } => test::emulated(filter.as_deref()),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Layers => layers::check(),
         Verb::Licences => licences::check(),
         Verb::Docs { check } => docs::docs(check),
