@@ -8,14 +8,16 @@ use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
 use crate::sys::hands::Hands;
-use std::io;
+use std::io::{self, Write};
 use std::sync::PoisonError;
 
-/// Proof that a machine stands still: only through it can one capture. Dropping
+/// A machine that stands still: only through it can one capture. Dropping
 /// it lets the machine go on.
 pub struct Paused<'a> {
     machine: &'a mut Machine,
     since: Monotonic,
+    /// Whether it has come to rest.
+    rests: bool,
 }
 
 /// A machine at one point in time.
@@ -36,8 +38,12 @@ pub struct Capture {
 impl<'a> Paused<'a> {
     pub(super) fn new(machine: &'a mut Machine) -> Self {
         let since = Monotonic::now();
-        machine.rest();
-        Self { machine, since }
+        let rests = machine.rest();
+        Self {
+            machine,
+            since,
+            rests,
+        }
     }
 
     /// Captures all of the machine (HyperFork paper, section 4.1, the pre-fork
@@ -78,6 +84,7 @@ impl<'a> Paused<'a> {
         &mut self,
         freeze: impl FnOnce(&mut Ram, &dyn Hands) -> io::Result<(RamImage, Aside)>,
     ) -> Result<Capture, MachineError> {
+        self.check()?;
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
         let vcpus = machine.vcpus.save();
@@ -90,12 +97,7 @@ impl<'a> Paused<'a> {
         let devices = machine
             .devices
             .iter()
-            .map(|device| {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .save(&mut fds)
-            })
+            .map(|device| device.lock().save(&mut fds))
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
@@ -135,6 +137,17 @@ impl<'a> Paused<'a> {
         })
     }
 
+    /// Checks that it does stand still, and is whole: a clone would lack what has failed.
+    ///
+    /// # Errors
+    /// [`MachineError::NotAtRest`], [`MachineError::Ended`].
+    pub fn check(&self) -> Result<(), MachineError> {
+        match self.rests {
+            true => Ok(self.machine.vcpus.check()?),
+            false => Err(MachineError::NotAtRest),
+        }
+    }
+
     /// Goes on standing still after this is gone; [`Machine::resume`] ends it. Until then
     /// no time passes for the guest.
     pub fn stay(self) {
@@ -142,7 +155,12 @@ impl<'a> Paused<'a> {
         if machine.clocks_held.is_none() {
             match machine.vm.clocks() {
                 Ok(clocks) => machine.clocks_held = Some(clocks),
-                Err(error) => eprintln!("the guest's clocks go on during the pause: {error}"),
+                Err(error) => {
+                    let _ = writeln!(
+                        io::stderr(),
+                        "the guest's clocks go on during the pause: {error}"
+                    );
+                }
             }
         }
         std::mem::forget(self);

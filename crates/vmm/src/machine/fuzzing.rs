@@ -1,6 +1,6 @@
 //! A guest that accesses any ports, for the fuzz target.
 
-use super::ports::{ClockPort, PowerPort, ResetPort};
+use super::ports::{self, Power, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
 use super::{Event, Events};
 use crate::boot::acpi;
@@ -10,7 +10,7 @@ use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::sys::clock::realtime_ns;
 use crate::sys::memfd;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
-use hyperfork_api::signal::{FORK_PORT, ForkAnswer, ForkStatus, Message, PORT, PORT_LEN, Refusal};
+use hyperfork_api::signal::{FORK_PORT, ForkAnswer, ForkStatus, Message, PORT, Refusal};
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -19,6 +19,7 @@ const WIDEST: usize = 8;
 
 struct Guest {
     ports: Bus,
+    power: Power,
     serial: Arc<Mutex<Serial>>,
     fork: GuestFork,
     heard: Arc<Mutex<Vec<Event>>>,
@@ -76,20 +77,12 @@ impl Guest {
         let log = Log::new(file).expect("a file");
         let serial = Arc::new(Mutex::new(Serial::new(irq(), log.clone())));
         let status = ForkStatus::NONE.encode();
-        let fork = GuestFork::new(SignalPort::new(index, status, events.clone()));
-        let mut ports = Bus::default();
-        ports.insert(COM1.into(), COM1_LEN.into(), serial.clone());
-        ports.insert(PORT.into(), PORT_LEN.into(), fork.device());
-        let clock = Arc::new(Mutex::new(ClockPort::default()));
-        ports.insert(CLOCK_PORT.into(), CLOCK_PORT_LEN.into(), clock);
-        let reset = ResetPort {
-            events: events.clone(),
-        };
-        ports.insert(ResetPort::PORT.into(), 1, Arc::new(Mutex::new(reset)));
-        let power = Arc::new(Mutex::new(PowerPort { events }));
-        ports.insert(acpi::POWER_PORT.into(), acpi::POWER_LEN.into(), power);
+        let fork = GuestFork::new(SignalPort::new(index, status, events));
+        let power = Power::default();
+        let ports = ports::bus(serial.clone(), &fork, &power);
         Self {
             ports,
+            power,
             serial,
             fork,
             heard,
@@ -104,9 +97,13 @@ impl Guest {
         for event in self.heard() {
             match event {
                 Event::Message(message) => self.told(message, port, data),
-                Event::Reset => self.ended(port, data),
                 event => panic!("no port says {event:?}"),
             }
+        }
+        if self.power.is_off() {
+            self.ended(port, data);
+            self.power = Power::default();
+            self.ports = ports::bus(self.serial.clone(), &self.fork, &self.power);
         }
     }
 

@@ -81,6 +81,12 @@ impl Shell {
         &self.shape
     }
 
+    /// One more end of the serial port's interrupt.
+    pub(super) fn serial_line(&self) -> Result<EventFd, MachineError> {
+        let line = self.serial_irq.try_clone();
+        line.map_err(MachineError::host("making the serial port"))
+    }
+
     fn build(host: &Host, shape: Shape, ram: Ram, warm: bool) -> Result<Self, MachineError> {
         if shape.rings.len() > layout::VIRTIO_MAX {
             return Err(MachineError::TooManyDevices {

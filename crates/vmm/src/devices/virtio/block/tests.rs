@@ -79,7 +79,7 @@ fn fork(parent: &Driver, dir: &TempDir) -> Driver {
         panic!("not a disk")
     };
     let bytes = postcard::to_stdvec(block).unwrap();
-    let block: DiskState = postcard::from_bytes(&bytes).unwrap();
+    let block: BlockState = postcard::from_bytes(&bytes).unwrap();
     let clone = Block::restore(&block, &fds, &overlays(dir)).unwrap();
     parent.clone_into(clone, &state)
 }
@@ -335,7 +335,7 @@ fn frozen_layers_cannot_be_written_through_what_a_clone_is_given() {
     let DeviceState::Block(block) = state.device else {
         panic!("not a disk")
     };
-    let layer = File::from(fds.get(block.layers[0].file).unwrap());
+    let layer = File::from(fds.get(block.disk.layers[0].file).unwrap());
     assert!(layer.write_at(&[2], 0).is_err());
 }
 
@@ -421,15 +421,19 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
     let DeviceState::Block(good) = state.device else {
         panic!("not a disk")
     };
-    let refused = |change: fn(&mut DiskState)| {
+    let refused = |change: fn(&mut BlockState)| {
         let mut state = good.clone();
         change(&mut state);
         Block::restore(&state, &fds, &overlays(&dir)).is_err()
     };
     assert!(!refused(|_| ()));
-    assert!(refused(|state| state.len += 512));
-    assert!(refused(|state| state.layers[0].clusters[0].first = 1 << 40));
-    assert!(refused(|state| state.layers[0].clusters[0].count = u64::MAX));
+    assert!(refused(|state| state.disk.len += 512));
+    assert!(refused(
+        |state| state.disk.layers[0].clusters[0].first = 1 << 40
+    ));
+    assert!(refused(
+        |state| state.disk.layers[0].clusters[0].count = u64::MAX
+    ));
 }
 
 /// What can happen to a disk, and to a model of it.

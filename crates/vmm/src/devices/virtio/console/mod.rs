@@ -71,7 +71,7 @@ impl Console {
     /// Moves what the client has typed into the guest's buffers, while there is
     /// both.
     fn receive(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let queue = &mut queues[RECEIVE];
         let mut any = false;
         for _ in 0..queue.size() {
@@ -92,6 +92,7 @@ impl Console {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 }

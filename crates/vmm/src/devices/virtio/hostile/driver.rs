@@ -8,6 +8,7 @@ use crate::bus::BusDevice;
 use crate::devices::virtio::transport::{MmioTransport, TransportState};
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const DEVICE_ID: u64 = 0x8;
@@ -22,6 +23,8 @@ const FLIPS_MAX: u8 = 6;
 pub(super) struct Driver<'a> {
     transport: MmioTransport,
     memory: Arc<GuestMemoryMmap>,
+    /// Whether devices are called away from their work after each piece.
+    preempt: Arc<AtomicBool>,
     script: Script<'a>,
     /// What the device has taken and not returned.
     held: Held,
@@ -32,13 +35,16 @@ pub(super) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(super) fn new(
-        transport: MmioTransport,
+        mut transport: MmioTransport,
         memory: Arc<GuestMemoryMmap>,
         script: &'a [u8],
     ) -> Self {
+        let preempt = Arc::new(AtomicBool::new(false));
+        transport.pause_by(preempt.clone());
         Self {
             transport,
             memory,
+            preempt,
             script: Script(script),
             held: Held::new(),
             meddler: None,
@@ -142,7 +148,11 @@ impl<'a> Driver<'a> {
                 self.write_register(STATUS, 0);
                 self.start();
             }
-            240..245 => {
+            240..242 => {
+                let preempted = self.script.u8().is_multiple_of(2);
+                self.preempt.store(preempted, Ordering::SeqCst);
+            }
+            242..245 => {
                 let before = read_image(&self.memory);
                 let saved = self.transport.save(&mut FdTable::default());
                 saved.expect("a device can be saved at any time");

@@ -105,7 +105,7 @@ impl Vsock {
     /// Moves everything that can be moved. Each ring may be what another one was
     /// waiting for, so they are always served together.
     fn pump(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let [rx, tx, event] = queues else {
             return Ok(Notify::default());
         };
@@ -115,6 +115,7 @@ impl Vsock {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 

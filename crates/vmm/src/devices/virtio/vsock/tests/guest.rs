@@ -6,6 +6,7 @@
 
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::{QUEUE_SIZES, Vsock, VsockHandle, VsockState};
+use crate::devices::turns::Preemption;
 use crate::devices::virtio::{Context, DeviceState, Notify, VirtioDevice};
 use crate::sys::fds::FdTable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -299,6 +300,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_queue(ring, context).unwrap();
         self.after_call(notify);
@@ -338,6 +340,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_host_events(context).unwrap();
         self.after_call(notify);
