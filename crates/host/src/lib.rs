@@ -40,6 +40,8 @@ pub mod agent;
 pub mod client;
 pub mod config;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handover;
 pub mod identity;
 pub mod launch;
