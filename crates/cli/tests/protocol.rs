@@ -13,7 +13,7 @@ use support::{User, eventually};
 /// `hyperfork events`, once it looks. Ends with this.
 struct Events {
     process: Child,
-    /// Until nobody reads them any more.
+    /// Until the test reads no more of them.
     lines: Option<BufReader<ChildStdout>>,
 }
 
@@ -128,7 +128,7 @@ fn events_of_some_vms_are_told_in_words_and_end_with_their_reader() {
     assert!(words[0].ends_with('Z'), "{line}");
     assert_eq!(words[1..], ["p", "started from nano"], "{line}");
     assert!(events.line().contains(" p ready after "));
-    // Nobody reads any more: the next event ends it, without a word.
+    // With its reader gone the next event ends it, without a word.
     drop(events.lines.take());
     user.ok(&["pause", "p"]);
     let status = events.process.wait().unwrap();

@@ -103,8 +103,8 @@ fn only_the_vms_that_were_asked_for_are_told_of() {
     assert_eq!(next(&mut events).0, "p");
     drop(told.join().unwrap());
     other.listener.set_nonblocking(true).unwrap();
-    let nobody = other.listener.accept().unwrap_err();
-    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    let refused = other.listener.accept().unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
