@@ -80,7 +80,10 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         (2, encode(&Progress::Shell)),
         (2, encode(&Progress::Running(steps))),
         (2, encode(&Progress::Ready { at, info })),
-        (2, encode(&Progress::Failed(Error::new(Code::Host, "no memory")))),
+        (
+            2,
+            encode(&Progress::Failed(Error::new(Code::Host, "no memory"))),
+        ),
         (
             2,
             encode(&Progress::NoCommand(Failure::NotFound("x".into()))),
