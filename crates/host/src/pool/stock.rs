@@ -219,6 +219,9 @@ impl Stock {
     pub(super) fn done(&self, key: PoolKey, shell: Option<Stocked>) {
         let mut inner = self.inner();
         inner.in_work = None;
+        if shell.is_some() {
+            inner.failed.remove(&key);
+        }
         // Its client may be gone by now, and then it is too many.
         inner.shells.entry(key).or_default().extend(shell);
         self.changed.notify_all();
@@ -270,8 +273,11 @@ impl Inner {
         if let Some((key, shell, preload)) = self.not_preloaded() {
             return Job::Preload(key, shell, preload);
         }
-        let again = self.failed.values().map(|again| again.saturating_sub(now));
-        Job::Wait(again.min().unwrap_or(LOOK).min(LOOK))
+        // A kind whose time to be tried again has passed would have been built above, if there
+        // were not enough of it.
+        let later = self.failed.values().filter(|again| **again > now);
+        let again = later.map(|again| *again - now).min();
+        Job::Wait(again.unwrap_or(LOOK).min(LOOK))
     }
 
     fn count(&self, key: &PoolKey) -> usize {
@@ -352,5 +358,45 @@ impl Inner {
         let wanted: HashSet<_> = targets.into_keys().collect();
         self.failed.retain(|key, _| wanted.contains(key));
         surplus
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_dir::RunDir;
+    use hyperfork_api::{Bytes, VmName};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_kind_that_failed_once_does_not_keep_the_builder_from_resting() {
+        let shape = Shape {
+            cpus: 1,
+            memory: Bytes::mib(64),
+            net: None,
+            shares: false,
+            rings: Vec::new(),
+        };
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let dir = RunDir::at("/nowhere".into()).vm(&VmName::new("x").unwrap());
+        let shell = |socket: &UnixStream| Stocked {
+            launcher: LauncherEnd::taken(socket.try_clone().unwrap(), dir.clone()),
+            preloaded: None,
+        };
+        let stock = Stock::new(10);
+        stock.connected();
+        stock.interest(&shape);
+        let Job::Build(key) = stock.next_job() else {
+            panic!("there is none in stock");
+        };
+        stock.failed(key.clone());
+        assert!(matches!(stock.next_job(), Job::Wait(until) if until <= RETRY));
+        let mut inner = stock.inner();
+        let later = RETRY + Duration::from_secs(1);
+        assert!(matches!(inner.next_job(later), Job::Build(again) if again == key));
+        // As many as there should be, of a kind that was tried again in time.
+        let shells = [shell(&socket), shell(&socket)];
+        inner.shells.entry(key).or_default().extend(shells);
+        assert!(matches!(inner.next_job(later), Job::Wait(LOOK)));
     }
 }
