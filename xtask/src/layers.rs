@@ -79,8 +79,8 @@ const NOT_IN_THE_MONITOR: [&str; 7] = [
 ];
 
 /// The monitor's modules, from the bottom up. Each may use those before it.
-const MONITOR: [&str; 7] = [
-    "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine",
+const MONITOR: [&str; 8] = [
+    "blobs", "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine",
 ];
 
 /// # Errors

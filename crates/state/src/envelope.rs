@@ -131,7 +131,7 @@ mod tests {
             said: 16,
             found: 15,
         };
-        assert_eq!(refusal(|bytes| drop(bytes.pop())), cut_off);
+        assert_eq!(refusal(|bytes| bytes.truncate(HEADER + 15)), cut_off);
         assert_eq!(refusal(|bytes| bytes.push(0)), EnvelopeError::LeftOver(1));
         let damaged = refusal(|bytes| bytes[30] ^= 4);
         assert!(

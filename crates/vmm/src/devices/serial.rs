@@ -5,6 +5,7 @@
 
 use super::log::Log;
 use crate::bus::BusDevice;
+use hyperfork_state::RecordType;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -47,6 +48,11 @@ pub struct SerialState {
     modem_status: u8,
     scratch: u8,
     in_buffer: Vec<u8>,
+}
+
+impl RecordType for SerialState {
+    const KIND: &'static str = "serial-8250";
+    const VERSION: u16 = 1;
 }
 
 impl Serial {

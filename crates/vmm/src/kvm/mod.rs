@@ -1,6 +1,7 @@
 //! KVM: what the host has, a VM, its vCPUs, and the state of both.
 
 pub mod clock;
+mod fingerprint;
 pub mod host;
 mod pvclock;
 mod tsc;
@@ -33,6 +34,9 @@ pub enum KvmError {
     /// The kernel lacks something the monitor cannot do without.
     #[error("this host's KVM lacks {0}")]
     Capability(&'static str),
+    /// It is not known since when the host runs.
+    #[error("cannot read this host's boot id")]
+    BootId(#[source] io::Error),
     /// A call failed.
     #[error("{call} failed")]
     Call {

@@ -2,6 +2,7 @@
 
 use super::{Host, HostKind, KvmError, Vm, call, tsc};
 use crate::sys::mapping;
+use hyperfork_state::RecordType;
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -41,6 +42,11 @@ pub struct VcpuState {
     events: kvm_vcpu_events,
     /// Running, halted, or waiting for its start (application processors).
     pub mp_state: kvm_mp_state,
+}
+
+impl RecordType for VcpuState {
+    const KIND: &'static str = "kvm-vcpu";
+    const VERSION: u16 = 1;
 }
 
 impl VcpuState {

@@ -2,6 +2,7 @@
 
 use super::{Clocks, Host, KvmError, call};
 use crate::memory::{Ram, layout};
+use hyperfork_state::RecordType;
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
     kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
@@ -25,6 +26,11 @@ pub struct VmState {
     pit: kvm_pit_state2,
     /// What its clocks showed.
     pub clocks: Clocks,
+}
+
+impl RecordType for VmState {
+    const KIND: &'static str = "kvm-vm";
+    const VERSION: u16 = 1;
 }
 
 impl Vm {

@@ -6,6 +6,7 @@ use super::signal_port::{GuestFork, SignalPort};
 use super::slots::{self, Backends, SlotError, Slots};
 use super::vcpus::{Connections, Errands, Vcpus};
 use super::{Events, Shell};
+use crate::blobs::{BlobReader, Blobs};
 use crate::boot::{self, Boot, BootError, acpi};
 use crate::bus::Bus;
 use crate::devices::serial::{COM1, COM1_LEN, Serial};
@@ -18,12 +19,12 @@ use crate::memory::ram::RamError;
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{MachineState, Shape};
 use crate::sys::clock::{Monotonic, host_tsc};
-use crate::sys::fds::FdTable;
 use crate::sys::huge_pages;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
 use hyperfork_api::signal::{ForkStatus, PORT, PORT_LEN};
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec};
+use hyperfork_state::{HostFingerprint, OtherHost};
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ pub struct Machine {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
+    pub(super) host: Arc<HostFingerprint>,
     pub(super) guest_fork: GuestFork,
     /// What its clocks showed when it was paused [to stay](super::Paused::stay) so.
     pub(super) clocks_held: Option<Clocks>,
@@ -70,6 +72,12 @@ pub enum MachineError {
         /// Devices wanted.
         count: usize,
     },
+    /// A machine has at least one vCPU.
+    #[error("a machine without vCPUs cannot be")]
+    NoVcpu,
+    /// The state is from elsewhere.
+    #[error("the captured machine cannot go on here")]
+    OtherHost(#[from] OtherHost),
     /// The state is for another kind of shell.
     #[error("a shell of {shell:?} cannot take a machine of {state:?}")]
     Shape {
@@ -217,7 +225,7 @@ impl Machine {
     pub fn restore(
         mut shell: Shell,
         mut state: MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
@@ -228,13 +236,14 @@ impl Machine {
                 state: Box::new(state.shape),
             });
         }
+        state.host.check(&shell.host)?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = BeingSet::begin(&shell.vcpus, vcpus, &state.vm.clocks);
-        RamImage::restore(state.ram.clone(), fds)
+        RamImage::restore(state.ram.clone(), BlobReader::new(&state.blobs, carrier))
             .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
-        let machine = Self::rebuild(shell, vcpus, &state, fds, identity, backends, events)?;
+        let machine = Self::rebuild(shell, vcpus, &state, carrier, identity, backends, events)?;
         Ok((
             machine,
             Restored {
@@ -251,31 +260,32 @@ impl Machine {
     pub fn go_on(
         shell: Shell,
         state: &mut MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
     ) -> Result<Self, MachineError> {
+        state.host.check(&shell.host)?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = BeingSet::begin(&shell.vcpus, vcpus, &state.vm.clocks);
-        Self::rebuild(shell, vcpus, state, fds, identity, backends, events)
+        Self::rebuild(shell, vcpus, state, carrier, identity, backends, events)
     }
 
     fn rebuild(
         mut shell: Shell,
         vcpus: BeingSet,
         state: &MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
     ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
-        let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
-        let device_states = state.devices.iter().map(|transport| &transport.device);
+        let is_read = shell.host.kind == HostKind::Hardware && !shell.shape.rings.is_empty();
+        let device_states = state.devices.iter().map(|device| &device.own);
         let slots = slots::restored(
             device_states,
-            fds,
+            BlobReader::new(&state.blobs, carrier),
             identity.cid,
             backends,
             shell.ram.free_pages(),
@@ -283,7 +293,7 @@ impl Machine {
         let serial_irq = serial_line(&shell)?;
         let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
         let devices = devices.zip(&state.devices).map(|((device, lines), state)| {
-            MmioTransport::restore(device, lines, state, memory.clone())
+            MmioTransport::restore(device, lines, &state.transport, memory.clone())
         });
         let parts = Parts {
             vm: &state.vm,
@@ -293,7 +303,7 @@ impl Machine {
             devices: devices
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("restoring a device"))?,
-            guest_fork: state.guest_fork,
+            guest_fork: state.signal_port.0,
             disks: slots.disks,
             vsock: slots.vsock,
         };
@@ -453,6 +463,7 @@ fn assemble(
         vm,
         ram,
         shape,
+        host,
         ..
     } = shell;
     // Before the interrupt controllers, which may have something for their APICs.
@@ -515,6 +526,7 @@ fn assemble(
         vm,
         ram,
         shape,
+        host,
         guest_fork,
         clocks_held: None,
         disks: parts.disks,

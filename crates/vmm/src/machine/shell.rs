@@ -2,14 +2,17 @@
 
 use super::MachineError;
 use super::vcpus::Vcpus;
+use crate::blobs::BlobReader;
 use crate::devices::confinement::Names;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
-use crate::kvm::{Host, HostKind, Vcpu, Vm, WARM_UP_CODE};
+use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{Preload, Shape};
 use crate::sys::fds::FdTable;
+use hyperfork_state::HostFingerprint;
+use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -29,7 +32,7 @@ pub struct Shell {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
-    pub(super) host: HostKind,
+    pub(super) host: Arc<HostFingerprint>,
 }
 
 impl Shell {
@@ -71,7 +74,8 @@ impl Shell {
     /// # Errors
     /// [`MachineError::Host`].
     pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
-        RamImage::restore(preload.image.clone(), fds)
+        let blobs = BlobReader::new(&preload.blobs, fds);
+        RamImage::restore(preload.image.clone(), blobs)
             .and_then(|image| self.ram.prime(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
@@ -92,7 +96,9 @@ impl Shell {
         unsafe { vm.set_memory(&ram)? };
         let vcpus = (0..shape.cpus)
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let first = vcpus.first().ok_or(MachineError::NoVcpu)?;
+        let fingerprint = host.fingerprint(first)?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
         let vcpus =
             Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
@@ -115,7 +121,7 @@ impl Shell {
             vm,
             ram,
             shape,
-            host: host.kind(),
+            host: fingerprint,
         })
     }
 }

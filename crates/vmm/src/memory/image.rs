@@ -2,9 +2,10 @@
 
 use super::layers::{Layers, LayersState};
 use super::ranges;
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::sys::hands::{Alone, Hands};
 use crate::sys::mapping::Mapping;
+use hyperfork_state::{BlobRef, BlobRole, RecordType};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -77,11 +78,21 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// [`RamImage`] as it travels: the descriptors are in an [`FdTable`].
+/// [`RamImage`] as it travels: its files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RamImageState {
-    base: FdIndex,
+    base: BlobRef,
     changes: Option<LayersState>,
+}
+
+impl RecordType for RamImageState {
+    const KIND: &'static str = "ram";
+    const VERSION: u16 = 1;
+
+    fn blobs(&self) -> Vec<BlobRef> {
+        let changes = self.changes.iter().flat_map(LayersState::blobs);
+        std::iter::once(self.base).chain(changes.copied()).collect()
+    }
 }
 
 impl RamImage {
@@ -161,23 +172,24 @@ impl RamImage {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn save(&self, fds: &mut FdTable) -> io::Result<RamImageState> {
-        let base = fds.push(self.base.as_fd())?;
-        let changes = Some(self.changes.save(fds)?);
+    pub fn save(&self, blobs: &mut BlobWriter) -> io::Result<RamImageState> {
+        let len = self.base.metadata()?.len();
+        let base = blobs.put(self.base.as_fd(), BlobRole::RamBase, len)?;
+        let changes = Some(self.changes.save(blobs)?);
         Ok(RamImageState { base, changes })
     }
 
     /// And back.
     ///
     /// # Errors
-    /// When the descriptors it names are not there.
-    pub fn restore(state: RamImageState, fds: &FdTable) -> io::Result<Self> {
+    /// When the blobs that it refers to are not there.
+    pub fn restore(state: RamImageState, blobs: BlobReader<'_>) -> io::Result<Self> {
         let changes = state
             .changes
-            .map(|changes| Layers::restore(changes, fds))
+            .map(|changes| Layers::restore(changes, blobs))
             .transpose()?;
         Ok(Self {
-            base: Arc::new(fds.get(state.base)?.into()),
+            base: Arc::new(blobs.open(state.base)?.into()),
             changes: changes.unwrap_or_default(),
         })
     }

@@ -2,9 +2,10 @@
 //! newer ones on top of older ones.
 
 use super::ranges;
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::sys::hands::Hands;
 use crate::sys::mapping::Mapping;
+use hyperfork_state::{BlobRef, BlobRole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -47,10 +48,10 @@ struct Read {
 /// Pieces that are read at once: so few that there are parts for others.
 const MOST_READ: usize = 64;
 
-/// [`Layers`] as they travel: the descriptors are in an [`FdTable`].
+/// [`Layers`] as they travel: the files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayersState {
-    files: Vec<FdIndex>,
+    files: Vec<BlobRef>,
     #[serde(with = "packed")]
     pieces: Vec<Piece>,
 }
@@ -304,8 +305,14 @@ impl Layers {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub(super) fn save(&self, fds: &mut FdTable) -> io::Result<LayersState> {
-        let files = self.files.iter().map(|file| fds.push(file.as_fd()));
+    pub(super) fn save(&self, blobs: &mut BlobWriter) -> io::Result<LayersState> {
+        // As much of each file as there are pieces in it.
+        let mut lens = vec![0; self.files.len()];
+        for piece in &self.pieces {
+            lens[piece.file] = piece.end().max(lens[piece.file]);
+        }
+        let files = self.files.iter().zip(lens);
+        let files = files.map(|(file, len)| blobs.put(file.as_fd(), BlobRole::RamLayer, len));
         Ok(LayersState {
             files: files.collect::<io::Result<_>>()?,
             pieces: self.pieces.clone(),
@@ -315,16 +322,22 @@ impl Layers {
     /// And back.
     ///
     /// # Errors
-    /// When it names descriptors that are not there.
-    pub(super) fn restore(state: LayersState, fds: &FdTable) -> io::Result<Self> {
-        let files = state
-            .files
-            .into_iter()
-            .map(|file| Ok(Arc::new(fds.get(file)?.into())));
-        let files = files.collect::<io::Result<Vec<_>>>()?;
-        if state.pieces.iter().any(|piece| piece.file >= files.len()) {
-            return Err(io::ErrorKind::InvalidData.into());
+    /// When it refers to blobs that are not there, or to more of one than there is.
+    pub(super) fn restore(state: LayersState, blobs: BlobReader<'_>) -> io::Result<Self> {
+        let lens = state.files.iter().map(|&file| Ok(blobs.get(file)?.len));
+        let lens = lens.collect::<io::Result<Vec<_>>>()?;
+        let is_there = |piece: &Piece| {
+            let end = piece.offset.checked_add(piece.range.len() as u64);
+            end.zip(lens.get(piece.file))
+                .is_some_and(|(end, &len)| end <= len)
+        };
+        if !state.pieces.iter().all(is_there) {
+            let words = "a piece of memory lies outside of its file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, words));
         }
+        let files = state.files.into_iter();
+        let files = files.map(|file| Ok(Arc::new(blobs.open(file)?.into())));
+        let files = files.collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             files,
             pieces: state.pieces,
@@ -333,6 +346,11 @@ impl Layers {
 }
 
 impl LayersState {
+    /// Its files.
+    pub(super) fn blobs(&self) -> &[BlobRef] {
+        &self.files
+    }
+
     /// Bytes of guest RAM in pieces of less than `least` bytes.
     pub(super) fn len_below(&self, least: usize) -> usize {
         let lens = self.pieces.iter().map(|piece| piece.range.len());
@@ -417,10 +435,10 @@ mod tests {
         let file = Arc::new(memfd::create("test", 0).unwrap());
         let mut layers = Layers::of(vec![1..4, 6..1 << 40], file.clone());
         layers.put(Layers::of(vec![2..3, 8..9], file));
-        let mut fds = FdTable::default();
-        let sent = postcard::to_stdvec(&layers.save(&mut fds).unwrap()).unwrap();
+        let mut blobs = BlobWriter::default();
+        let sent = postcard::to_stdvec(&layers.save(&mut blobs).unwrap()).unwrap();
         let state: LayersState = postcard::from_bytes(&sent).unwrap();
-        let arrived = Layers::restore(state, &fds).unwrap();
+        let arrived = Layers::restore(state, blobs.reader()).unwrap();
         assert_eq!(arrived.pieces, layers.pieces);
         assert_eq!(arrived.depth(), 2);
         // A piece of which the last byte is missing.

@@ -11,8 +11,8 @@
 
 use super::VirtioDevice;
 use super::transport::{Lines, MmioTransport};
+use crate::blobs::BlobWriter;
 use crate::bus::BusDevice;
-use crate::sys::fds::FdTable;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -225,9 +225,9 @@ impl Driver<'_> {
                 self.start();
             }
             240..245 => {
-                let mut fds = FdTable::default();
+                let mut blobs = BlobWriter::default();
                 self.transport
-                    .save(&mut fds)
+                    .save(&mut blobs)
                     .expect("a device can be saved at any time");
             }
             245.. => self.transport.resume(),

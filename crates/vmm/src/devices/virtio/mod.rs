@@ -21,8 +21,8 @@ pub(crate) mod testing;
 pub mod transport;
 pub mod vsock;
 
-use crate::sys::fds::FdTable;
-use serde::{Deserialize, Serialize};
+use crate::blobs::BlobWriter;
+use hyperfork_state::Record;
 use std::io;
 use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
@@ -114,24 +114,5 @@ pub trait VirtioDevice: Send {
     ///
     /// # Errors
     /// When the host cannot give what is needed (descriptors, disk space).
-    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState>;
-}
-
-/// The state of any device's own part.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum DeviceState {
-    /// A memory balloon.
-    Balloon(balloon::BalloonState),
-    /// A disk.
-    Block(block::disk::DiskState),
-    /// A console.
-    Console(console::ConsoleState),
-    /// A network card.
-    Net(net::NetState),
-    /// A shared directory.
-    P9(p9::P9State),
-    /// An entropy source.
-    Rng(rng::RngState),
-    /// A socket device.
-    Vsock(vsock::VsockState),
+    fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record>;
 }

@@ -20,7 +20,8 @@ use super::clusters::{CLUSTER, Extent};
 use super::layer::{Layer, TopLayer};
 use super::overlays::Overlays;
 use super::sparse::Run;
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
+use hyperfork_state::{BlobRef, BlobRole, RecordType, devices};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -47,7 +48,7 @@ pub struct Disk {
     failures: Failures,
 }
 
-/// A disk at rest: its base and frozen layers by descriptor.
+/// A disk at rest: its base and frozen layers are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskState {
     base: BaseState,
@@ -58,9 +59,19 @@ pub struct DiskState {
     pub(super) layers: Vec<LayerState>,
 }
 
+impl RecordType for DiskState {
+    const KIND: &'static str = devices::BLOCK.name;
+    const VERSION: u16 = 1;
+
+    fn blobs(&self) -> Vec<BlobRef> {
+        let layers = self.layers.iter().map(|layer| layer.file);
+        self.base.blobs().into_iter().chain(layers).collect()
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayerState {
-    pub(super) file: FdIndex,
+    pub(super) file: BlobRef,
     pub(super) clusters: Vec<Extent>,
 }
 
@@ -105,12 +116,13 @@ impl Disk {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<DiskState> {
+    pub fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<DiskState> {
         self.freeze();
-        let base = self.base.save(fds)?;
+        let base = self.base.save(blobs)?;
+        let len = self.clusters() * CLUSTER;
         let layers = self.layers.iter().map(|layer| {
             Ok(LayerState {
-                file: fds.push(layer.file())?,
+                file: blobs.put(layer.file(), BlobRole::DiskLayer, len)?,
                 clusters: layer.clusters().extents(),
             })
         });
@@ -126,24 +138,28 @@ impl Disk {
     ///
     /// # Errors
     /// As there.
-    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
+    pub fn restore(
+        state: &DiskState,
+        blobs: BlobReader<'_>,
+        overlays: &Overlays,
+    ) -> io::Result<Self> {
         let overlays = (!state.read_only).then(|| overlays.clone());
-        Self::from_state(state, fds, overlays)
+        Self::from_state(state, blobs, overlays)
     }
 
     fn from_state(
         state: &DiskState,
-        fds: &FdTable,
+        blobs: BlobReader<'_>,
         overlays: Option<Overlays>,
     ) -> io::Result<Self> {
-        let base = Base::restore(&state.base, fds)?;
+        let base = Base::restore(&state.base, blobs)?;
         let mut disk = Self::with(base, overlays);
         if disk.len() != state.len {
             let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         for layer in &state.layers {
-            let file = File::from(fds.get(layer.file)?);
+            let file = File::from(blobs.open(layer.file)?);
             let layer = Layer::from_saved(file, &layer.clusters, disk.clusters())?;
             disk.layers.push(layer);
         }
@@ -155,9 +171,9 @@ impl Disk {
     /// # Errors
     /// When the process is out of descriptors.
     pub fn snapshot(&mut self) -> io::Result<Self> {
-        let mut fds = FdTable::default();
-        let state = self.save(&mut fds)?;
-        Self::from_state(&state, &fds, None)
+        let mut blobs = BlobWriter::default();
+        let state = self.save(&mut blobs)?;
+        Self::from_state(&state, blobs.reader(), None)
     }
 
     /// What it takes of the host now.

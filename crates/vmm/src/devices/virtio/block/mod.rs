@@ -35,12 +35,13 @@ pub mod qcow2;
 mod request;
 pub mod sparse;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::FdTable;
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::{BlobReader, BlobWriter};
 use base::Base;
 use clusters::CLUSTER;
 use disk::{Disk, DiskState, SECTOR};
 use handle::DiskHandle;
+use hyperfork_state::Record;
 use overlays::Overlays;
 use std::io;
 use virtio_bindings::virtio_blk::*;
@@ -83,8 +84,12 @@ impl Block {
     /// # Errors
     /// `InvalidData` when the state is not one of a disk, or its base has
     /// changed its length; when the process is out of descriptors.
-    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
-        Ok(Self::with(Disk::restore(state, fds, overlays)?))
+    pub fn restore(
+        state: &DiskState,
+        blobs: BlobReader<'_>,
+        overlays: &Overlays,
+    ) -> io::Result<Self> {
+        Ok(Self::with(Disk::restore(state, blobs, overlays)?))
     }
 
     /// The disk, for those who look at it from outside.
@@ -140,8 +145,8 @@ impl VirtioDevice for Block {
         })
     }
 
-    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Block(self.disk.lock().save(fds)?))
+    fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&self.disk.lock().save(blobs)?))
     }
 }
 

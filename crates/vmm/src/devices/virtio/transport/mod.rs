@@ -27,10 +27,10 @@
 mod registers;
 mod state;
 
-pub use state::{QueueState, TransportState};
+pub use state::{DeviceState, QueueState, TransportState};
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
-use crate::sys::fds::FdTable;
+use crate::blobs::BlobWriter;
 use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Registers, Status};
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -124,7 +124,7 @@ impl MmioTransport {
     }
 
     /// A device as it was when `state` was saved; `device` has been restored
-    /// from `state.device`. It rests until [`resume`](Self::resume).
+    /// from its own part. It rests until [`resume`](Self::resume).
     ///
     /// # Errors
     /// `InvalidData` when the state does not fit the device or the memory;
@@ -163,11 +163,13 @@ impl MmioTransport {
     ///
     /// # Errors
     /// As [`VirtioDevice::save`].
-    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<TransportState> {
-        Ok(TransportState {
-            device: self.device.save(fds)?,
-            queues: self.ring_states(),
-            registers: self.registers.clone(),
+    pub fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<DeviceState> {
+        Ok(DeviceState {
+            own: self.device.save(blobs)?,
+            transport: TransportState {
+                queues: self.ring_states(),
+                registers: self.registers.clone(),
+            },
         })
     }
 

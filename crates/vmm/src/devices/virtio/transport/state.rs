@@ -1,18 +1,30 @@
 //! What of a transport outlives the process.
 
 use super::registers::Registers;
-use crate::devices::virtio::DeviceState;
+use hyperfork_state::{Record, RecordType};
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-/// A device and its transport at rest.
+/// A device at rest.
+#[derive(Debug, Clone)]
+pub struct DeviceState {
+    /// What all devices have.
+    pub transport: TransportState,
+    /// The device's own part; choose the device to restore by its kind.
+    pub own: Record,
+}
+
+/// A transport at rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TransportState {
     pub(super) registers: Registers,
     pub(super) queues: Vec<QueueState>,
-    /// The device's own part; choose the device to restore by it.
-    pub device: DeviceState,
+}
+
+impl RecordType for TransportState {
+    const KIND: &'static str = "virtio-mmio";
+    const VERSION: u16 = 1;
 }
 
 /// One ring's registers (4.2.2) and how far the device has got in it. The rest

@@ -37,9 +37,10 @@ mod tests;
 
 pub use handle::VsockHandle;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::FdTable;
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use events::Events;
+use hyperfork_state::{Record, RecordType, devices};
 use muxer::Muxer;
 use packet::{HEADER_LEN, Header};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,11 @@ pub struct VsockState {
     /// Where host ports go on.
     next_port: u32,
     events: Events,
+}
+
+impl RecordType for VsockState {
+    const KIND: &'static str = devices::VSOCK.name;
+    const VERSION: u16 = 1;
 }
 
 /// A virtio-vsock device.
@@ -215,9 +221,9 @@ impl VirtioDevice for Vsock {
         self.pump(context)
     }
 
-    fn save(&mut self, _fds: &mut FdTable) -> io::Result<DeviceState> {
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
         let next_port = self.muxer.next_port();
-        Ok(DeviceState::Vsock(VsockState {
+        Ok(Record::of(&VsockState {
             next_port,
             events: self.events.clone(),
         }))
