@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-/// Makes a hole of these bytes of `file`: it reads as zeroes, for whoever has it mapped, too,
+/// Makes a hole of these bytes of `file`: it reads as zeroes, also where it is mapped,
 /// and takes no storage or memory until it is written again. The file stays as long as it is.
 ///
 /// # Errors

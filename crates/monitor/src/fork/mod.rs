@@ -29,7 +29,7 @@ use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::note;
 use hyperfork_sys::sched::Urgent;
 use hyperfork_vmm::machine::{Capture, Machine};
-use hyperfork_vmm::memory::ram::Aside;
+use hyperfork_vmm::memory::DeferredCleanup;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub(crate) struct Begun {
     /// Why there will be no clones all the same.
     failure: Option<ForkError>,
     times: Option<Times>,
-    cleanup: Option<Aside>,
+    cleanup: Option<DeferredCleanup>,
     /// Memory of the next clones, as far as it is known now.
     image: Option<(Preload, FdTable)>,
     best_effort: bool,
@@ -69,7 +69,7 @@ pub(crate) struct Begun {
 pub(crate) struct Finished {
     pub(crate) report: Result<ForkReport, ForkError>,
     clones: Clones,
-    cleanup: Option<Aside>,
+    cleanup: Option<DeferredCleanup>,
     image: Option<(Preload, FdTable)>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn begin(
             };
             begun.failure = failed.err();
             begun.times = Some(times);
-            begun.cleanup = Some(capture.aside);
+            begun.cleanup = Some(capture.cleanup);
             let preload = Preload {
                 image: capture.state.ram,
                 blobs: capture.state.blobs,
@@ -220,10 +220,10 @@ impl Finished {
     /// milliseconds per GiB. Gives what the next clones' shells may preload.
     pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
         let touched = self.report.is_ok().then(|| self.clones.touched());
-        if let Some(aside) = self.cleanup
-            && let Err(error) = aside.retire()
+        if let Some(cleanup) = self.cleanup
+            && let Err(error) = cleanup.run()
         {
-            note!("the memory image could not be sealed: {error}");
+            note!("after a fork: {}", one_line(&error));
         }
         let (mut preload, fds) = self.image?;
         preload.image = preload.image.bounded(MOST_PRELOADED);

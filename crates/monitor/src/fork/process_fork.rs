@@ -69,10 +69,10 @@ pub(super) fn begin(
         forked
     });
     let began = match began {
-        Ok((began, mut times, aside)) => {
+        Ok((began, mut times, cleanup)) => {
             times.pause_us = Monotonic::now().us_since(times.paused);
             begun.times = Some(times);
-            begun.cleanup = Some(aside);
+            begun.cleanup = Some(cleanup);
             began
         }
         Err(error) => {
@@ -108,7 +108,11 @@ fn children(
     children.collect()
 }
 
-type Forked = (Vec<Monotonic>, Times, hyperfork_vmm::memory::ram::Aside);
+type Forked = (
+    Vec<Monotonic>,
+    Times,
+    hyperfork_vmm::memory::DeferredCleanup,
+);
 
 /// Captures the VM, which stands still, and forks its process for each child. Gives when
 /// each `fork(2)` began.
@@ -138,7 +142,7 @@ fn fork_each(
         pause_us: 0,
         image_us: capture.image_us,
     };
-    Ok((began, times, capture.aside))
+    Ok((began, times, capture.cleanup))
 }
 
 impl Child {

@@ -16,7 +16,7 @@ impl Host {
             return Ok(known.clone());
         }
         // Of the only vCPU there is: otherwise the answers tell which one was asked.
-        let cpuid = self.cpuid_for(0, 1);
+        let cpuid = self.cpuid_for(0, 1)?;
         let leaves = cpuid.as_slice().iter().map(|leaf| CpuidLeaf {
             function: leaf.function,
             index: leaf.index,

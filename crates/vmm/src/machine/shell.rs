@@ -2,15 +2,14 @@
 
 use super::MachineError;
 use super::vcpus::Vcpus;
-use crate::blobs::BlobReader;
+use crate::blobs::{BlobReader, Blobs};
 use crate::devices::confinement::Names;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
-use crate::snapshot::{Preload, Shape};
-use crate::sys::fds::FdTable;
+use crate::snapshot::{Preload, Shape, StateError};
 use hyperfork_state::HostFingerprint;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -69,20 +68,26 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Gets memory ready that clones of one family have in common ([`Ram::prime`]).
+    /// Gets memory ready that clones of one family have in common ([`Ram::preload`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
-    pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
-        let blobs = BlobReader::new(&preload.blobs, fds);
+    pub fn preload(&mut self, preload: &Preload, carrier: &dyn Blobs) -> Result<(), MachineError> {
+        let blobs = BlobReader::new(&preload.blobs, carrier);
         RamImage::restore(preload.image.clone(), blobs)
-            .and_then(|image| self.ram.prime(&image, &preload.touched))
+            .and_then(|image| self.ram.preload(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 
     /// How it is built.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// One more end of the serial port's interrupt.
+    pub(super) fn serial_line(&self) -> Result<EventFd, MachineError> {
+        let line = self.serial_irq.try_clone();
+        line.map_err(MachineError::host("making the serial port"))
     }
 
     fn build(host: &Host, shape: Shape, ram: Ram, warm: bool) -> Result<Self, MachineError> {
@@ -97,8 +102,7 @@ impl Shell {
         let vcpus = (0..shape.cpus)
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
             .collect::<Result<Vec<_>, _>>()?;
-        let first = vcpus.first().ok_or(MachineError::NoVcpu)?;
-        let fingerprint = host.fingerprint(first)?;
+        let fingerprint = host.fingerprint(vcpus.first().ok_or(StateError::NoVcpu)?)?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
         let vcpus =
             Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;

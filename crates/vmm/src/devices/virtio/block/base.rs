@@ -22,6 +22,21 @@ pub enum Base {
     },
     /// QEMU's format.
     Qcow2(Qcow2),
+    /// One that tells of each access before it happens, and so can be as slow as a test wants.
+    #[cfg(test)]
+    Watched(Box<Base>, Watch),
+}
+
+/// What is told of each access.
+#[cfg(test)]
+#[derive(Clone)]
+pub struct Watch(pub std::sync::Arc<dyn Fn() + Send + Sync>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Watch")
+    }
 }
 
 /// An image at rest: its files are blobs. Encoded by number: new kinds come last.
@@ -59,6 +74,8 @@ impl Base {
         match self {
             Self::Raw { len, .. } => *len,
             Self::Qcow2(image) => image.size(),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.size(),
         }
     }
 
@@ -71,6 +88,11 @@ impl Base {
         match self {
             Self::Raw { file, .. } => file.read_exact_at(buffer, offset),
             Self::Qcow2(image) => image.read_at(offset, buffer),
+            #[cfg(test)]
+            Self::Watched(base, watch) => {
+                (watch.0)();
+                base.read_at(offset, buffer)
+            }
         }
     }
 
@@ -86,6 +108,8 @@ impl Base {
                 bytes,
                 stored: true,
             }]),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.runs(bytes),
         }
     }
 
@@ -99,6 +123,8 @@ impl Base {
                 BaseState::Raw(blobs.put(file, BlobRole::DiskImage, *len)?)
             }
             Self::Qcow2(image) => BaseState::Qcow2(image.save(blobs)?),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.save(blobs)?,
         })
     }
 

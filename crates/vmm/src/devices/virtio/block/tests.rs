@@ -75,7 +75,7 @@ fn clear(driver: &mut Driver, kind: u32, sector: u64, sectors: u32, flags: u32) 
 fn fork(parent: &Driver, dir: &TempDir) -> Driver {
     let mut blobs = BlobWriter::default();
     let state = parent.lock().save(&mut blobs).unwrap();
-    let block: DiskState = state.own.decode().unwrap();
+    let block: BlockState = state.own.decode().unwrap();
     let clone = Block::restore(&block, blobs.reader(), &overlays(dir)).unwrap();
     parent.clone_into(clone, &state)
 }
@@ -328,8 +328,8 @@ fn frozen_layers_cannot_be_written_through_what_a_clone_is_given() {
     write(&mut parent, 0, &[1; 512]);
     let mut blobs = BlobWriter::default();
     let state = parent.lock().save(&mut blobs).unwrap();
-    let block: DiskState = state.own.decode().unwrap();
-    let layer = File::from(blobs.reader().open(block.layers[0].file).unwrap());
+    let block: BlockState = state.own.decode().unwrap();
+    let layer = File::from(blobs.reader().open(block.disk.layers[0].file).unwrap());
     assert!(layer.write_at(&[2], 0).is_err());
 }
 
@@ -414,16 +414,20 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
     write(&mut parent, 0, &[1; 512]);
     let mut blobs = BlobWriter::default();
     let state = parent.lock().save(&mut blobs).unwrap();
-    let good: DiskState = state.own.decode().unwrap();
-    let refused = |change: fn(&mut DiskState)| {
+    let good: BlockState = state.own.decode().unwrap();
+    let refused = |change: fn(&mut BlockState)| {
         let mut state = good.clone();
         change(&mut state);
         Block::restore(&state, blobs.reader(), &overlays(&dir)).is_err()
     };
     assert!(!refused(|_| ()));
-    assert!(refused(|state| state.len += 512));
-    assert!(refused(|state| state.layers[0].clusters[0].first = 1 << 40));
-    assert!(refused(|state| state.layers[0].clusters[0].count = u64::MAX));
+    assert!(refused(|state| state.disk.len += 512));
+    assert!(refused(
+        |state| state.disk.layers[0].clusters[0].first = 1 << 40
+    ));
+    assert!(refused(
+        |state| state.disk.layers[0].clusters[0].count = u64::MAX
+    ));
 }
 
 /// What can happen to a disk, and to a model of it.

@@ -15,6 +15,7 @@ mod client;
 use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::BlobWriter;
 use crate::devices::log::Log;
+use crate::memory::GuestMemoryMmap;
 use client::Clients;
 use hyperfork_state::{Record, RecordType, devices};
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::QueueT;
-use vm_memory::GuestMemoryMmap;
 
 /// The ring whose buffers the guest gives us to fill with input (5.3.2).
 const RECEIVE: usize = 0;
@@ -77,7 +77,7 @@ impl Console {
     /// Moves what the client has typed into the guest's buffers, while there is
     /// both.
     fn receive(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let queue = &mut queues[RECEIVE];
         let mut any = false;
         for _ in 0..queue.size() {
@@ -98,6 +98,7 @@ impl Console {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 }

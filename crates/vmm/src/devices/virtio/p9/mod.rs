@@ -18,6 +18,7 @@ mod wire;
 
 use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::{BlobReader, BlobWriter};
+use crate::memory::GuestMemoryMmap;
 use hyperfork_state::{BlobRef, BlobRole, Record, RecordType, devices};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,6 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use tree::Tree;
 use virtio_bindings::virtio_ids::VIRTIO_ID_9P;
-use vm_memory::GuestMemoryMmap;
 use wire::{Encoder, HEADER_LEN, MAX_MESSAGE};
 
 /// `VIRTIO_9P_MOUNT_TAG`: the configuration space holds the tag.

@@ -39,6 +39,7 @@ pub use handle::VsockHandle;
 
 use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::BlobWriter;
+use crate::memory::GuestMemoryMmap;
 use events::Events;
 use hyperfork_state::{Record, RecordType, devices};
 use muxer::Muxer;
@@ -49,7 +50,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// `VIRTIO_VSOCK_F_STREAM` (5.10.3), the only socket type.
 const F_STREAM: u64 = 1 << 0;
@@ -111,7 +111,7 @@ impl Vsock {
     /// Moves everything that can be moved. Each ring may be what another one was
     /// waiting for, so they are always served together.
     fn pump(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let [rx, tx, event] = queues else {
             return Ok(Notify::default());
         };
@@ -121,6 +121,7 @@ impl Vsock {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 

@@ -7,12 +7,14 @@
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::{QUEUE_SIZES, Vsock, VsockHandle, VsockState};
 use crate::blobs::BlobWriter;
+use crate::devices::turns::Preemption;
 use crate::devices::virtio::{Context, Notify, VirtioDevice};
+use crate::memory::GuestMemoryMmap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
@@ -170,7 +172,7 @@ impl Guest {
         ];
         Self {
             cid,
-            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            memory: crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]),
             device,
             handle,
             queues: QUEUE_SIZES.map(|size| Queue::new(size).unwrap()).into(),
@@ -204,7 +206,7 @@ impl Guest {
         let record = self.device.save(&mut BlobWriter::default()).unwrap();
         let state: VsockState = record.decode().unwrap();
         let (device, handle) = Vsock::restore(cid, &state).unwrap();
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];
         self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
         memory.write_slice(&all, GuestAddress(0)).unwrap();
@@ -296,6 +298,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_queue(ring, context).unwrap();
         self.after_call(notify);
@@ -335,6 +338,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_host_events(context).unwrap();
         self.after_call(notify);
