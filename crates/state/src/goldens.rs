@@ -21,7 +21,15 @@ const WRITE: &str = "HYPERFORK_WRITE_GOLDENS";
 /// # Panics
 /// When they differ, the file is missing, or cannot be read.
 pub fn check_record<T: RecordType>(directory: &Path, sample: &T) {
-    let name = format!("{}-v{}.bin", T::KIND, T::VERSION);
+    check_variant(directory, "", sample);
+}
+
+/// The same for one of several samples of a type, which `variant` sets apart.
+///
+/// # Panics
+/// As [`check_record`].
+pub fn check_variant<T: RecordType>(directory: &Path, variant: &str, sample: &T) {
+    let name = format!("{}-v{}{variant}.bin", T::KIND, T::VERSION);
     let record = Record::of(sample);
     let golden = golden(directory, &name, &record.bytes);
     let read: T = Record {

@@ -55,6 +55,25 @@ impl RecordType for SerialState {
     const VERSION: u16 = 1;
 }
 
+#[cfg(test)]
+impl SerialState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            baud_divisor_low: 1,
+            baud_divisor_high: 2,
+            interrupt_enable: 3,
+            interrupt_identification: 4,
+            line_control: 5,
+            line_status: 6,
+            modem_control: 7,
+            modem_status: 8,
+            scratch: 9,
+            in_buffer: vec![10, 11],
+        }
+    }
+}
+
 impl Serial {
     /// A port as after power-on, that writes to `log` and signals `irq`, an irqfd for
     /// [`COM1_IRQ`].

@@ -2,10 +2,13 @@
 
 pub mod clock;
 mod cpuid;
+mod exact;
 mod fingerprint;
 pub mod host;
 mod lapic;
 mod pvclock;
+#[cfg(test)]
+mod samples;
 mod tsc;
 pub mod vcpu;
 pub mod vm;

@@ -1,6 +1,6 @@
 //! A KVM VM and the state it holds beside its vCPUs.
 
-use super::{Clocks, Host, KvmError, call};
+use super::{Clocks, Host, KvmError, call, exact};
 use crate::memory::{Ram, layout};
 use hyperfork_state::RecordType;
 use kvm_bindings::{
@@ -20,10 +20,14 @@ pub struct Vm {
 /// What a VM holds beside memory and vCPUs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmState {
-    pic_master: kvm_irqchip,
-    pic_slave: kvm_irqchip,
-    ioapic: kvm_irqchip,
-    pit: kvm_pit_state2,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pic_master: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pic_slave: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) ioapic: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pit: kvm_pit_state2,
     /// What its clocks showed.
     pub clocks: Clocks,
 }

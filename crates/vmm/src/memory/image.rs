@@ -98,6 +98,17 @@ impl RecordType for RamImageState {
     }
 }
 
+#[cfg(test)]
+impl RamImageState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            base: BlobRef(0),
+            changes: Some(LayersState::sample()),
+        }
+    }
+}
+
 impl RamImage {
     /// An image that is its base.
     pub(super) fn of_base(base: FrozenFile) -> Self {

@@ -360,6 +360,28 @@ impl LayersState {
     }
 }
 
+#[cfg(test)]
+impl LayersState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            files: vec![BlobRef(1), BlobRef(2)],
+            pieces: vec![
+                Piece {
+                    range: 0x1000..0x3000,
+                    file: 1,
+                    offset: 0,
+                },
+                Piece {
+                    range: 0x10_0000..0x20_0000,
+                    file: 0,
+                    offset: 0x4000,
+                },
+            ],
+        }
+    }
+}
+
 impl Piece {
     /// Where it ends in its file.
     fn end(&self) -> u64 {

@@ -243,4 +243,6 @@ impl Preload {
 }
 
 #[cfg(test)]
+mod goldens;
+#[cfg(test)]
 mod tests;

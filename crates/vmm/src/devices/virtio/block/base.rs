@@ -58,6 +58,14 @@ impl BaseState {
     }
 }
 
+#[cfg(test)]
+impl BaseState {
+    /// For golden files: never changed.
+    pub(crate) fn sample_of_qcow2() -> Self {
+        Self::Qcow2(Qcow2State::sample())
+    }
+}
+
 impl Base {
     /// A raw image.
     ///

@@ -73,6 +73,35 @@ impl DiskState {
     }
 }
 
+#[cfg(test)]
+impl DiskState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            base: BaseState::Raw(BlobRef(1)),
+            read_only: false,
+            len: 2 << 30,
+            layers: vec![LayerState {
+                file: BlobRef(2),
+                clusters: vec![Extent {
+                    first: 300,
+                    count: 70_000,
+                }],
+            }],
+        }
+    }
+
+    /// The same of a disk on a qcow2 image.
+    pub(crate) fn sample_of_qcow2() -> Self {
+        Self {
+            base: BaseState::sample_of_qcow2(),
+            read_only: true,
+            len: 5 << 30,
+            layers: Vec::new(),
+        }
+    }
+}
+
 impl Disk {
     /// See [`Block::new`](super::Block::new).
     pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {

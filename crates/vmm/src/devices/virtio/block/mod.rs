@@ -99,6 +99,25 @@ impl RecordType for BlockState {
     }
 }
 
+#[cfg(test)]
+impl BlockState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            disk: DiskState::sample(),
+            unfinished: Some(Request::sample()),
+        }
+    }
+
+    /// The same of a disk on a qcow2 image, with nothing under way.
+    pub(crate) fn sample_of_qcow2() -> Self {
+        Self {
+            disk: DiskState::sample_of_qcow2(),
+            unfinished: None,
+        }
+    }
+}
+
 impl Block {
     /// A disk whose content is `base`, which nobody may change from now on. Unless
     /// `read_only`, what the guest writes goes to unlinked files in `overlays`, made

@@ -37,6 +37,20 @@ impl Qcow2State {
     }
 }
 
+#[cfg(test)]
+impl Qcow2State {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            files: vec![
+                (BlobRef(3), DiskFormat::Qcow2),
+                (BlobRef(4), DiskFormat::Raw),
+            ],
+            len: 5 << 30,
+        }
+    }
+}
+
 impl std::fmt::Debug for Qcow2 {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = formatter.debug_struct("Qcow2");

@@ -89,6 +89,17 @@ impl RecordType for NetState {
     const VERSION: u16 = 1;
 }
 
+#[cfg(test)]
+impl NetState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            features: 1 << 40 | 2,
+            bytes_per_s: Some(3_000_000),
+        }
+    }
+}
+
 impl Net {
     /// A card with this address and, each way, this limit.
     ///

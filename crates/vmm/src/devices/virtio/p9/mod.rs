@@ -62,6 +62,20 @@ impl RecordType for P9State {
     }
 }
 
+#[cfg(test)]
+impl P9State {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            tag: "hf0".to_owned(),
+            read_only: true,
+            root: BlobRef(1),
+            limit: 8192,
+            fids: vec![SavedFid::sample()],
+        }
+    }
+}
+
 /// A shared directory.
 pub struct P9 {
     tag: String,

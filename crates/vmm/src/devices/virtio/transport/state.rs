@@ -28,6 +28,26 @@ impl RecordType for TransportState {
     const VERSION: u16 = 1;
 }
 
+#[cfg(test)]
+impl TransportState {
+    /// For golden files: never changed. It has so many rings.
+    pub(crate) fn sample(rings: u8) -> Self {
+        let queue = QueueState {
+            ready: true,
+            size: 256,
+            desc: 0x1_0000_1000,
+            driver: 0x2000,
+            device: 0x3000,
+            next_avail: 700,
+            next_used: 600,
+        };
+        Self {
+            registers: RegistersState::sample(),
+            queues: vec![queue; rings.into()],
+        }
+    }
+}
+
 /// One ring's registers (4.2.2) and how far the device has got in it. The rest
 /// of a ring is in guest memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

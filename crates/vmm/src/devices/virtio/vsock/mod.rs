@@ -75,6 +75,17 @@ impl RecordType for VsockState {
     const VERSION: u16 = 1;
 }
 
+#[cfg(test)]
+impl VsockState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            next_port: 70_000,
+            events: Events::sample(),
+        }
+    }
+}
+
 /// A virtio-vsock device.
 ///
 /// Dropping it closes its descriptors and does nothing else, so a child made by
