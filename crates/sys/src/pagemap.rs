@@ -4,11 +4,13 @@
 
 use super::check;
 use super::mapping::AddressRange;
+use super::secrecy;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// `struct pm_scan_arg` of linux/fs.h, which Debian 12's headers do not have.
 #[repr(C)]
@@ -66,7 +68,7 @@ impl Pagemap {
     /// # Errors
     /// When `/proc/self/pagemap` cannot be opened.
     pub fn open() -> io::Result<Self> {
-        File::open("/proc/self/pagemap").map(Self)
+        secrecy::open_own(Path::new("/proc/self/pagemap")).map(Self)
     }
 
     /// The parts of `mapping`, a private mapping of a file, that differ from the file

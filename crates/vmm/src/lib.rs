@@ -21,6 +21,8 @@ pub mod blobs;
 pub mod boot;
 pub mod bus;
 pub mod devices;
+#[cfg(test)]
+mod forbidden;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -51,7 +51,7 @@ impl LauncherEnd {
             .map_err(io::Error::other)?;
         config
             .program
-            .vm(claim.dir.name())
+            .vm(claim.dir.name())?
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(log)
@@ -61,7 +61,7 @@ impl LauncherEnd {
             dir: claim.dir.clone(),
             shape: shape.clone(),
             warm,
-            pool: config.pool,
+            settings: config.settings,
         };
         send(&ours, &order, &[claim.lock.try_clone()?.into()])?;
         Ok(Self::taken(ours, claim.dir.clone()))

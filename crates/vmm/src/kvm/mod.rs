@@ -7,6 +7,7 @@ mod fingerprint;
 pub mod host;
 mod lapic;
 mod pvclock;
+pub mod requests;
 #[cfg(test)]
 mod samples;
 mod tsc;

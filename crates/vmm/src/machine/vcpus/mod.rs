@@ -25,8 +25,8 @@ use vcpu_thread::VcpuThread;
 const CROWD_STEP: Duration = Duration::from_millis(1);
 const CROWD_STEPS: u32 = 100;
 
-/// How long threads may take to start. The host is beyond help if they take longer.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long threads may take to start or to end. The host is beyond help if they take longer.
+const THREAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// One thread per vCPU, all running or all at rest.
 pub(super) struct Vcpus {
@@ -84,7 +84,7 @@ impl Vcpus {
             vcpus.threads.push(thread.spawn(life)?);
             vcpus.cpus.push(vcpu);
         }
-        if !vcpus.shared.wait_for_rest(START_LIMIT) {
+        if !vcpus.shared.wait_for_rest(THREAD_LIMIT) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         vcpus.check().map_err(io::Error::other)?;
@@ -181,6 +181,8 @@ impl Drop for Vcpus {
     fn drop(&mut self) {
         self.shared.want(Wanted::End);
         self.shared.kickable.kick_all();
+        // Kicks again those that have not heard it.
+        self.shared.wait_for_rest(THREAD_LIMIT);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -245,6 +245,4 @@ fn config(disk: &Disk) -> [u8; CONFIG_LEN] {
 }
 
 #[cfg(test)]
-mod preemption_tests;
-#[cfg(test)]
 mod tests;

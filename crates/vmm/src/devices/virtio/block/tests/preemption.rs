@@ -1,8 +1,8 @@
 //! What a request is like that the device thread is called away from. Nothing here depends on
 //! time: pieces are counted, and a backend waits until it is let go on.
 
-use super::base::Watch;
-use super::*;
+use super::super::base::Watch;
+use super::super::*;
 use crate::bus::SharedBusDevice;
 use crate::devices::confinement::Names;
 use crate::devices::virtio::testing::{Driver, Offered, RING_SIZE};
