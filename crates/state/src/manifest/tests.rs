@@ -97,6 +97,17 @@ fn a_manifest_is_its_golden_file() {
 }
 
 #[test]
+fn a_golden_file_is_compared_and_never_written_again() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens");
+    let compared = std::panic::catch_unwind(|| {
+        goldens::golden(&directory, "manifest-v1.bin", b"another form");
+    });
+    assert!(compared.is_err());
+    let kept = std::fs::read(directory.join("manifest-v1.bin")).unwrap();
+    assert!(kept == sample().encode());
+}
+
+#[test]
 fn what_is_left_over_within_is_an_error() {
     let encoded = sample().encode();
     let mut body = encoded[HEADER..].to_vec();

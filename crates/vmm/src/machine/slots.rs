@@ -3,22 +3,22 @@
 use crate::blobs::BlobReader;
 use crate::devices::log::Log;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::balloon::Balloon;
-use crate::devices::virtio::block::Block;
+use crate::devices::virtio::balloon::{Balloon, BalloonState};
 use crate::devices::virtio::block::handle::DiskHandle;
 use crate::devices::virtio::block::image;
 use crate::devices::virtio::block::image_error::ImageError;
 use crate::devices::virtio::block::overlays::Overlays;
-use crate::devices::virtio::console::Console;
-use crate::devices::virtio::net::Net;
-use crate::devices::virtio::p9::P9;
-use crate::devices::virtio::rng::Rng;
-use crate::devices::virtio::vsock::{Vsock, VsockHandle};
+use crate::devices::virtio::block::{Block, BlockState};
+use crate::devices::virtio::console::{Console, ConsoleState};
+use crate::devices::virtio::net::{Net, NetState};
+use crate::devices::virtio::p9::{P9, P9State};
+use crate::devices::virtio::rng::{Rng, RngState};
+use crate::devices::virtio::vsock::{Vsock, VsockHandle, VsockState};
 use crate::memory::FreePages;
 use crate::sys::tap::Tap;
 use hyperfork_api::Mac;
 use hyperfork_api::spec::{Disk, LinuxGuest, Share};
-use hyperfork_state::{Record, RecordError, devices as kinds};
+use hyperfork_state::{Record, RecordError, RecordType};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -147,10 +147,8 @@ pub(super) fn restored<'a>(
     };
     for state in states {
         let device: Box<dyn VirtioDevice> = match &*state.kind {
-            kind if kind == kinds::BALLOON.name => {
-                Box::new(Balloon::restore(&state.decode()?, free_pages.clone()))
-            }
-            kind if kind == kinds::BLOCK.name => {
+            BalloonState::KIND => Box::new(Balloon::restore(&state.decode()?, free_pages.clone())),
+            BlockState::KIND => {
                 let state = state.decode()?;
                 let block = overlays(backends)
                     .and_then(|overlays| Block::restore(&state, blobs, overlays))
@@ -158,21 +156,21 @@ pub(super) fn restored<'a>(
                 slots.disks.push(block.handle());
                 Box::new(block)
             }
-            kind if kind == kinds::CONSOLE.name => {
+            ConsoleState::KIND => {
                 let state = state.decode()?;
                 let restore = |log, listener| Console::restore(&state, log, listener);
                 Box::new(console(backends, restore)?)
             }
-            kind if kind == kinds::NET.name => {
+            NetState::KIND => {
                 let state = state.decode()?;
                 Box::new(card(backends, |tap, mac| Net::restore(&state, tap, mac))?)
             }
-            kind if kind == kinds::P9.name => {
+            P9State::KIND => {
                 let share = P9::restore(&state.decode()?, blobs);
                 Box::new(share.map_err(SlotError::device("shared directory"))?)
             }
-            kind if kind == kinds::RNG.name => Box::new(Rng::restore(&state.decode()?)),
-            kind if kind == kinds::VSOCK.name => {
+            RngState::KIND => Box::new(Rng::restore(&state.decode()?)),
+            VsockState::KIND => {
                 let restored = Vsock::restore(cid, &state.decode()?);
                 let (vsock, handle) = restored.map_err(SlotError::device("socket device"))?;
                 slots.vsock = Some(handle);
