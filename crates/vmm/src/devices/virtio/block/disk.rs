@@ -16,15 +16,15 @@
 //! not while the parent is paused.
 
 use super::absorb;
-use super::base::{Base, BaseState};
-use super::clusters::{CLUSTER, Extent};
+use super::base::Base;
+use super::clusters::CLUSTER;
+use super::disk_state::{DiskState, LayerState};
 use super::layer::{Layer, TopLayer};
 use super::overlays::Overlays;
 use super::sparse::Run;
 use super::usage::Counters;
 use crate::blobs::{BlobReader, BlobWriter};
-use hyperfork_state::{BlobRef, BlobRole};
-use serde::{Deserialize, Serialize};
+use hyperfork_state::BlobRole;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -46,60 +46,6 @@ pub struct Disk {
     /// Where tops are made. `None` for a read-only disk.
     overlays: Option<Overlays>,
     counters: Arc<Counters>,
-}
-
-/// A disk at rest: its base and frozen layers are blobs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DiskState {
-    base: BaseState,
-    read_only: bool,
-    /// Bytes of the disk; a base of another length is another disk.
-    pub(super) len: u64,
-    /// From the base upwards.
-    pub(super) layers: Vec<LayerState>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct LayerState {
-    pub(super) file: BlobRef,
-    pub(super) clusters: Vec<Extent>,
-}
-
-impl DiskState {
-    /// Its files.
-    pub(super) fn blobs(&self) -> Vec<BlobRef> {
-        let layers = self.layers.iter().map(|layer| layer.file);
-        self.base.blobs().into_iter().chain(layers).collect()
-    }
-}
-
-#[cfg(test)]
-impl DiskState {
-    /// For golden files: never changed.
-    pub(crate) fn sample() -> Self {
-        Self {
-            base: BaseState::Raw(BlobRef(1)),
-            read_only: false,
-            len: 2 << 30,
-            layers: vec![LayerState {
-                file: BlobRef(2),
-                clusters: vec![Extent {
-                    first: 300,
-                    count: 70_000,
-                }],
-            }],
-        }
-    }
-
-    /// The same of a disk on a qcow2 image.
-    pub(crate) fn sample_of_qcow2() -> Self {
-        Self {
-            base: BaseState::sample_of_qcow2(),
-            read_only: true,
-            len: 5 << 30,
-            layers: Vec::new(),
-        }
-    }
 }
 
 impl Disk {

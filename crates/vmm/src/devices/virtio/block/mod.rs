@@ -9,6 +9,7 @@
 //! | [`image`] | opening what a user names; with `probe`: its format, `lock`: writers are kept away, `chain`: what it lies on |
 //! | [`base`], [`qcow2`] | an image, as what lies under the layers |
 //! | [`disk`] | base and layers as one disk: read, write, freeze, copy out |
+//! | [`disk_state`] | what of a disk goes into a captured machine |
 //! | [`handle`] | a disk seen from outside the device thread |
 //! | [`sparse`] | where a file has storage |
 //! | [`usage`] | what a disk takes of the host |
@@ -26,6 +27,7 @@ pub mod base;
 mod chain;
 pub mod clusters;
 pub mod disk;
+pub mod disk_state;
 pub mod handle;
 pub mod image;
 pub mod image_error;
@@ -43,7 +45,8 @@ use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::{BlobReader, BlobWriter};
 use base::Base;
 use clusters::CLUSTER;
-use disk::{Disk, DiskState, SECTOR};
+use disk::{Disk, SECTOR};
+use disk_state::DiskState;
 use handle::DiskHandle;
 use hyperfork_state::{BlobRef, Record, RecordType, devices};
 use overlays::Overlays;
