@@ -1,12 +1,12 @@
-//! A hostile driver against a socket device: `cargo +nightly fuzz run vsock`.
+//! A hostile driver against a socket device.
 //!
 //! The first byte chooses: anything at all in the rings of a guest or of a clone,
 //! or any packets in orderly rings.
 #![no_main]
 
+use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::vsock::{Vsock, VsockState};
 use hyperfork_vmm::devices::virtio::vsock::fuzzing::drive_packets;
-use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::{VirtioDevice, hostile};
 use libfuzzer_sys::fuzz_target;
 
@@ -22,8 +22,8 @@ fuzz_target!(|input: &[u8]| {
         0 | 1 => return drive_packets(script),
         2 => {}
         _ => {
-            let state = device.save(&mut BlobWriter::default()).expect("a state");
-            let state: VsockState = state.decode().unwrap();
+            let record = device.save(&mut BlobWriter::default()).expect("a state");
+            let state: VsockState = record.decode().expect("it was saved");
             (device, handle) = Vsock::restore(CID, &state).expect("descriptors");
         }
     }
