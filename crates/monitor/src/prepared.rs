@@ -150,6 +150,7 @@ impl Prepared {
         fds: &FdTable,
     ) -> Result<ReadyVm, Box<dyn Error>> {
         let received = Monotonic::now();
+        new.spec.check()?;
         let state = MachineState::decode(state)?;
         let around = self.around;
         let published = publish::connect(&mut new, around.network.as_ref())?;

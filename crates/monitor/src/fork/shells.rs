@@ -2,7 +2,7 @@
 
 use super::{ForkError, Parent};
 use hyperfork_api::control::Fork;
-use hyperfork_api::{ShellSource, VmName};
+use hyperfork_api::{ShellSource, VmName, one_line};
 use hyperfork_host::handover::LauncherEnd;
 use hyperfork_host::pool::{PendingTake, Pool};
 use hyperfork_host::{Config, RunDir, RunDirError};
@@ -42,7 +42,7 @@ pub(super) struct CloneNames<'a> {
 
 impl<'a> CloneNames<'a> {
     pub(super) fn new(parent: &Parent<'a>, request: &Fork) -> Self {
-        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.name);
+        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.about.name);
         Self {
             run_dir: &parent.config.run_dir,
             prefix: prefix.clone(),
@@ -111,7 +111,7 @@ impl<'a> Shells<'a> {
         let (taken, pool) = match taken {
             Ok((taken, pool)) => (taken, Some(pool)),
             Err(error) => {
-                note!("the pool does not answer: {error}");
+                note!("the pool does not answer: {}", one_line(&error));
                 (Vec::new(), None)
             }
         };
