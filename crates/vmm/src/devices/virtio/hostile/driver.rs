@@ -74,8 +74,9 @@ impl<'a> Driver<'a> {
 
     /// As after a restore, and with a new driver.
     pub(super) fn go_on(mut self) {
-        self.watched(&[], MmioTransport::resume);
-        self.watched(&[], MmioTransport::process_host_events);
+        // Not watched: a state may say that the device has buffers that no driver gave it.
+        self.transport.resume();
+        self.transport.process_host_events();
         let saved = self.transport.save(&mut BlobWriter::default());
         saved.expect("a device can be saved at any time");
         self.run();
