@@ -6,9 +6,9 @@
 
 use hyperfork_api::spec::DiskFormat;
 use hyperfork_fuzz::{SCRATCH, Untouched};
+use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::block::base::Base;
 use hyperfork_vmm::devices::virtio::block::image;
-use hyperfork_vmm::blobs::BlobWriter;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::os::unix::fs::symlink;

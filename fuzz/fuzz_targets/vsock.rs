@@ -5,8 +5,8 @@
 #![no_main]
 
 use hyperfork_vmm::blobs::BlobWriter;
-use hyperfork_vmm::devices::virtio::vsock::{Vsock, VsockState};
 use hyperfork_vmm::devices::virtio::vsock::fuzzing::drive_packets;
+use hyperfork_vmm::devices::virtio::vsock::{Vsock, VsockState};
 use hyperfork_vmm::devices::virtio::{VirtioDevice, hostile};
 use libfuzzer_sys::fuzz_target;
 
