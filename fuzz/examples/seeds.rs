@@ -17,14 +17,15 @@ use hyperfork_vmm::devices::virtio::block::base::Base;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
 use hyperfork_vmm::devices::virtio::p9::P9;
 use hyperfork_vmm::devices::virtio::rng::Rng;
-use hyperfork_vmm::devices::virtio::transport::TransportState;
+use hyperfork_vmm::devices::virtio::transport::DeviceState;
 use hyperfork_vmm::devices::virtio::vsock::Vsock;
 use hyperfork_vmm::devices::virtio::{VirtioDevice, hostile};
 use hyperfork_host::identity;
 use hyperfork_net::user::fuzzing::example as packet;
 use hyperfork_host::fuzzing::{handover_examples, pool_examples};
 use hyperfork_vmm::snapshot::Preload;
-use hyperfork_sys::fds::FdTable;
+use hyperfork_state::{BlobRole, seal};
+use hyperfork_vmm::blobs::BlobWriter;
 use imago::StorageOpenOptions;
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2;
@@ -37,21 +38,27 @@ use std::path::Path;
 #[path = "../../crates/vmm/tests/support/mod.rs"]
 mod support;
 
+/// A machine with one of each device.
+const MACHINE: &[u8] = include_bytes!("../../crates/vmm/goldens/machine-v1.bin");
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn main() {
     let spec = spec();
-    let mut capture = support::Vm::boot(1, 64, "").capture();
+    let capture = support::Vm::boot(1, 64, "").capture();
     let preload = Preload {
         image: capture.state.ram.clone(),
+        blobs: capture.state.blobs.clone(),
         touched: vec![0..0x1000, 0x8000..0xa000],
     };
-    keep("state", "nano", &encode(&capture.state));
-    for (number, device) in devices().into_iter().enumerate() {
-        keep("restore", &number.to_string(), &encode(&device));
-        capture.state.devices.push(device);
+    // The target puts the header before it.
+    let header = seal(&[]).len();
+    keep("state", "nano", &capture.state.encode()[header..]);
+    keep("state", "devices", &MACHINE[header..]);
+    for (device, choice) in devices().iter().zip(0u8..) {
+        let input = (choice, &device.transport, &device.own.bytes);
+        keep("restore", &choice.to_string(), &encode(&input));
     }
-    keep("state", "devices", &encode(&capture.state));
     for (number, (kind, message)) in handover_examples(&spec, &preload.encode()).iter().enumerate() {
         keep(
             "handover",
@@ -146,8 +153,8 @@ fn command() -> Command {
     }
 }
 
-/// Devices at rest, which name the descriptors of the target `restore`.
-fn devices() -> Vec<TransportState> {
+/// Devices at rest, which refer to the blobs of the target `restore`, in its order.
+fn devices() -> Vec<DeviceState> {
     let dir = tempfile::tempdir().expect("a directory");
     let image = dir.path().join("image");
     fs::write(&image, vec![0x11; 64 << 10]).expect("a file");
@@ -164,13 +171,15 @@ fn devices() -> Vec<TransportState> {
     devices
         .into_iter()
         .map(|device| {
-            let mut fds = FdTable::default();
+            let mut blobs = BlobWriter::default();
             if device.device_id() == 2 {
                 // The image's place is behind the directory's.
-                fds.push(File::open(dir.path()).expect("a directory"))
+                let file = File::open(dir.path()).expect("a directory");
+                blobs
+                    .put(file, BlobRole::Directory, 0)
                     .expect("descriptors");
             }
-            hostile::at_work(device, &mut fds)
+            hostile::at_work(device, &mut blobs)
         })
         .collect()
 }

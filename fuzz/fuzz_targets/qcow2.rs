@@ -6,9 +6,9 @@
 
 use hyperfork_api::spec::DiskFormat;
 use hyperfork_fuzz::{SCRATCH, Untouched};
+use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::block::base::Base;
 use hyperfork_vmm::devices::virtio::block::image;
-use hyperfork_sys::fds::FdTable;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -47,9 +47,9 @@ fuzz_target!(|content: &[u8]| {
     let itself = Untouched::new(path).expect("a file");
     if let Ok(base) = image::open(path, Some(DiskFormat::Qcow2)) {
         let read = read_all(&base);
-        let mut fds = FdTable::default();
-        let state = base.save(&mut fds).expect("descriptors");
-        let clone = Base::restore(&state, &fds).expect("it was saved");
+        let mut blobs = BlobWriter::default();
+        let state = base.save(&mut blobs).expect("descriptors");
+        let clone = Base::restore(&state, blobs.reader()).expect("it was saved");
         assert!(read == read_all(&clone), "a clone reads the same");
     }
     itself.check();

@@ -6,6 +6,9 @@
 
 use hyperfork_api::frame;
 use hyperfork_fuzz::{SCRATCH, Untouched};
+use hyperfork_state::BlobRole;
+use hyperfork_vmm::blobs::BlobWriter;
+use hyperfork_vmm::devices::virtio::VirtioDevice;
 use hyperfork_vmm::devices::virtio::block::Block;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
 use hyperfork_vmm::devices::virtio::hostile;
@@ -13,8 +16,6 @@ use hyperfork_vmm::devices::virtio::p9::P9;
 use hyperfork_vmm::devices::virtio::rng::Rng;
 use hyperfork_vmm::devices::virtio::transport::TransportState;
 use hyperfork_vmm::devices::virtio::vsock::Vsock;
-use hyperfork_vmm::devices::virtio::{DeviceState, VirtioDevice};
-use hyperfork_sys::fds::FdTable;
 use libfuzzer_sys::fuzz_target;
 use std::fs::{self, File};
 use std::sync::LazyLock;
@@ -22,7 +23,7 @@ use std::sync::LazyLock;
 const CID: u32 = 5;
 
 struct Host {
-    fds: FdTable,
+    blobs: BlobWriter,
     overlays: Overlays,
     untouched: [Untouched; 3],
 }
@@ -33,38 +34,43 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     fs::write(root.join("file"), "content").expect("a file");
     fs::write(&image, vec![0x11; 64 << 10]).expect("a file");
     let paths = [root.clone(), image, root.join("file")];
-    let mut fds = FdTable::default();
+    let mut blobs = BlobWriter::default();
     for path in &paths {
-        fds.push(File::open(path).expect("a file"))
+        let file = File::open(path).expect("a file");
+        blobs
+            .put(file, BlobRole::DiskImage, 64 << 10)
             .expect("descriptors");
     }
     Host {
-        fds,
+        blobs,
         overlays: Overlays::in_directory(SCRATCH.path()).expect("a thread"),
         untouched: paths.map(|path| Untouched::new(&path).expect("a file")),
     }
 });
 
+/// Which device, its transport, and its own part.
+type Input = (u8, TransportState, Vec<u8>);
+
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(state) = frame::from_bytes::<TransportState>(bytes) else {
+    let Ok((choice, transport, own)) = frame::from_bytes::<Input>(bytes) else {
         return;
     };
-    let device: Option<Box<dyn VirtioDevice>> = match &state.device {
-        DeviceState::Block(state) => Block::restore(state, &HOST.fds, &HOST.overlays)
-            .ok()
-            .map(|block| Box::new(block) as _),
-        DeviceState::P9(state) => P9::restore(state, &HOST.fds)
-            .ok()
-            .map(|p9| Box::new(p9) as _),
-        DeviceState::Rng(state) => Some(Box::new(Rng::restore(state))),
-        DeviceState::Vsock(state) => Vsock::restore(CID, state)
-            .ok()
-            .map(|(vsock, _)| Box::new(vsock) as _),
-        // These keep nothing of their own, or what only a TAP has a use for.
-        _ => None,
-    };
-    if let Some(device) = device {
-        hostile::go_on(device, &state);
+    if let Some(device) = restored(choice, &own) {
+        hostile::go_on(device, &transport);
     }
     HOST.untouched.iter().for_each(Untouched::check);
 });
+
+/// The other devices keep nothing of their own, or what only a TAP has a use for.
+fn restored(choice: u8, own: &[u8]) -> Option<Box<dyn VirtioDevice>> {
+    let blobs = HOST.blobs.reader();
+    Some(match choice % 4 {
+        0 => Box::new(Rng::restore(&frame::from_bytes(own).ok()?)),
+        1 => Box::new(Vsock::restore(CID, &frame::from_bytes(own).ok()?).ok()?.0),
+        2 => Box::new(P9::restore(&frame::from_bytes(own).ok()?, blobs).ok()?),
+        _ => {
+            let state = frame::from_bytes(own).ok()?;
+            Box::new(Block::restore(&state, blobs, &HOST.overlays).ok()?)
+        }
+    })
+}

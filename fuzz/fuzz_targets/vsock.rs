@@ -4,10 +4,10 @@
 //! or any packets in orderly rings.
 #![no_main]
 
-use hyperfork_vmm::devices::virtio::vsock::Vsock;
+use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::vsock::fuzzing::drive_packets;
-use hyperfork_vmm::devices::virtio::{DeviceState, VirtioDevice, hostile};
-use hyperfork_sys::fds::FdTable;
+use hyperfork_vmm::devices::virtio::vsock::{Vsock, VsockState};
+use hyperfork_vmm::devices::virtio::{VirtioDevice, hostile};
 use libfuzzer_sys::fuzz_target;
 
 const CID: u32 = 3;
@@ -22,10 +22,8 @@ fuzz_target!(|input: &[u8]| {
         0 | 1 => return drive_packets(script),
         2 => {}
         _ => {
-            let state = device.save(&mut FdTable::default()).expect("a state");
-            let DeviceState::Vsock(state) = state else {
-                unreachable!("the state of another device")
-            };
+            let record = device.save(&mut BlobWriter::default()).expect("a state");
+            let state: VsockState = record.decode().expect("it was saved");
             (device, handle) = Vsock::restore(CID, &state).expect("descriptors");
         }
     }

@@ -1,6 +1,35 @@
 //! A captured machine as an artefact: no KVM, no descriptors, no I/O.
+//!
+//! ```text
+//!   Manifest ─┬─ host, taken, shape        where, when, and of what build it was captured
+//!             ├─ records ── kind, version, bytes      one of each part of the machine
+//!             │      └─ blobs, by place ──┐
+//!             └─ blobs  <─────────────────┘  what is too large for a record: memory, disks
+//!                  └─ source ──> a carrier finds it: a table of descriptors
+//! ```
+//!
+//! A [`Manifest`] can be checked against itself, moved, and told what its blobs are, without
+//! knowing what is inside of any record. What a record means is known only to the type of
+//! the part that it is of ([`RecordType`]), which lives with that part.
+//!
+//! `docs/snapshot-format.md` has the format.
 #![forbid(unsafe_code)]
 
+mod blob;
+mod check;
+pub mod devices;
+mod envelope;
+#[cfg(feature = "goldens")]
+pub mod goldens;
+mod host;
+mod manifest;
+mod record;
 mod shape;
 
-pub use shape::{Shape, rings};
+pub use blob::{Blob, BlobRef, BlobRole, BlobSource};
+pub use check::CheckError;
+pub use envelope::{EnvelopeError, seal};
+pub use host::{BootId, CpuidLeaf, Difference, HostFingerprint, HostKind, OtherHost};
+pub use manifest::{Device, Manifest, ManifestError, Taken};
+pub use record::{Record, RecordError, RecordType};
+pub use shape::Shape;

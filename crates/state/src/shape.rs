@@ -1,5 +1,6 @@
 //! How a machine is built: all that has to be known before there is a guest.
 
+use crate::devices;
 use hyperfork_api::spec::{Guest, SpecError, check_size};
 use hyperfork_api::{Bytes, NetKind, VmSpec};
 use serde::{Deserialize, Serialize};
@@ -20,24 +21,6 @@ pub struct Shape {
     pub shares: bool,
 }
 
-/// How many rings (virtqueues) each kind of device has (virtio 1.2, chapter 5).
-pub mod rings {
-    /// Requests, the one queue that is used.
-    pub const BLOCK: u8 = 1;
-    /// Receive and transmit of the one port.
-    pub const CONSOLE: u8 = 2;
-    /// Receive, transmit, events.
-    pub const VSOCK: u8 = 3;
-    /// Requests.
-    pub const RNG: u8 = 1;
-    /// Inflate, deflate, free page reports.
-    pub const BALLOON: u8 = 3;
-    /// Receive and transmit.
-    pub const NET: u8 = 2;
-    /// Requests.
-    pub const P9: u8 = 1;
-}
-
 impl Shape {
     /// How a machine for `spec` is built. A Linux guest has, in the order of the slots:
     /// its disks, console, vsock, rng, balloon, its network card, its shared directories.
@@ -45,10 +28,15 @@ impl Shape {
         let (rings, shares) = match &spec.guest {
             Guest::Nano { .. } => (Vec::new(), false),
             Guest::Linux(guest) => {
-                let disks = guest.disks.iter().map(|_| rings::BLOCK);
-                let always = [rings::CONSOLE, rings::VSOCK, rings::RNG, rings::BALLOON];
-                let card = guest.network.iter().map(|_| rings::NET);
-                let shares = guest.shares.iter().map(|_| rings::P9);
+                let disks = guest.disks.iter().map(|_| devices::BLOCK.rings);
+                let always = [
+                    devices::CONSOLE.rings,
+                    devices::VSOCK.rings,
+                    devices::RNG.rings,
+                    devices::BALLOON.rings,
+                ];
+                let card = guest.network.iter().map(|_| devices::NET.rings);
+                let shares = guest.shares.iter().map(|_| devices::P9.rings);
                 let all = disks.chain(always).chain(card).chain(shares);
                 (all.collect(), !guest.shares.is_empty())
             }

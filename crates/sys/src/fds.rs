@@ -1,18 +1,12 @@
-//! Descriptors that travel beside a serialised state.
+//! Descriptors that travel beside serialised data.
 //!
-//! A state cannot hold a descriptor: it crosses a process. So whoever saves puts
-//! the descriptor in an [`FdTable`] and writes down its [`FdIndex`]; whoever
-//! restores takes it out again. The table itself goes over `SCM_RIGHTS`.
+//! What is serialised cannot hold a descriptor: it crosses a process. So it holds a place in
+//! an [`FdTable`], and the table goes with it over `SCM_RIGHTS`.
 
-use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A descriptor's place in an [`FdTable`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FdIndex(u32);
-
-/// The descriptors of one saved state.
+/// Descriptors by their places.
 #[derive(Debug, Default)]
 pub struct FdTable(Vec<OwnedFd>);
 
@@ -22,25 +16,25 @@ impl FdTable {
         Self(fds)
     }
 
-    /// Adds a duplicate of `fd`.
+    /// Adds a duplicate of `fd`. Gives its place.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn push(&mut self, fd: impl AsFd) -> io::Result<FdIndex> {
+    pub fn push(&mut self, fd: impl AsFd) -> io::Result<u32> {
         self.0.push(fd.as_fd().try_clone_to_owned()?);
-        Ok(FdIndex((self.0.len() - 1) as u32))
+        Ok((self.0.len() - 1) as u32)
     }
 
-    /// A duplicate of the descriptor at `index`.
+    /// A duplicate of the descriptor at `place`.
     ///
     /// # Errors
     /// `InvalidData` for a place that does not exist; otherwise as [`push`](Self::push).
-    pub fn get(&self, index: FdIndex) -> io::Result<OwnedFd> {
-        match self.0.get(index.0 as usize) {
+    pub fn get(&self, place: u32) -> io::Result<OwnedFd> {
+        match self.0.get(place as usize) {
             Some(fd) => fd.try_clone(),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("the state names descriptor {} of {}", index.0, self.0.len()),
+                format!("descriptor {place} is wanted of {}", self.0.len()),
             )),
         }
     }

@@ -10,6 +10,7 @@ pub mod file_lock;
 pub mod fork;
 pub mod hands;
 pub mod hole;
+pub mod host;
 pub mod huge_pages;
 pub mod kick;
 pub mod log;

@@ -4,6 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`blobs`] | what of a captured machine lies outside of its records |
 //! | [`memory`] | guest RAM: layout, freezing, images |
 //! | [`kvm`] | VM and vCPU, and their state |
 //! | [`bus`] | from addresses to devices |
@@ -16,6 +17,7 @@
 //! machine is the crate `hyperfork-monitor`; the fork path begins there, in `fork/mod.rs`,
 //! and goes downhill from there.
 
+pub mod blobs;
 pub mod boot;
 pub mod bus;
 pub mod devices;

@@ -4,13 +4,16 @@
 #[allow(dead_code)]
 mod support;
 
+use hyperfork_api::one_line;
 use hyperfork_api::signal::Message;
 use hyperfork_nano::{Options, Work, report};
+use hyperfork_state::HostFingerprint;
 use hyperfork_sys::clock::{Monotonic, host_tsc};
 use hyperfork_vmm::kvm::{Host, VcpuState};
 use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
 use hyperfork_vmm::snapshot::{Shape, StateError};
+use std::sync::Arc;
 use std::time::Duration;
 use support::Vm;
 
@@ -287,4 +290,21 @@ fn a_state_for_another_shape_is_refused() {
     let shell = Shell::new(&host, shape).unwrap();
     let refused = support::restore(shell, capture);
     assert!(matches!(refused, Err(MachineError::Shape { .. })));
+}
+
+#[test]
+fn a_state_of_another_boot_or_processor_is_refused_in_words_and_the_parent_goes_on() {
+    let options = "touch_mib=4";
+    let mut parent = Vm::boot(1, 64, options);
+    let refusal = |mut capture: Capture, change: fn(&mut HostFingerprint)| {
+        change(Arc::make_mut(&mut capture.state.host));
+        let shell = Shell::new(&Host::open().unwrap(), capture.state.shape.clone()).unwrap();
+        one_line(&support::restore(shell, capture).unwrap_err())
+    };
+    let words = refusal(parent.capture(), |host| host.boot.0.push('0'));
+    assert!(words.ends_with("the boot id differs"), "{words}");
+    let words = refusal(parent.capture(), |host| host.cpuid[0].answer[0] += 1);
+    assert!(words.contains("CPUID differs in leaf 0x0, 0"), "{words}");
+    let clone = parent.fork(1).remove(0);
+    assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
 }

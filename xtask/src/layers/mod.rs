@@ -98,7 +98,7 @@ const NOT_IN_THE_MONITOR: &[&str] = &[
 const MODULES: &[(&str, &[&str])] = &[(
     "hyperfork-vmm",
     &[
-        "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine",
+        "blobs", "memory", "kvm", "bus", "devices", "boot", "snapshot", "machine",
     ],
 )];
 

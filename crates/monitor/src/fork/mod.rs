@@ -32,7 +32,6 @@ use hyperfork_sys::note;
 use hyperfork_sys::sched::Urgent;
 use hyperfork_vmm::machine::{Capture, Machine};
 use hyperfork_vmm::memory::DeferredCleanup;
-use hyperfork_vmm::memory::image::RamImageState;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
 use std::time::Duration;
@@ -68,7 +67,7 @@ pub(crate) struct Begun {
     times: Option<Times>,
     cleanup: Option<DeferredCleanup>,
     /// Memory of the next clones, as far as it is known now.
-    image: Option<(RamImageState, FdTable)>,
+    image: Option<(Preload, FdTable)>,
     best_effort: bool,
     timeout: Duration,
 }
@@ -78,7 +77,7 @@ pub(crate) struct Finished {
     pub(crate) report: Result<ForkReport, ForkError>,
     clones: Clones,
     cleanup: Option<DeferredCleanup>,
-    image: Option<(RamImageState, FdTable)>,
+    image: Option<(Preload, FdTable)>,
 }
 
 /// Forks the parent, whose machine this is. `logged` tells how much of its main program's
@@ -124,7 +123,12 @@ pub(crate) fn begin(
             begun.failure = failed.err();
             begun.times = Some(times);
             begun.cleanup = Some(capture.cleanup);
-            begun.image = Some((capture.state.ram, capture.fds));
+            let preload = Preload {
+                image: capture.state.ram,
+                blobs: capture.state.blobs,
+                touched: Vec::new(),
+            };
+            begun.image = Some((preload, capture.fds));
         }
     }
     drop(urgent);
@@ -228,11 +232,9 @@ impl Finished {
         {
             note!("after a fork: {}", one_line(&error));
         }
-        let (image, fds) = self.image?;
-        let preload = Preload {
-            image: image.bounded(MOST_PRELOADED),
-            touched: touched?,
-        };
+        let (mut preload, fds) = self.image?;
+        preload.image = preload.image.bounded(MOST_PRELOADED);
+        preload.touched = touched?;
         Some((preload.encode(), fds))
     }
 }

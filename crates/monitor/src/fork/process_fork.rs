@@ -221,7 +221,7 @@ fn rebuild(
     capture: &mut Capture,
 ) -> Result<ReadyVm, Box<dyn Error>> {
     let (state, fds) = (&mut capture.state, mem::take(&mut capture.fds));
-    let ram = paused.inherit_memory(&state.ram, &fds)?;
+    let ram = paused.inherit_memory(state, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
     let shell = Shell::around(&host, state.shape.clone(), ram)?;
     let prepared = Prepared::around(config, &claim.dir, running, host, shell)?;

@@ -5,6 +5,7 @@
 
 use super::log::Log;
 use crate::bus::BusDevice;
+use hyperfork_state::RecordType;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -47,6 +48,30 @@ pub struct SerialState {
     modem_status: u8,
     scratch: u8,
     in_buffer: Vec<u8>,
+}
+
+impl RecordType for SerialState {
+    const KIND: &'static str = "serial-8250";
+    const VERSION: u16 = 1;
+}
+
+#[cfg(test)]
+impl SerialState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            baud_divisor_low: 1,
+            baud_divisor_high: 2,
+            interrupt_enable: 3,
+            interrupt_identification: 4,
+            line_control: 5,
+            line_status: 6,
+            modem_control: 7,
+            modem_status: 8,
+            scratch: 9,
+            in_buffer: vec![10, 11],
+        }
+    }
 }
 
 impl Serial {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | a capture and the clone's first instruction | passes: it is a fork, of milliseconds |
 //! | the same, but longer than [`LONGEST_FORK`] | has not been: the state was at rest |
+//! | a capture and another start of the host, or another host | there is no such machine yet |
 //! | `pause` and `resume`, or `pause` and a fork | has not been |
 
 use super::KvmError;
@@ -39,7 +40,9 @@ pub struct GoingOn {
 }
 
 impl Clocks {
-    /// How a machine that was captured with these clocks goes on now.
+    /// How a machine that was captured with these clocks goes on now: on the same host, which
+    /// has not been started anew, or else neither clock could be compared. The boot id says
+    /// so ([`HostFingerprint::check`](hyperfork_state::HostFingerprint::check)).
     ///
     /// # Errors
     /// [`KvmError::Clock`].
@@ -53,7 +56,7 @@ impl Clocks {
                     tsc_back: 0,
                 })
             }
-            // Too long, or not even of this host's life.
+            // Longer, or clocks that contradict themselves.
             _ => Ok(self.stand_still(host_tsc)),
         }
     }
@@ -111,7 +114,7 @@ mod tests {
         };
         assert_eq!(after(LONGEST_FORK + Duration::from_nanos(1)), stands);
         assert_eq!(after(Duration::from_secs(3600)), stands);
-        // Of a host that has been started anew since.
+        // Taken later than it is now.
         let earlier = Monotonic::from_ns(77);
         assert_eq!(CLOCKS.go_on(earlier, 3_000).unwrap(), stands);
         let (held, _) = CLOCKS.held_until_now();

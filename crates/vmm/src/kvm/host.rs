@@ -2,20 +2,13 @@
 
 use super::cpuid::{self, GuestCpu};
 use super::{KvmError, call};
+use hyperfork_state::HostFingerprint;
+pub use hyperfork_state::HostKind;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use std::io;
 use std::path::Path;
-
-/// Who executes guest code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostKind {
-    /// The processor's virtualization extension (VT-x or AMD-V).
-    Hardware,
-    /// PVM: guest user mode runs natively, guest kernel code is emulated, about
-    /// 570 ns an instruction. Guests need a kernel that knows.
-    Pvm,
-}
+use std::sync::{Arc, OnceLock};
 
 /// This host's KVM, open.
 #[derive(Debug)]
@@ -25,6 +18,8 @@ pub struct Host {
     cpuid: CpuId,
     /// Whether local APICs can be told a time of the TSC at which to interrupt.
     tsc_deadline: bool,
+    /// See [`fingerprint`](Self::fingerprint).
+    pub(super) fingerprint: OnceLock<Arc<HostFingerprint>>,
 }
 
 /// Capabilities without which nothing works.
@@ -64,6 +59,7 @@ impl Host {
             kind,
             cpuid,
             tsc_deadline,
+            fingerprint: OnceLock::new(),
         })
     }
 

@@ -2,10 +2,14 @@
 
 pub mod clock;
 mod cpuid;
+mod exact;
+mod fingerprint;
 pub mod host;
 mod lapic;
 mod pvclock;
 pub mod requests;
+#[cfg(test)]
+mod samples;
 mod tsc;
 pub mod vcpu;
 pub mod vm;
@@ -36,6 +40,9 @@ pub enum KvmError {
     /// The kernel lacks something the monitor cannot do without.
     #[error("this host's KVM lacks {0}")]
     Capability(&'static str),
+    /// It is not known since when the host runs.
+    #[error("cannot read this host's boot id")]
+    BootId(#[source] io::Error),
     /// A call failed.
     #[error("{call} failed")]
     Call {

@@ -1,7 +1,8 @@
 //! A vCPU and its state.
 
-use super::{Host, HostKind, KvmError, Vm, call, lapic, tsc};
+use super::{Host, HostKind, KvmError, Vm, call, exact, lapic, tsc};
 use crate::sys::mapping;
+use hyperfork_state::RecordType;
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -30,18 +31,32 @@ pub struct Vcpu {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VcpuState {
     /// General registers, instruction pointer, flags.
+    #[serde(deserialize_with = "exact::deserialize")]
     pub regs: kvm_regs,
     /// Segments, tables and control registers.
+    #[serde(deserialize_with = "exact::deserialize")]
     pub sregs: kvm_sregs,
-    xsave: kvm_xsave,
-    xcrs: kvm_xcrs,
-    debug_regs: kvm_debugregs,
-    lapic: kvm_lapic_state,
-    msrs: Vec<kvm_msr_entry>,
-    tsc_offset: Option<u64>,
-    events: kvm_vcpu_events,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) xsave: kvm_xsave,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) xcrs: kvm_xcrs,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) debug_regs: kvm_debugregs,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) lapic: kvm_lapic_state,
+    #[serde(deserialize_with = "exact::each::deserialize")]
+    pub(super) msrs: Vec<kvm_msr_entry>,
+    pub(super) tsc_offset: Option<u64>,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) events: kvm_vcpu_events,
     /// Running, halted, or waiting for its start (application processors).
+    #[serde(deserialize_with = "exact::deserialize")]
     pub mp_state: kvm_mp_state,
+}
+
+impl RecordType for VcpuState {
+    const KIND: &'static str = "kvm-vcpu";
+    const VERSION: u16 = 1;
 }
 
 impl VcpuState {

@@ -1,8 +1,9 @@
 //! A KVM VM and the state it holds beside its vCPUs.
 
-use super::{Clocks, Host, KvmError, call};
+use super::{Clocks, Host, KvmError, call, exact};
 use crate::memory::{Ram, layout};
 use crate::sys::clock::{Monotonic, host_tsc};
+use hyperfork_state::RecordType;
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
     kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
@@ -20,12 +21,21 @@ pub struct Vm {
 /// What a VM holds beside memory and vCPUs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmState {
-    pic_master: kvm_irqchip,
-    pic_slave: kvm_irqchip,
-    ioapic: kvm_irqchip,
-    pit: kvm_pit_state2,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pic_master: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pic_slave: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) ioapic: kvm_irqchip,
+    #[serde(deserialize_with = "exact::deserialize")]
+    pub(super) pit: kvm_pit_state2,
     /// What its clocks showed.
     pub clocks: Clocks,
+}
+
+impl RecordType for VmState {
+    const KIND: &'static str = "kvm-vm";
+    const VERSION: u16 = 1;
 }
 
 impl Vm {

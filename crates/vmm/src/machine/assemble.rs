@@ -43,6 +43,7 @@ pub(super) fn assemble(
         vm: shell.vm,
         ram: shell.ram,
         shape: shell.shape,
+        host: shell.host,
         guest_fork: GuestFork::new(signal_port),
         clocks_held: None,
         disks: parts.disks,

@@ -1,12 +1,13 @@
 //! Reading all of a machine while it stands still.
 
 use super::{Machine, MachineError};
-use crate::memory::image::RamImageState;
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::memory::{AtRest, DeferredCleanup, Ram, RamImage};
-use crate::snapshot::MachineState;
-use crate::sys::clock::Monotonic;
+use crate::snapshot::{MachineState, SignalPortState};
+use crate::sys::clock::{Monotonic, realtime_ns};
 use crate::sys::fds::FdTable;
 use crate::sys::hands::Helpers;
+use hyperfork_state::Taken;
 use std::io;
 use std::sync::PoisonError;
 
@@ -22,9 +23,9 @@ pub struct Paused<'a> {
 /// A machine at one point in time.
 #[derive(Debug)]
 pub struct Capture {
-    /// Everything but memory's contents and descriptors.
+    /// Everything but what lies in blobs.
     pub state: MachineState,
-    /// The descriptors the state names.
+    /// The descriptors by which the state's blobs are found.
     pub fds: FdTable,
     /// The memory, also for forks that need no descriptors.
     pub ram: RamImage,
@@ -79,10 +80,10 @@ impl<'a> Paused<'a> {
     /// [`MachineError::Host`] when `fds` are not those of the capture.
     pub fn inherit_memory(
         &mut self,
-        ram: &RamImageState,
+        state: &MachineState,
         fds: &FdTable,
     ) -> Result<Ram, MachineError> {
-        RamImage::restore(ram.clone(), fds)
+        RamImage::restore(state.ram.clone(), BlobReader::new(&state.blobs, fds))
             .and_then(|base| self.machine.ram.inherit(base))
             .map_err(MachineError::host("taking memory over"))
     }
@@ -93,7 +94,7 @@ impl<'a> Paused<'a> {
     ) -> Result<Capture, MachineError> {
         self.check()?;
         let machine = &mut *self.machine;
-        let mut fds = FdTable::default();
+        let mut blobs = BlobWriter::default();
         let vcpus = machine.vcpus.save();
         let mut vm = machine.vm.save()?;
         let serial = machine
@@ -104,7 +105,7 @@ impl<'a> Paused<'a> {
         let devices = machine
             .devices
             .iter()
-            .map(|device| device.lock().save(&mut fds))
+            .map(|device| device.lock().save(&mut blobs))
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
@@ -125,18 +126,26 @@ impl<'a> Paused<'a> {
                 .for_each(|vcpu| vcpu.turn_tsc_back(tsc_back));
         }
         let ram_state = ram
-            .save(&mut fds)
+            .save(&mut blobs)
             .map_err(MachineError::host("sharing memory"))?;
-        let guest_fork = machine.guest_fork.capture();
+        let signal_port = SignalPortState(machine.guest_fork.capture());
         let shape = machine.shape.clone();
+        let (blobs, fds) = blobs.into_parts();
+        let taken = Taken {
+            monotonic_ns: vm.clocks.at.as_duration().as_nanos() as u64,
+            wall_ns: realtime_ns(),
+        };
         let state = MachineState {
+            host: machine.host.clone(),
+            taken,
             shape,
             vm,
             vcpus,
             serial,
             devices,
-            guest_fork,
+            signal_port,
             ram: ram_state,
+            blobs,
         };
         Ok(Capture {
             state,

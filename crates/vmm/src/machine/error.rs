@@ -7,6 +7,7 @@ use crate::kvm::KvmError;
 use crate::memory::layout;
 use crate::memory::ram::RamError;
 use crate::snapshot::{Shape, StateError};
+use hyperfork_state::OtherHost;
 use std::io;
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ pub enum MachineError {
         /// Devices wanted.
         count: usize,
     },
+    /// The state is from elsewhere.
+    #[error("the captured machine cannot go on here")]
+    OtherHost(#[from] OtherHost),
     /// The state is for another kind of shell.
     #[error("a shell of {shell:?} cannot take a machine of {state:?}")]
     Shape {

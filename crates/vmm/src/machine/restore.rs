@@ -4,6 +4,7 @@ use super::assemble::{Parts, assemble};
 use super::pending::PendingRestore;
 use super::slots::{self, Backends};
 use super::{Events, Machine, MachineError, Shell};
+use crate::blobs::{BlobReader, Blobs};
 use crate::boot::{self, BootError};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::MmioTransport;
@@ -11,7 +12,6 @@ use crate::kvm::HostKind;
 use crate::memory::{RamImage, layout};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
-use crate::sys::fds::FdTable;
 use hyperfork_api::Identity;
 use std::mem;
 
@@ -32,7 +32,7 @@ impl Machine {
     pub fn restore(
         mut shell: Shell,
         mut state: MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
@@ -43,14 +43,15 @@ impl Machine {
                 state: Box::new(state.shape),
             });
         }
+        state.host.check(&shell.host)?;
         state.check()?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
-        RamImage::restore(state.ram.clone(), fds)
+        RamImage::restore(state.ram.clone(), BlobReader::new(&state.blobs, carrier))
             .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
-        let machine = Self::rebuild(shell, vcpus, &state, fds, identity, backends, events)?;
+        let machine = Self::rebuild(shell, vcpus, &state, carrier, identity, backends, events)?;
         Ok((
             machine,
             Restored {
@@ -67,32 +68,33 @@ impl Machine {
     pub fn go_on(
         shell: Shell,
         state: &mut MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
     ) -> Result<Self, MachineError> {
+        state.host.check(&shell.host)?;
         state.check()?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
-        Self::rebuild(shell, vcpus, state, fds, identity, backends, events)
+        Self::rebuild(shell, vcpus, state, carrier, identity, backends, events)
     }
 
     fn rebuild(
         mut shell: Shell,
         vcpus: PendingRestore,
         state: &MachineState,
-        fds: &FdTable,
+        carrier: &dyn Blobs,
         identity: &Identity,
         backends: &Backends,
         events: Events,
     ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
-        let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
-        let device_states = state.devices.iter().map(|transport| &transport.device);
+        let is_read = shell.host.kind == HostKind::Hardware && !shell.shape.rings.is_empty();
+        let device_states = state.devices.iter().map(|device| &device.own);
         let slots = slots::restored(
             device_states,
-            fds,
+            BlobReader::new(&state.blobs, carrier),
             identity.cid,
             backends,
             shell.ram.free_pages(),
@@ -100,7 +102,7 @@ impl Machine {
         let serial_irq = shell.serial_line()?;
         let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
         let devices = devices.zip(&state.devices).map(|((device, lines), state)| {
-            MmioTransport::restore(device, lines, state, memory.clone())
+            MmioTransport::restore(device, lines, &state.transport, memory.clone())
         });
         let parts = Parts {
             vm: &state.vm,
@@ -110,7 +112,7 @@ impl Machine {
             devices: devices
                 .collect::<Result<_, _>>()
                 .map_err(MachineError::host("restoring a device"))?,
-            guest_fork: state.guest_fork,
+            guest_fork: state.signal_port.0,
             disks: slots.disks,
             vsock: slots.vsock,
         };

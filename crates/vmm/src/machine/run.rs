@@ -13,6 +13,7 @@ use crate::kvm::{Clocks, KvmError, Vm};
 use crate::memory::{Ram, layout};
 use crate::snapshot::Shape;
 use crate::sys::clock::host_tsc;
+use hyperfork_state::HostFingerprint;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Machine {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
+    /// Where it runs.
+    pub(super) host: Arc<HostFingerprint>,
     pub(super) guest_fork: GuestFork,
     /// What its clocks showed when it was paused [to stay](super::Paused::stay) so.
     pub(super) clocks_held: Option<Clocks>,

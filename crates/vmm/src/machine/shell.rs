@@ -2,14 +2,16 @@
 
 use super::MachineError;
 use super::vcpus::Vcpus;
+use crate::blobs::{BlobReader, Blobs};
 use crate::devices::confinement::Names;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
-use crate::kvm::{Host, HostKind, Vcpu, Vm, WARM_UP_CODE};
+use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
-use crate::snapshot::{Preload, Shape};
-use crate::sys::fds::FdTable;
+use crate::snapshot::{Preload, Shape, StateError};
+use hyperfork_state::HostFingerprint;
+use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -29,7 +31,7 @@ pub struct Shell {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
-    pub(super) host: HostKind,
+    pub(super) host: Arc<HostFingerprint>,
 }
 
 impl Shell {
@@ -70,8 +72,9 @@ impl Shell {
     ///
     /// # Errors
     /// [`MachineError::Host`].
-    pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
-        RamImage::restore(preload.image.clone(), fds)
+    pub fn preload(&mut self, preload: &Preload, carrier: &dyn Blobs) -> Result<(), MachineError> {
+        let blobs = BlobReader::new(&preload.blobs, carrier);
+        RamImage::restore(preload.image.clone(), blobs)
             .and_then(|image| self.ram.preload(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
@@ -98,7 +101,8 @@ impl Shell {
         unsafe { vm.set_memory(&ram)? };
         let vcpus = (0..shape.cpus)
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let fingerprint = host.fingerprint(vcpus.first().ok_or(StateError::NoVcpu)?)?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
         let vcpus =
             Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
@@ -121,7 +125,7 @@ impl Shell {
             vm,
             ram,
             shape,
-            host: host.kind(),
+            host: fingerprint,
         })
     }
 }

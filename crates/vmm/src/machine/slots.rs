@@ -1,23 +1,24 @@
 //! Which devices a machine has, and in which slots.
 
+use crate::blobs::BlobReader;
 use crate::devices::log::Log;
-use crate::devices::virtio::balloon::Balloon;
-use crate::devices::virtio::block::Block;
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::{Balloon, BalloonState};
 use crate::devices::virtio::block::handle::DiskHandle;
 use crate::devices::virtio::block::image;
 use crate::devices::virtio::block::image_error::ImageError;
 use crate::devices::virtio::block::overlays::Overlays;
-use crate::devices::virtio::console::Console;
-use crate::devices::virtio::net::Net;
-use crate::devices::virtio::p9::P9;
-use crate::devices::virtio::rng::Rng;
-use crate::devices::virtio::vsock::{Vsock, VsockHandle};
-use crate::devices::virtio::{DeviceState, VirtioDevice};
+use crate::devices::virtio::block::{Block, BlockState};
+use crate::devices::virtio::console::{Console, ConsoleState};
+use crate::devices::virtio::net::{Net, NetState};
+use crate::devices::virtio::p9::{P9, P9State};
+use crate::devices::virtio::rng::{Rng, RngState};
+use crate::devices::virtio::vsock::{Vsock, VsockHandle, VsockState};
 use crate::memory::FreePages;
-use crate::sys::fds::FdTable;
 use crate::sys::tap::Tap;
 use hyperfork_api::Mac;
 use hyperfork_api::spec::{Disk, LinuxGuest, Share};
+use hyperfork_state::{Record, RecordError, RecordType};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -65,6 +66,12 @@ pub enum SlotError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The state of a device cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The state is of a device that this program does not have.
+    #[error("no device here has a state of the kind {0:?}")]
+    Unknown(String),
     /// Something else.
     #[error("cannot set up the {device}")]
     Device {
@@ -127,8 +134,8 @@ pub(super) fn fresh(
 
 /// A clone's devices.
 pub(super) fn restored<'a>(
-    states: impl Iterator<Item = &'a DeviceState>,
-    fds: &FdTable,
+    states: impl Iterator<Item = &'a Record>,
+    blobs: BlobReader<'_>,
     cid: u32,
     backends: &Backends,
     free_pages: &FreePages,
@@ -139,31 +146,37 @@ pub(super) fn restored<'a>(
         vsock: None,
     };
     for state in states {
-        let device: Box<dyn VirtioDevice> = match state {
-            DeviceState::Balloon(state) => Box::new(Balloon::restore(state, free_pages.clone())),
-            DeviceState::Block(state) => {
+        let device: Box<dyn VirtioDevice> = match &*state.kind {
+            BalloonState::KIND => Box::new(Balloon::restore(&state.decode()?, free_pages.clone())),
+            BlockState::KIND => {
+                let state = state.decode()?;
                 let block = overlays(backends)
-                    .and_then(|overlays| Block::restore(state, fds, overlays))
+                    .and_then(|overlays| Block::restore(&state, blobs, overlays))
                     .map_err(SlotError::device("disk"))?;
                 slots.disks.push(block.handle());
                 Box::new(block)
             }
-            DeviceState::Console(state) => Box::new(console(backends, |log, listener| {
-                Console::restore(state, log, listener)
-            })?),
-            DeviceState::Net(state) => {
-                Box::new(card(backends, |tap, mac| Net::restore(state, tap, mac))?)
+            ConsoleState::KIND => {
+                let state = state.decode()?;
+                let restore = |log, listener| Console::restore(&state, log, listener);
+                Box::new(console(backends, restore)?)
             }
-            DeviceState::P9(state) => {
-                Box::new(P9::restore(state, fds).map_err(SlotError::device("shared directory"))?)
+            NetState::KIND => {
+                let state = state.decode()?;
+                Box::new(card(backends, |tap, mac| Net::restore(&state, tap, mac))?)
             }
-            DeviceState::Rng(state) => Box::new(Rng::restore(state)),
-            DeviceState::Vsock(state) => {
-                let (vsock, handle) =
-                    Vsock::restore(cid, state).map_err(SlotError::device("socket device"))?;
+            P9State::KIND => {
+                let share = P9::restore(&state.decode()?, blobs);
+                Box::new(share.map_err(SlotError::device("shared directory"))?)
+            }
+            RngState::KIND => Box::new(Rng::restore(&state.decode()?)),
+            VsockState::KIND => {
+                let restored = Vsock::restore(cid, &state.decode()?);
+                let (vsock, handle) = restored.map_err(SlotError::device("socket device"))?;
                 slots.vsock = Some(handle);
                 Box::new(vsock)
             }
+            unknown => return Err(SlotError::Unknown(unknown.to_owned())),
         };
         slots.devices.push(device);
     }

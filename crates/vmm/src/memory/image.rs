@@ -2,10 +2,11 @@
 
 use super::layers::{Layers, LayersState};
 use super::ranges;
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::sys::hands::{Helpers, NoHelpers};
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd::FrozenFile;
+use hyperfork_state::{BlobRef, BlobRole, RecordType};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -80,11 +81,32 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// [`RamImage`] as it travels: the descriptors are in an [`FdTable`].
+/// [`RamImage`] as it travels: its files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RamImageState {
-    base: FdIndex,
+    base: BlobRef,
     changes: Option<LayersState>,
+}
+
+impl RecordType for RamImageState {
+    const KIND: &'static str = "ram";
+    const VERSION: u16 = 1;
+
+    fn blobs(&self) -> Vec<BlobRef> {
+        let changes = self.changes.iter().flat_map(LayersState::blobs);
+        std::iter::once(self.base).chain(changes.copied()).collect()
+    }
+}
+
+#[cfg(test)]
+impl RamImageState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            base: BlobRef(0),
+            changes: Some(LayersState::sample()),
+        }
+    }
 }
 
 impl RamImage {
@@ -170,24 +192,25 @@ impl RamImage {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn save(&self, fds: &mut FdTable) -> io::Result<RamImageState> {
-        let base = fds.push(self.base.as_fd())?;
-        let changes = Some(self.changes.save(fds)?);
+    pub fn save(&self, blobs: &mut BlobWriter) -> io::Result<RamImageState> {
+        let len = self.base.metadata()?.len();
+        let base = blobs.put(self.base.as_fd(), BlobRole::RamBase, len)?;
+        let changes = Some(self.changes.save(blobs)?);
         Ok(RamImageState { base, changes })
     }
 
     /// And back, in that process.
     ///
     /// # Errors
-    /// When the descriptors it names are not there, or are of files that can still be
+    /// When the blobs that it refers to are not there, or are of files that can still be
     /// [written](crate::sys::memfd::NotFrozen).
-    pub fn restore(state: RamImageState, fds: &FdTable) -> io::Result<Self> {
+    pub fn restore(state: RamImageState, blobs: BlobReader<'_>) -> io::Result<Self> {
         let changes = state
             .changes
-            .map(|changes| Layers::restore(changes, fds))
+            .map(|changes| Layers::restore(changes, blobs))
             .transpose()?;
         Ok(Self {
-            base: FrozenFile::receive(fds.get(state.base)?)?,
+            base: FrozenFile::receive(blobs.open(state.base)?)?,
             changes: changes.unwrap_or_default(),
         })
     }

@@ -2,10 +2,11 @@
 //! newer ones on top of older ones.
 
 use super::ranges;
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::sys::hands::Helpers;
 use crate::sys::mapping::Mapping;
 use crate::sys::memfd::FrozenFile;
+use hyperfork_state::{BlobRef, BlobRole};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -47,10 +48,10 @@ struct Read {
 /// Pieces that are read at once: so few that there are parts for others.
 const MOST_READ: usize = 64;
 
-/// [`Layers`] as they travel: the descriptors are in an [`FdTable`].
+/// [`Layers`] as they travel: the files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayersState {
-    files: Vec<FdIndex>,
+    files: Vec<BlobRef>,
     #[serde(with = "packed")]
     pieces: Vec<Piece>,
 }
@@ -304,8 +305,14 @@ impl Layers {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub(super) fn save(&self, fds: &mut FdTable) -> io::Result<LayersState> {
-        let files = self.files.iter().map(|file| fds.push(file.as_fd()));
+    pub(super) fn save(&self, blobs: &mut BlobWriter) -> io::Result<LayersState> {
+        // As much of each file as there are pieces in it.
+        let mut lens = vec![0; self.files.len()];
+        for piece in &self.pieces {
+            lens[piece.file] = piece.end().max(lens[piece.file]);
+        }
+        let files = self.files.iter().zip(lens);
+        let files = files.map(|(file, len)| blobs.put(file.as_fd(), BlobRole::RamLayer, len));
         Ok(LayersState {
             files: files.collect::<io::Result<_>>()?,
             pieces: self.pieces.clone(),
@@ -315,13 +322,15 @@ impl Layers {
     /// And back, in that process.
     ///
     /// # Errors
-    /// When it names descriptors that are not there, or of files that can still be written;
-    /// `InvalidData` when pieces lie outside of their files.
-    pub(super) fn restore(state: LayersState, fds: &FdTable) -> io::Result<Self> {
-        let receive = |file| Ok(FrozenFile::receive(fds.get(file)?)?);
-        let files = state.files.into_iter().map(receive);
+    /// When it refers to blobs that are not there, or to files that can still be written;
+    /// `InvalidData` when pieces lie outside of what they say there is of their files, or
+    /// outside of these.
+    pub(super) fn restore(state: LayersState, blobs: BlobReader<'_>) -> io::Result<Self> {
+        let receive = |&file| Ok(FrozenFile::receive(blobs.open(file)?)?);
+        let files = state.files.iter().map(receive);
         let files = files.collect::<io::Result<Vec<_>>>()?;
-        let lens = files.iter().map(|file| Ok(file.metadata()?.len()));
+        let lens = files.iter().zip(&state.files);
+        let lens = lens.map(|(file, &blob)| Ok(file.metadata()?.len().min(blobs.get(blob)?.len)));
         let lens = lens.collect::<io::Result<Vec<_>>>()?;
         let is_there = |piece: &Piece| {
             let end = piece.offset.checked_add(piece.range.len() as u64);
@@ -339,10 +348,37 @@ impl Layers {
 }
 
 impl LayersState {
+    /// Its files.
+    pub(super) fn blobs(&self) -> &[BlobRef] {
+        &self.files
+    }
+
     /// Bytes of guest RAM in pieces of less than `least` bytes.
     pub(super) fn len_below(&self, least: usize) -> usize {
         let lens = self.pieces.iter().map(|piece| piece.range.len());
         lens.filter(|&len| len < least).sum()
+    }
+}
+
+#[cfg(test)]
+impl LayersState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            files: vec![BlobRef(1), BlobRef(2)],
+            pieces: vec![
+                Piece {
+                    range: 0x1000..0x3000,
+                    file: 1,
+                    offset: 0,
+                },
+                Piece {
+                    range: 0x10_0000..0x20_0000,
+                    file: 0,
+                    offset: 0x4000,
+                },
+            ],
+        }
     }
 }
 

@@ -1,19 +1,29 @@
-//! A machine at rest: what a fork hands to its children, and what a snapshot
-//! keeps. Memory and descriptors go beside it (see [`RamImageState`] and
-//! [`FdTable`](crate::sys::fds::FdTable)).
+//! A machine at rest: what a fork hands to its children, and what a snapshot keeps.
+//!
+//! In this process it is a [`MachineState`], whose parts have their own types; elsewhere a
+//! [`Manifest`], which has a record of each. What is too large for a record goes beside it
+//! ([`blobs`](crate::blobs)).
 
 use crate::devices::serial::SerialState;
-use crate::devices::virtio::transport::TransportState;
+use crate::devices::virtio::transport::DeviceState;
 use crate::kvm::{VcpuState, VmState};
 use crate::memory::image::RamImageState;
 pub use hyperfork_state::Shape;
-use serde::de::DeserializeOwned;
+use hyperfork_state::{
+    Blob, CheckError, Device, HostFingerprint, Manifest, ManifestError, Record, RecordError,
+    RecordType, Taken,
+};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// All of a machine but its identity.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct MachineState {
+    /// Where it was captured.
+    pub host: Arc<HostFingerprint>,
+    /// When.
+    pub taken: Taken,
     /// How it is built.
     pub shape: Shape,
     /// Its interrupt controllers, timer and clock.
@@ -22,13 +32,24 @@ pub struct MachineState {
     pub vcpus: Vec<VcpuState>,
     /// Its serial port.
     pub serial: SerialState,
+    /// The port at which its guest asks for forks.
+    pub signal_port: SignalPortState,
     /// Its virtio devices, by slot.
-    pub devices: Vec<TransportState>,
-    /// What its guest reads of the fork it has asked for
-    /// ([`ForkStatus`](hyperfork_api::signal::ForkStatus)).
-    pub guest_fork: u32,
+    pub devices: Vec<DeviceState>,
     /// Its memory.
     pub ram: RamImageState,
+    /// What of it lies outside of its records.
+    pub blobs: Vec<Blob>,
+}
+
+/// What a guest reads of the fork it has asked for
+/// ([`ForkStatus`](hyperfork_api::signal::ForkStatus), encoded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalPortState(pub u32);
+
+impl RecordType for SignalPortState {
+    const KIND: &'static str = "signal-port";
+    const VERSION: u16 = 1;
 }
 
 /// Why a state is none.
@@ -83,7 +104,7 @@ impl MachineState {
     }
 }
 
-fn check(shape: &Shape, vcpus: usize, devices: &[TransportState]) -> Result<(), StateError> {
+fn check(shape: &Shape, vcpus: usize, devices: &[DeviceState]) -> Result<(), StateError> {
     let (cpus, rings) = (shape.cpus, &shape.rings);
     if cpus == 0 {
         return Err(StateError::NoVcpu);
@@ -97,78 +118,131 @@ fn check(shape: &Shape, vcpus: usize, devices: &[TransportState]) -> Result<(), 
         return Err(StateError::Devices { found, said });
     }
     for (slot, (device, &said)) in devices.iter().zip(rings).enumerate() {
-        let found = device.queues.len();
+        let found = device.transport.queues.len();
         if found != usize::from(said) {
             return Err(StateError::Rings { slot, found, said });
         }
-        if let Some(ring) = device.queues.iter().position(|queue| !queue.can_be()) {
+        if let Some(ring) = device
+            .transport
+            .queues
+            .iter()
+            .position(|queue| !queue.can_be())
+        {
             return Err(StateError::Ring { slot, ring });
         }
     }
     Ok(())
 }
 
-/// Memory that clones of one family have in common, for shells that wait for them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Preload {
-    /// Memory as it was at the last fork.
-    pub image: RamImageState,
-    /// Pages, as ranges of bytes, that clones write first.
-    pub touched: Vec<Range<usize>>,
-}
-
 /// Why bytes are no state.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// They are cut off, or hold impossible values.
-    #[error("a captured state cannot be read")]
-    Malformed(#[source] postcard::Error),
-    /// There is more than a state.
-    #[error("{0} bytes are left over behind a captured state")]
-    LeftOver(usize),
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(DecodeError::LeftOver(rest.len())),
-        Err(error) => Err(DecodeError::Malformed(error)),
-    }
-}
-
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("a state is plain data")
+    /// They are not the bytes of any captured machine.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// They are of one that does not fit itself.
+    #[error("a captured machine contradicts itself")]
+    Check(#[from] CheckError),
+    /// One of its records cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 impl MachineState {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        let devices = self.devices.iter().map(|device| Device {
+            transport: Record::of(&device.transport),
+            own: device.own.clone(),
+        });
+        Manifest {
+            host: (*self.host).clone(),
+            taken: self.taken,
+            shape: self.shape.clone(),
+            vm: Record::of(&self.vm),
+            vcpus: self.vcpus.iter().map(Record::of).collect(),
+            serial: Record::of(&self.serial),
+            signal_port: Record::of(&self.signal_port),
+            devices: devices.collect(),
+            ram: Record::of(&self.ram),
+            blobs: self.blobs.clone(),
+        }
+        .encode()
     }
 
-    /// From bytes.
+    /// From bytes. They are all there, and fit themselves; the devices' own parts are read
+    /// when the devices are made.
     ///
     /// # Errors
     /// [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+        let manifest = Manifest::decode(bytes)?;
+        manifest.check()?;
+        let devices = manifest.devices.into_iter().map(|device| {
+            Ok(DeviceState {
+                transport: device.transport.decode()?,
+                own: device.own,
+            })
+        });
+        let vcpus = manifest.vcpus.iter().map(Record::decode);
+        Ok(Self {
+            host: Arc::new(manifest.host),
+            taken: manifest.taken,
+            shape: manifest.shape,
+            vm: manifest.vm.decode()?,
+            vcpus: vcpus.collect::<Result<_, RecordError>>()?,
+            serial: manifest.serial.decode()?,
+            signal_port: manifest.signal_port.decode()?,
+            devices: devices.collect::<Result<_, RecordError>>()?,
+            ram: manifest.ram.decode()?,
+            blobs: manifest.blobs,
+        })
     }
+}
+
+/// Memory that clones of one family have in common, for shells that wait for them. It goes
+/// between processes of one program only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Preload {
+    /// Memory as it was at the last fork.
+    pub image: RamImageState,
+    /// What that refers to.
+    pub blobs: Vec<Blob>,
+    /// Pages, as ranges of bytes, that clones write first.
+    pub touched: Vec<Range<usize>>,
+}
+
+/// Why bytes are no [`Preload`].
+#[derive(Debug, thiserror::Error)]
+pub enum PreloadError {
+    /// They are cut off, or hold impossible values.
+    #[error("what a shell is to preload cannot be read")]
+    Malformed(#[source] postcard::Error),
+    /// There is more.
+    #[error("{0} bytes are left over behind what a shell is to preload")]
+    LeftOver(usize),
 }
 
 impl Preload {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        postcard::to_stdvec(self).expect("memory's places are plain data")
     }
 
     /// From bytes.
     ///
     /// # Errors
-    /// [`DecodeError`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+    /// [`PreloadError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, PreloadError> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((preload, [])) => Ok(preload),
+            Ok((_, rest)) => Err(PreloadError::LeftOver(rest.len())),
+            Err(error) => Err(PreloadError::Malformed(error)),
+        }
     }
 }
 
+#[cfg(test)]
+mod goldens;
 #[cfg(test)]
 mod tests;

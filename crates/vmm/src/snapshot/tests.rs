@@ -1,7 +1,7 @@
 use super::*;
+use crate::blobs::BlobWriter;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::Driver;
-use crate::sys::fds::FdTable;
 use hyperfork_api::Bytes;
 
 /// A machine's shape with one vCPU and so many devices of one ring.
@@ -16,10 +16,10 @@ fn shape(devices: usize) -> Shape {
 }
 
 /// The state of a device that has served a request.
-fn device() -> TransportState {
+fn device() -> DeviceState {
     let mut driver = Driver::start(Rng);
     driver.request(0, &[], &[8]);
-    driver.lock().save(&mut FdTable::default()).unwrap()
+    driver.lock().save(&mut BlobWriter::default()).unwrap()
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_state_with_devices_missing_or_too_many_is_refused_by_name() {
 
 #[test]
 fn a_state_with_a_ring_missing_or_impossible_is_refused_by_name() {
-    let refused = |change: fn(&mut TransportState)| {
+    let refused = |change: fn(&mut DeviceState)| {
         let mut second = device();
         change(&mut second);
         check(&shape(2), 1, &[device(), second])
@@ -64,11 +64,26 @@ fn a_state_with_a_ring_missing_or_impossible_is_refused_by_name() {
         found: 0,
         said: 1,
     };
-    assert_eq!(refused(|state| state.queues.clear()), Err(missing));
+    assert_eq!(
+        refused(|state| state.transport.queues.clear()),
+        Err(missing)
+    );
     let impossible = Err(StateError::Ring { slot, ring });
-    assert_eq!(refused(|state| state.queues[0].size = 0), impossible);
-    assert_eq!(refused(|state| state.queues[0].size = 5), impossible);
-    assert_eq!(refused(|state| state.queues[0].size = 1 << 16), impossible);
+    assert_eq!(
+        refused(|state| state.transport.queues[0].size = 0),
+        impossible
+    );
+    assert_eq!(
+        refused(|state| state.transport.queues[0].size = 5),
+        impossible
+    );
+    assert_eq!(
+        refused(|state| state.transport.queues[0].size = 1 << 16),
+        impossible
+    );
     // More used than there ever was.
-    assert_eq!(refused(|state| state.queues[0].next_used += 1), impossible);
+    assert_eq!(
+        refused(|state| state.transport.queues[0].next_used += 1),
+        impossible
+    );
 }

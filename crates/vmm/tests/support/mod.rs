@@ -93,8 +93,7 @@ impl Vm {
         let (dir, console, backends) = backends();
         let (events, received) = events();
         // As it travels between processes.
-        let bytes = postcard::to_stdvec(&capture.state).unwrap();
-        let state: MachineState = postcard::from_bytes(&bytes).unwrap();
+        let state = MachineState::decode(&capture.state.encode()).unwrap();
         let (mut machine, _) =
             Machine::restore(shell, state, &capture.fds, &identity, &backends, events).unwrap();
         machine.resume();

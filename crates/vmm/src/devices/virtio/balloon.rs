@@ -11,9 +11,10 @@
 //! A machine that is captured does not run and neither does this device: what has been
 //! reported was taken by then, or is still in the ring, where parent and clone will find it.
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use crate::memory::FreePages;
-use crate::sys::fds::FdTable;
+use hyperfork_state::{Record, RecordType, devices};
 use serde::{Deserialize, Serialize};
 use std::io;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
@@ -42,6 +43,11 @@ pub struct Balloon {
 /// The state of a balloon: none.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct BalloonState;
+
+impl RecordType for BalloonState {
+    const KIND: &'static str = devices::BALLOON.name;
+    const VERSION: u16 = 1;
+}
 
 impl Balloon {
     /// A balloon of the machine whose free pages these are.
@@ -97,8 +103,8 @@ impl VirtioDevice for Balloon {
         }
     }
 
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Balloon(BalloonState))
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&BalloonState))
     }
 }
 

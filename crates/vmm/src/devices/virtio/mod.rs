@@ -21,10 +21,10 @@ pub(crate) mod testing;
 pub mod transport;
 pub mod vsock;
 
+use crate::blobs::BlobWriter;
 use crate::devices::turns::Preemption;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
-use serde::{Deserialize, Serialize};
+use hyperfork_state::Record;
 use std::io;
 use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
@@ -122,24 +122,5 @@ pub trait VirtioDevice: Send {
     ///
     /// # Errors
     /// When the host cannot give what is needed (descriptors, disk space).
-    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState>;
-}
-
-/// The state of any device's own part.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum DeviceState {
-    /// A memory balloon.
-    Balloon(balloon::BalloonState),
-    /// A disk.
-    Block(block::BlockState),
-    /// A console.
-    Console(console::ConsoleState),
-    /// A network card.
-    Net(net::NetState),
-    /// A shared directory.
-    P9(p9::P9State),
-    /// An entropy source.
-    Rng(rng::RngState),
-    /// A socket device.
-    Vsock(vsock::VsockState),
+    fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record>;
 }

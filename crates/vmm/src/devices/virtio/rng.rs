@@ -4,9 +4,10 @@
 //! its own from the first byte. (What its kernel had already taken before the
 //! fork is not: mixing in something new is the agent's job.)
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
+use hyperfork_state::{Record, RecordType, devices};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,11 @@ pub struct Rng;
 /// The state of an entropy source: none.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct RngState;
+
+impl RecordType for RngState {
+    const KIND: &'static str = devices::RNG.name;
+    const VERSION: u16 = 1;
+}
 
 impl Rng {
     /// A source as it was when the state was saved.
@@ -57,8 +63,8 @@ impl VirtioDevice for Rng {
         ring::serve(context, index, |chain| fill(chain, memory))
     }
 
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Rng(RngState))
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&RngState))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A well-behaved driver, for the devices' tests.
 
 use super::VirtioDevice;
-use super::transport::{Lines, MmioTransport, Slot, TransportState};
+use super::transport::{DeviceState, Lines, MmioTransport, Slot};
 use crate::bus::SharedBusDevice;
 use crate::memory::GuestMemoryMmap;
 use std::sync::{Arc, MutexGuard};
@@ -124,7 +124,7 @@ impl Driver {
     pub(crate) fn clone_into(
         &self,
         device: impl VirtioDevice + 'static,
-        state: &TransportState,
+        state: &DeviceState,
     ) -> Self {
         let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];
@@ -133,7 +133,8 @@ impl Driver {
         let memory = Arc::new(memory);
         let lines = Lines::new(device.queue_sizes().len()).unwrap();
         let transport =
-            MmioTransport::restore(Box::new(device), lines, state, memory.clone()).unwrap();
+            MmioTransport::restore(Box::new(device), lines, &state.transport, memory.clone())
+                .unwrap();
         let mut clone = Self::with(transport, memory);
         clone.rings = self.rings.clone();
         clone.next_descriptor = self.next_descriptor;

@@ -1,9 +1,10 @@
 use super::*;
+use crate::blobs::BlobWriter;
 use crate::bus::SharedBusDevice;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::Driver;
-use crate::devices::virtio::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::FdTable;
+use crate::devices::virtio::{Context, DeviceError, Notify, VirtioDevice, ring};
+use hyperfork_state::Record;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -94,7 +95,7 @@ fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone(
     assert!(worker.pause(PATIENCE));
     parent.offer(0, &[], &[8]);
     kick(&parent);
-    let state = parent.lock().save(&mut FdTable::default()).unwrap();
+    let state = parent.lock().save(&mut BlobWriter::default()).unwrap();
     let mut clone = parent.clone_into(Rng, &state);
     let clone_worker = start(vec![clone.transport.clone()], Mode::Running).unwrap();
     wait_for_used(&mut clone);
@@ -142,7 +143,7 @@ impl VirtioDevice for Faulty {
             panic!("a bug, on purpose")
         })
     }
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

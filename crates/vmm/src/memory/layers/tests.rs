@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::fds::FdTable;
 use crate::sys::hands::NoHelpers;
 use crate::sys::memfd::{self, MemoryFile};
 use proptest::prelude::*;
@@ -60,10 +61,10 @@ fn they_travel_whole_or_not_at_all() {
     let file = empty(1 << 41);
     let mut layers = Layers::of(vec![1..4, 6..1 << 40], file.clone());
     layers.put(Layers::of(vec![2..3, 8..9], file));
-    let mut fds = FdTable::default();
-    let sent = postcard::to_stdvec(&layers.save(&mut fds).unwrap()).unwrap();
+    let mut blobs = BlobWriter::default();
+    let sent = postcard::to_stdvec(&layers.save(&mut blobs).unwrap()).unwrap();
     let state: LayersState = postcard::from_bytes(&sent).unwrap();
-    let arrived = Layers::restore(state, &fds).unwrap();
+    let arrived = Layers::restore(state, blobs.reader()).unwrap();
     assert_eq!(arrived.pieces, layers.pieces);
     assert_eq!(arrived.depth(), 2);
     // A piece of which the last byte is missing.
@@ -76,19 +77,28 @@ fn they_travel_whole_or_not_at_all() {
 #[test]
 fn what_arrives_by_a_descriptor_that_writes_or_lies_outside_of_its_file_is_refused() {
     let layers = Layers::of(vec![0..4096, 8192..12288], empty(8192));
-    let mut fds = FdTable::default();
-    let state = layers.save(&mut fds).unwrap();
-    Layers::restore(state.clone(), &fds).unwrap();
-    let kind = |state, fds: &FdTable| Layers::restore(state, fds).unwrap_err().kind();
+    let mut blobs = BlobWriter::default();
+    let state = layers.save(&mut blobs).unwrap();
+    Layers::restore(state.clone(), blobs.reader()).unwrap();
+    fn kind(state: LayersState, blobs: BlobReader<'_>) -> io::ErrorKind {
+        Layers::restore(state, blobs).unwrap_err().kind()
+    }
     for (file, offset) in [(0, 4097), (0, u64::MAX - 100), (1, 0)] {
         let mut state = state.clone();
         (state.pieces[1].file, state.pieces[1].offset) = (file, offset);
-        assert_eq!(kind(state, &fds), io::ErrorKind::InvalidData);
+        assert_eq!(kind(state, blobs.reader()), io::ErrorKind::InvalidData);
     }
     let unsealed = memfd::create("test", 8192).unwrap();
-    let fds = FdTable::new(vec![unsealed.into()]);
-    assert_eq!(kind(state.clone(), &fds), io::ErrorKind::InvalidData);
-    assert!(Layers::restore(state, &FdTable::default()).is_err());
+    let (mut table, fds) = blobs.into_parts();
+    let other = FdTable::new(vec![unsealed.into()]);
+    for fds in [&other, &FdTable::default()] {
+        let lost = kind(state.clone(), BlobReader::new(&table, fds));
+        assert_eq!(lost, io::ErrorKind::InvalidData);
+    }
+    // Less is said to be there than pieces are of.
+    table[0].len -= 1;
+    let less = kind(state, BlobReader::new(&table, &fds));
+    assert_eq!(less, io::ErrorKind::InvalidData);
 }
 
 #[test]

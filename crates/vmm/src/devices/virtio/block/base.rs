@@ -2,7 +2,8 @@
 
 use super::qcow2::{Qcow2, Qcow2State};
 use super::sparse::{self, Run};
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
+use hyperfork_state::{BlobRef, BlobRole};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -38,13 +39,31 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// An image at rest: its files by descriptor.
+/// An image at rest: its files are blobs. Encoded by number: new kinds come last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum BaseState {
     /// See [`Base::Raw`].
-    Raw(FdIndex),
+    Raw(BlobRef),
     /// See [`Base::Qcow2`].
     Qcow2(Qcow2State),
+}
+
+impl BaseState {
+    /// Its files.
+    pub(super) fn blobs(&self) -> Vec<BlobRef> {
+        match self {
+            Self::Raw(file) => vec![*file],
+            Self::Qcow2(image) => image.blobs(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl BaseState {
+    /// For golden files: never changed.
+    pub(crate) fn sample_of_qcow2() -> Self {
+        Self::Qcow2(Qcow2State::sample())
+    }
 }
 
 impl Base {
@@ -106,12 +125,14 @@ impl Base {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn save(&self, fds: &mut FdTable) -> io::Result<BaseState> {
+    pub fn save(&self, blobs: &mut BlobWriter) -> io::Result<BaseState> {
         Ok(match self {
-            Self::Raw { file, .. } => BaseState::Raw(fds.push(file)?),
-            Self::Qcow2(image) => BaseState::Qcow2(image.save(fds)?),
+            Self::Raw { file, len } => {
+                BaseState::Raw(blobs.put(file, BlobRole::DiskImage, *len)?)
+            }
+            Self::Qcow2(image) => BaseState::Qcow2(image.save(blobs)?),
             #[cfg(test)]
-            Self::Watched(base, _) => base.save(fds)?,
+            Self::Watched(base, _) => base.save(blobs)?,
         })
     }
 
@@ -119,10 +140,10 @@ impl Base {
     ///
     /// # Errors
     /// As [`raw`](Self::raw); when the process is out of descriptors.
-    pub fn restore(state: &BaseState, fds: &FdTable) -> io::Result<Self> {
+    pub fn restore(state: &BaseState, blobs: BlobReader<'_>) -> io::Result<Self> {
         match state {
-            BaseState::Raw(file) => Self::raw(File::from(fds.get(*file)?)),
-            BaseState::Qcow2(state) => Ok(Self::Qcow2(Qcow2::restore(state, fds)?)),
+            BaseState::Raw(file) => Self::raw(File::from(blobs.open(*file)?)),
+            BaseState::Qcow2(state) => Ok(Self::Qcow2(Qcow2::restore(state, blobs)?)),
         }
     }
 }

@@ -16,14 +16,15 @@
 //! not while the parent is paused.
 
 use super::absorb;
-use super::base::{Base, BaseState};
-use super::clusters::{CLUSTER, Extent};
+use super::base::Base;
+use super::clusters::CLUSTER;
+use super::disk_state::{DiskState, LayerState};
 use super::layer::{Layer, TopLayer};
 use super::overlays::Overlays;
 use super::sparse::Run;
 use super::usage::Counters;
-use crate::sys::fds::{FdIndex, FdTable};
-use serde::{Deserialize, Serialize};
+use crate::blobs::{BlobReader, BlobWriter};
+use hyperfork_state::BlobRole;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -45,23 +46,6 @@ pub struct Disk {
     /// Where tops are made. `None` for a read-only disk.
     overlays: Option<Overlays>,
     counters: Arc<Counters>,
-}
-
-/// A disk at rest: its base and frozen layers by descriptor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DiskState {
-    base: BaseState,
-    read_only: bool,
-    /// Bytes of the disk; a base of another length is another disk.
-    pub(super) len: u64,
-    /// From the base upwards.
-    pub(super) layers: Vec<LayerState>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct LayerState {
-    pub(super) file: FdIndex,
-    pub(super) clusters: Vec<Extent>,
 }
 
 impl Disk {
@@ -86,12 +70,13 @@ impl Disk {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<DiskState> {
+    pub fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<DiskState> {
         self.freeze();
-        let base = self.base.save(fds)?;
+        let base = self.base.save(blobs)?;
+        let len = self.clusters() * CLUSTER;
         let layers = self.layers.iter().map(|layer| {
             Ok(LayerState {
-                file: fds.push(layer.file())?,
+                file: blobs.put(layer.file(), BlobRole::DiskLayer, len)?,
                 clusters: layer.clusters().extents(),
             })
         });
@@ -107,24 +92,28 @@ impl Disk {
     ///
     /// # Errors
     /// As there.
-    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
+    pub fn restore(
+        state: &DiskState,
+        blobs: BlobReader<'_>,
+        overlays: &Overlays,
+    ) -> io::Result<Self> {
         let overlays = (!state.read_only).then(|| overlays.clone());
-        Self::from_state(state, fds, overlays)
+        Self::from_state(state, blobs, overlays)
     }
 
     fn from_state(
         state: &DiskState,
-        fds: &FdTable,
+        blobs: BlobReader<'_>,
         overlays: Option<Overlays>,
     ) -> io::Result<Self> {
-        let base = Base::restore(&state.base, fds)?;
+        let base = Base::restore(&state.base, blobs)?;
         let mut disk = Self::with(base, overlays);
         if disk.len() != state.len {
             let what = format!("a disk of {} bytes is now one of {}", state.len, disk.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         for layer in &state.layers {
-            let file = File::from(fds.get(layer.file)?);
+            let file = File::from(blobs.open(layer.file)?);
             let layer = Layer::from_saved(file, &layer.clusters, disk.clusters())?;
             disk.layers.push(layer);
         }
@@ -137,9 +126,9 @@ impl Disk {
     /// # Errors
     /// When the process is out of descriptors.
     pub fn snapshot(&mut self) -> io::Result<Self> {
-        let mut fds = FdTable::default();
-        let state = self.save(&mut fds)?;
-        Self::from_state(&state, &fds, None)
+        let mut blobs = BlobWriter::default();
+        let state = self.save(&mut blobs)?;
+        Self::from_state(&state, blobs.reader(), None)
     }
 
     /// Where it is kept what it takes of the host.

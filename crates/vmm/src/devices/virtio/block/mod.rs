@@ -9,6 +9,7 @@
 //! | [`image`] | opening what a user names; with `probe`: its format, `lock`: writers are kept away, `chain`: what it lies on |
 //! | [`base`], [`qcow2`] | an image, as what lies under the layers |
 //! | [`disk`] | base and layers as one disk: read, write, freeze, copy out |
+//! | [`disk_state`] | what of a disk goes into a captured machine |
 //! | [`handle`] | a disk seen from outside the device thread |
 //! | [`sparse`] | where a file has storage |
 //! | [`usage`] | what a disk takes of the host |
@@ -26,6 +27,7 @@ pub mod base;
 mod chain;
 pub mod clusters;
 pub mod disk;
+pub mod disk_state;
 pub mod handle;
 pub mod image;
 pub mod image_error;
@@ -39,12 +41,14 @@ mod request;
 pub mod sparse;
 pub mod usage;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::FdTable;
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::{BlobReader, BlobWriter};
 use base::Base;
 use clusters::CLUSTER;
-use disk::{Disk, DiskState, SECTOR};
+use disk::{Disk, SECTOR};
+use disk_state::DiskState;
 use handle::DiskHandle;
+use hyperfork_state::{BlobRef, Record, RecordType, devices};
 use overlays::Overlays;
 use request::Request;
 use serde::{Deserialize, Serialize};
@@ -89,6 +93,34 @@ pub struct BlockState {
     unfinished: Option<Request>,
 }
 
+impl RecordType for BlockState {
+    const KIND: &'static str = devices::BLOCK.name;
+    const VERSION: u16 = 1;
+
+    fn blobs(&self) -> Vec<BlobRef> {
+        self.disk.blobs()
+    }
+}
+
+#[cfg(test)]
+impl BlockState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            disk: DiskState::sample(),
+            unfinished: Some(Request::sample()),
+        }
+    }
+
+    /// The same of a disk on a qcow2 image, with nothing under way.
+    pub(crate) fn sample_of_qcow2() -> Self {
+        Self {
+            disk: DiskState::sample_of_qcow2(),
+            unfinished: None,
+        }
+    }
+}
+
 impl Block {
     /// A disk whose content is `base`, which nobody may change from now on. Unless
     /// `read_only`, what the guest writes goes to unlinked files in `overlays`, made
@@ -103,8 +135,12 @@ impl Block {
     /// # Errors
     /// `InvalidData` when the state is not one of a disk, or its base has
     /// changed its length; when the process is out of descriptors.
-    pub fn restore(state: &BlockState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
-        let disk = Disk::restore(&state.disk, fds, overlays)?;
+    pub fn restore(
+        state: &BlockState,
+        blobs: BlobReader<'_>,
+        overlays: &Overlays,
+    ) -> io::Result<Self> {
+        let disk = Disk::restore(&state.disk, blobs, overlays)?;
         if let Some(request) = &state.unfinished
             && !request.is_of(&disk)
         {
@@ -179,9 +215,9 @@ impl VirtioDevice for Block {
         served
     }
 
-    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Block(BlockState {
-            disk: self.disk.lock().save(fds)?,
+    fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&BlockState {
+            disk: self.disk.lock().save(blobs)?,
             unfinished: self.unfinished,
         }))
     }

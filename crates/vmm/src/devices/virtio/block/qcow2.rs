@@ -1,7 +1,8 @@
 //! Images in QEMU's format, with the library `imago` (ADR 14): read, never written.
 
-use crate::sys::fds::{FdIndex, FdTable};
+use crate::blobs::{BlobReader, BlobWriter};
 use hyperfork_api::spec::DiskFormat;
+use hyperfork_state::{BlobRef, BlobRole};
 use imago::{FormatAccess, file, qcow2, raw};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
@@ -26,8 +27,28 @@ pub struct Qcow2 {
 /// An image at rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Qcow2State {
-    files: Vec<(FdIndex, DiskFormat)>,
+    files: Vec<(BlobRef, DiskFormat)>,
     len: u64,
+}
+
+impl Qcow2State {
+    pub(super) fn blobs(&self) -> Vec<BlobRef> {
+        self.files.iter().map(|(file, _)| *file).collect()
+    }
+}
+
+#[cfg(test)]
+impl Qcow2State {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            files: vec![
+                (BlobRef(3), DiskFormat::Qcow2),
+                (BlobRef(4), DiskFormat::Raw),
+            ],
+            len: 5 << 30,
+        }
+    }
 }
 
 impl std::fmt::Debug for Qcow2 {
@@ -76,9 +97,12 @@ impl Qcow2 {
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub fn save(&self, fds: &mut FdTable) -> io::Result<Qcow2State> {
-        let files = self.files.iter();
-        let files = files.map(|(file, format)| Ok((fds.push(file)?, *format)));
+    pub fn save(&self, blobs: &mut BlobWriter) -> io::Result<Qcow2State> {
+        let files = self.files.iter().map(|(file, format)| {
+            let len = file.metadata()?.len();
+            let blob = blobs.put(file, BlobRole::DiskImage, len)?;
+            Ok((blob, *format))
+        });
         Ok(Qcow2State {
             files: files.collect::<io::Result<_>>()?,
             len: self.len,
@@ -89,9 +113,9 @@ impl Qcow2 {
     ///
     /// # Errors
     /// As [`open`](Self::open); when the process is out of descriptors.
-    pub fn restore(state: &Qcow2State, fds: &FdTable) -> io::Result<Self> {
+    pub fn restore(state: &Qcow2State, blobs: BlobReader<'_>) -> io::Result<Self> {
         let files = state.files.iter();
-        let files = files.map(|(file, format)| Ok((File::from(fds.get(*file)?), *format)));
+        let files = files.map(|(file, format)| Ok((File::from(blobs.open(*file)?), *format)));
         let files = files.collect::<io::Result<Vec<_>>>()?;
         // How long a device is takes an ioctl, which a device thread must not call.
         let mut devices = files.iter().filter(|(file, _)| is_device(file));

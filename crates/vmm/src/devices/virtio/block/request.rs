@@ -55,6 +55,20 @@ pub(super) struct Request {
     at: u64,
 }
 
+#[cfg(test)]
+impl Request {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            head: 300,
+            kind: Kind::Write,
+            start: 1 << 20,
+            end: 2 << 20,
+            at: 3 << 19,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Read,

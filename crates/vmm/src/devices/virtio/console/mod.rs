@@ -12,11 +12,12 @@
 
 mod client;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use crate::devices::log::Log;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use client::Clients;
+use hyperfork_state::{Record, RecordType, devices};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -46,6 +47,11 @@ pub struct Console {
 /// The state of a console: none beyond its rings. See the module's text on forks.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct ConsoleState;
+
+impl RecordType for ConsoleState {
+    const KIND: &'static str = devices::CONSOLE.name;
+    const VERSION: u16 = 1;
+}
 
 impl Console {
     /// A console that clients attach to through `listener`.
@@ -141,8 +147,8 @@ impl VirtioDevice for Console {
         Ok(notify)
     }
 
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Console(ConsoleState))
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&ConsoleState))
     }
 }
 

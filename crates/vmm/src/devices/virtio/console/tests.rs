@@ -189,7 +189,7 @@ fn a_clone_has_its_own_log_and_nobody_attached_and_the_parent_s_client_stays() {
     let state = terminal
         .driver
         .lock()
-        .save(&mut FdTable::default())
+        .save(&mut BlobWriter::default())
         .unwrap();
     let clone_log = log();
     let socket = terminal.dir.path().join("clone.sock");

@@ -4,10 +4,10 @@ use super::meddler::{Flip, Meddler};
 use super::script::Script;
 use super::watch::{Held, Watch};
 use super::{AVAILABLE, DATA, END, RING_SIZE, USED, read_image, ring_base};
+use crate::blobs::BlobWriter;
 use crate::bus::BusDevice;
-use crate::devices::virtio::transport::{MmioTransport, TransportState};
+use crate::devices::virtio::transport::{DeviceState, MmioTransport};
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Bytes, GuestAddress};
@@ -67,16 +67,17 @@ impl<'a> Driver<'a> {
     }
 
     /// Started, and saved.
-    pub(super) fn at_work(mut self, fds: &mut FdTable) -> TransportState {
+    pub(super) fn at_work(mut self, blobs: &mut BlobWriter) -> DeviceState {
         self.start();
-        self.transport.save(fds).expect("a device can be saved")
+        self.transport.save(blobs).expect("a device can be saved")
     }
 
     /// As after a restore, and with a new driver.
     pub(super) fn go_on(mut self) {
-        self.watched(&[], MmioTransport::resume);
-        self.watched(&[], MmioTransport::process_host_events);
-        let saved = self.transport.save(&mut FdTable::default());
+        // Not watched: a state may say that the device has buffers that no driver gave it.
+        self.transport.resume();
+        self.transport.process_host_events();
+        let saved = self.transport.save(&mut BlobWriter::default());
         saved.expect("a device can be saved at any time");
         self.run();
     }
@@ -155,7 +156,7 @@ impl<'a> Driver<'a> {
             }
             242..245 => {
                 let before = read_image(&self.memory);
-                let saved = self.transport.save(&mut FdTable::default());
+                let saved = self.transport.save(&mut BlobWriter::default());
                 saved.expect("a device can be saved at any time");
                 assert!(before == read_image(&self.memory), "a device is only saved");
             }

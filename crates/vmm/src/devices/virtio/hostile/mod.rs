@@ -24,9 +24,9 @@ mod tests;
 mod watch;
 
 use super::VirtioDevice;
-use super::transport::{Lines, MmioTransport, TransportState};
+use super::transport::{DeviceState, Lines, MmioTransport, TransportState};
+use crate::blobs::BlobWriter;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use driver::Driver;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -97,15 +97,15 @@ pub fn drive_in(
 ///
 /// # Panics
 /// When the device misbehaves.
-pub fn at_work(device: Box<dyn VirtioDevice>, fds: &mut FdTable) -> TransportState {
+pub fn at_work(device: Box<dyn VirtioDevice>, blobs: &mut BlobWriter) -> DeviceState {
     let memory = Arc::new(crate::memory::region::zeroed(&REGIONS));
     let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
     let transport = MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
-    Driver::new(transport, memory, &[]).at_work(fds)
+    Driver::new(transport, memory, &[]).at_work(blobs)
 }
 
-/// Has `device`, which was restored from its part of `state`, go on as its transport was: a
-/// state may be any, and then the device is refused.
+/// Has `device`, which was restored, go on as its transport was: a state may be any, and then
+/// the device is refused.
 ///
 /// # Panics
 /// When the device misbehaves.

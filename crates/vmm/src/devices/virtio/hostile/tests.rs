@@ -1,9 +1,10 @@
 //! That the driver notices what a device must not do.
 
 use super::drive;
+use crate::blobs::BlobWriter;
 use crate::devices::virtio::rng::RngState;
-use crate::devices::virtio::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
-use crate::sys::fds::FdTable;
+use crate::devices::virtio::{Context, DeviceError, Notify, VirtioDevice, ring};
+use hyperfork_state::Record;
 use std::io::{self, Write};
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
@@ -65,8 +66,8 @@ impl VirtioDevice for Culprit {
         Ok(Notify::default())
     }
 
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Rng(RngState))
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&RngState))
     }
 }
 

@@ -15,11 +15,12 @@ mod wake;
 
 use rate::Limit;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use crate::sys::clock::Monotonic;
-use crate::sys::fds::FdTable;
 use crate::sys::tap::{Offload, Tap};
 use hyperfork_api::Mac;
+use hyperfork_state::{Record, RecordType, devices};
 use receive::Receiver;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -81,6 +82,22 @@ pub struct Net {
 pub struct NetState {
     features: u64,
     bytes_per_s: Option<u64>,
+}
+
+impl RecordType for NetState {
+    const KIND: &'static str = devices::NET.name;
+    const VERSION: u16 = 1;
+}
+
+#[cfg(test)]
+impl NetState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            features: 1 << 40 | 2,
+            bytes_per_s: Some(3_000_000),
+        }
+    }
 }
 
 impl Net {
@@ -205,8 +222,8 @@ impl VirtioDevice for Net {
         self.work(context)
     }
 
-    fn save(&mut self, _: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Net(NetState {
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&NetState {
             features: self.features,
             bytes_per_s: self.bytes_per_s,
         }))

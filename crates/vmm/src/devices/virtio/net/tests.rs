@@ -162,14 +162,12 @@ fn a_clone_has_an_address_and_a_wire_of_its_own() {
     let (net, wire) = card(None);
     let mut driver = Driver::start(net);
     driver.offer(RECEIVE, &[], &[600]);
-    let state = driver.lock().save(&mut FdTable::default()).unwrap();
-    let DeviceState::Net(saved) = &state.device else {
-        panic!("the state of another device");
-    };
+    let state = driver.lock().save(&mut BlobWriter::default()).unwrap();
+    let saved: NetState = state.own.decode().unwrap();
     let (ours, other_wire) = UnixDatagram::pair().unwrap();
     let other = Mac([2, 0, 0, 0, 0, 8]);
     let tap = Tap::from_socket(ours.into()).unwrap();
-    let clone = Net::restore(saved, tap, other).unwrap();
+    let clone = Net::restore(&saved, tap, other).unwrap();
     assert_eq!(
         clone.features & 1 << VIRTIO_NET_F_MRG_RXBUF,
         1 << VIRTIO_NET_F_MRG_RXBUF

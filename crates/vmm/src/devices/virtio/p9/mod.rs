@@ -18,9 +18,10 @@ mod tests;
 mod tree;
 mod wire;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::{FdIndex, FdTable};
+use hyperfork_state::{BlobRef, BlobRole, Record, RecordType, devices};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 use server::{SavedFid, Server};
@@ -51,10 +52,33 @@ pub struct P9State {
     tag: String,
     read_only: bool,
     /// The shared directory itself.
-    root: FdIndex,
+    root: BlobRef,
     /// Longest message agreed upon, in bytes.
     limit: u32,
     fids: Vec<SavedFid>,
+}
+
+impl RecordType for P9State {
+    const KIND: &'static str = devices::P9.name;
+    const VERSION: u16 = 1;
+
+    fn blobs(&self) -> Vec<BlobRef> {
+        vec![self.root]
+    }
+}
+
+#[cfg(test)]
+impl P9State {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            tag: "hf0".to_owned(),
+            read_only: true,
+            root: BlobRef(1),
+            limit: 8192,
+            fids: vec![SavedFid::sample()],
+        }
+    }
 }
 
 /// A shared directory.
@@ -89,9 +113,9 @@ impl P9 {
     /// that cannot be answer `ESTALE`.
     ///
     /// # Errors
-    /// When the state names a directory that `fds` does not hold, or no path.
-    pub fn restore(state: &P9State, fds: &FdTable) -> io::Result<Self> {
-        let tree = Tree::new(fds.get(state.root)?, state.read_only)?;
+    /// When the state names a directory that is not among `blobs`, or no path.
+    pub fn restore(state: &P9State, blobs: BlobReader<'_>) -> io::Result<Self> {
+        let tree = Tree::new(blobs.open(state.root)?, state.read_only)?;
         let server = Server::restore(tree, state.limit, &state.fids)?;
         Ok(Self::build(&state.tag, server))
     }
@@ -166,11 +190,11 @@ impl VirtioDevice for P9 {
         ring::serve(context, index, |chain| self.serve(chain, memory))
     }
 
-    fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::P9(P9State {
+    fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record> {
+        Ok(Record::of(&P9State {
             tag: self.tag.clone(),
             read_only: self.server.tree().is_read_only(),
-            root: fds.push(self.server.tree().root())?,
+            root: blobs.put(self.server.tree().root(), BlobRole::Directory, 0)?,
             limit: self.server.limit(),
             fids: self.server.save(),
         }))

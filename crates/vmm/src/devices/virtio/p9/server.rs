@@ -58,6 +58,18 @@ pub(super) struct SavedFid {
     open: Option<u32>,
 }
 
+#[cfg(test)]
+impl SavedFid {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            fid: 300,
+            path: b"dir/file".to_vec(),
+            open: Some(0x8002),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(super) struct Server {
     tree: Tree,

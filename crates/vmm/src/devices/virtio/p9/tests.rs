@@ -3,10 +3,10 @@
 
 use super::wire::{Decoder, Encoder, HEADER_LEN, MAX_MESSAGE, RLERROR, request};
 use super::{P9, P9State};
+use crate::blobs::BlobWriter;
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::hostile;
 use crate::devices::virtio::testing::{Driver, STATUS};
-use crate::devices::virtio::{DeviceState, VirtioDevice};
-use crate::sys::fds::FdTable;
 use proptest::prelude::*;
 use rustix::io::Errno;
 use std::fs;
@@ -191,14 +191,10 @@ impl Client {
     }
 
     fn fork(&mut self) -> Self {
-        let mut fds = FdTable::default();
-        let state = self.driver.lock().save(&mut fds).unwrap();
-        let DeviceState::P9(p9) = &state.device else {
-            panic!("the state of another device")
-        };
-        let bytes = postcard::to_stdvec(p9).unwrap();
-        let p9: P9State = postcard::from_bytes(&bytes).unwrap();
-        let device = P9::restore(&p9, &fds).unwrap();
+        let mut blobs = BlobWriter::default();
+        let state = self.driver.lock().save(&mut blobs).unwrap();
+        let p9: P9State = state.own.decode().unwrap();
+        let device = P9::restore(&p9, blobs.reader()).unwrap();
         Self {
             driver: self.driver.clone_into(device, &state),
             dir: self.dir.clone(),

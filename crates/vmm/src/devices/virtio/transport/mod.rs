@@ -33,12 +33,12 @@ mod state;
 
 pub use queue_state::QueueState;
 pub use slot::Slot;
-pub use state::TransportState;
+pub use state::{DeviceState, TransportState};
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
+use crate::blobs::BlobWriter;
 use crate::devices::turns::Preemption;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Live, Registers, Status};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -138,7 +138,7 @@ impl MmioTransport {
     }
 
     /// A device as it was when `state` was saved; `device` has been restored
-    /// from `state.device`. It rests until [`resume`](Self::resume).
+    /// from its own part. It rests until [`resume`](Self::resume).
     ///
     /// # Errors
     /// `InvalidData` when the state does not fit the device or the memory;
@@ -179,11 +179,13 @@ impl MmioTransport {
     ///
     /// # Errors
     /// As [`VirtioDevice::save`].
-    pub fn save(&mut self, fds: &mut FdTable) -> io::Result<TransportState> {
-        Ok(TransportState {
-            device: self.device.save(fds)?,
-            queues: self.ring_states(),
-            registers: self.registers.save(&self.live),
+    pub fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<DeviceState> {
+        Ok(DeviceState {
+            own: self.device.save(blobs)?,
+            transport: TransportState {
+                queues: self.ring_states(),
+                registers: self.registers.save(&self.live),
+            },
         })
     }
 

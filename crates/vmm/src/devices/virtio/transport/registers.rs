@@ -62,6 +62,22 @@ pub(super) struct RegistersState {
     config_generation: u32,
 }
 
+#[cfg(test)]
+impl RegistersState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            device_features_sel: 1,
+            driver_features_sel: 2,
+            driver_features: 1 << 32 | 3,
+            queue_sel: 4,
+            status: Status(15),
+            interrupt_status: 1,
+            config_generation: 300,
+        }
+    }
+}
+
 /// Those of them that only the holder of the transport needs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registers {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::bus::BusDevice;
-use crate::devices::virtio::DeviceState;
 use crate::devices::virtio::rng::{Rng, RngState};
 use crate::devices::virtio::testing::*;
+use hyperfork_state::{Record, devices};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -224,7 +224,7 @@ fn a_restored_device_goes_on_where_its_parent_stood_and_the_parent_does_too() {
     parent.request(0, &[], &[16]);
     // In the ring, but the device has not looked.
     let offered = parent.offer(0, &[], &[16]);
-    let state = parent.lock().save(&mut FdTable::default()).unwrap();
+    let state = parent.lock().save(&mut BlobWriter::default()).unwrap();
     let mut clone = parent.clone_into(Rng::restore(&RngState), &state);
     assert_eq!(clone.read(STATUS), parent.read(STATUS));
 
@@ -244,14 +244,14 @@ fn a_restored_device_goes_on_where_its_parent_stood_and_the_parent_does_too() {
 fn an_interrupt_that_was_not_acknowledged_is_raised_again_in_the_clone() {
     let mut parent = Driver::start(Rng);
     parent.request(0, &[], &[16]);
-    let state = parent.lock().save(&mut FdTable::default()).unwrap();
+    let state = parent.lock().save(&mut BlobWriter::default()).unwrap();
     let clone = parent.clone_into(Rng, &state);
     assert_eq!(clone.interrupts(), (0, INTERRUPT_USED));
     clone.lock().resume();
     assert_eq!(clone.interrupts(), USED);
 
     parent.write(0x64, INTERRUPT_USED);
-    let state = parent.lock().save(&mut FdTable::default()).unwrap();
+    let state = parent.lock().save(&mut BlobWriter::default()).unwrap();
     let clone = parent.clone_into(Rng, &state);
     clone.lock().resume();
     assert_eq!(clone.interrupts(), NONE);
@@ -261,10 +261,11 @@ fn an_interrupt_that_was_not_acknowledged_is_raised_again_in_the_clone() {
 fn a_state_crosses_a_process_unchanged() {
     let mut driver = Driver::start(Rng);
     driver.request(0, &[], &[16]);
-    let state = driver.lock().save(&mut FdTable::default()).unwrap();
-    let bytes = postcard::to_stdvec(&state).unwrap();
-    let state: TransportState = postcard::from_bytes(&bytes).unwrap();
-    assert!(matches!(state.device, DeviceState::Rng(_)));
+    let state = driver.lock().save(&mut BlobWriter::default()).unwrap();
+    let record = Record::of(&state.transport);
+    let transport = record.decode().unwrap();
+    assert_eq!(state.own.kind, devices::RNG.name);
+    let state = DeviceState { transport, ..state };
     let mut clone = driver.clone_into(Rng, &state);
     clone.request(0, &[], &[16]);
 }
@@ -272,7 +273,8 @@ fn a_state_crosses_a_process_unchanged() {
 #[test]
 fn a_state_that_does_not_fit_is_refused() {
     let driver = Driver::start(Rng);
-    let good = driver.lock().save(&mut FdTable::default()).unwrap();
+    let state = driver.lock().save(&mut BlobWriter::default()).unwrap();
+    let good = state.transport;
     let refused = |change: fn(&mut TransportState)| {
         let mut state = good.clone();
         change(&mut state);

@@ -31,6 +31,21 @@ pub(super) struct Events {
     spare: Vec<Buffer>,
 }
 
+#[cfg(test)]
+impl Events {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            reset_due: true,
+            unhandled: 300,
+            spare: vec![Buffer {
+                head: 400,
+                address: 0x5000_0000,
+            }],
+        }
+    }
+}
+
 impl Events {
     /// Those of a clone of the machine these belong to.
     pub(super) fn for_clone(&self) -> Self {

@@ -37,10 +37,11 @@ mod tests;
 
 pub use handle::VsockHandle;
 
-use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use super::{Context, DeviceError, Notify, VirtioDevice, ring};
+use crate::blobs::BlobWriter;
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use events::Events;
+use hyperfork_state::{Record, RecordType, devices};
 use muxer::Muxer;
 use packet::{HEADER_LEN, Header};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,22 @@ pub struct VsockState {
     /// Where host ports go on.
     next_port: u32,
     events: Events,
+}
+
+impl RecordType for VsockState {
+    const KIND: &'static str = devices::VSOCK.name;
+    const VERSION: u16 = 1;
+}
+
+#[cfg(test)]
+impl VsockState {
+    /// For golden files: never changed.
+    pub(crate) fn sample() -> Self {
+        Self {
+            next_port: 70_000,
+            events: Events::sample(),
+        }
+    }
 }
 
 /// A virtio-vsock device.
@@ -216,9 +233,9 @@ impl VirtioDevice for Vsock {
         self.pump(context)
     }
 
-    fn save(&mut self, _fds: &mut FdTable) -> io::Result<DeviceState> {
+    fn save(&mut self, _: &mut BlobWriter) -> io::Result<Record> {
         let next_port = self.muxer.next_port();
-        Ok(DeviceState::Vsock(VsockState {
+        Ok(Record::of(&VsockState {
             next_port,
             events: self.events.clone(),
         }))

@@ -1,6 +1,7 @@
 //! What other processes are handed, and what becomes of a fork where that cannot be made.
 
 use super::*;
+use crate::blobs::{BlobReader, BlobWriter};
 use crate::sys::fds::FdTable;
 use crate::sys::{hole, memfd};
 use rustix::fs::{SealFlags, fcntl_get_seals};
@@ -9,8 +10,9 @@ use std::os::unix::fs::FileExt;
 
 /// All files of an image, by the descriptors that clones get.
 fn handed_over(image: &RamImage) -> Vec<File> {
-    let mut fds = FdTable::default();
-    image.save(&mut fds).unwrap();
+    let mut blobs = BlobWriter::default();
+    image.save(&mut blobs).unwrap();
+    let (_, fds) = blobs.into_parts();
     let clone = |fd: &OwnedFd| File::from(fd.try_clone().unwrap());
     fds.as_slice().iter().map(clone).collect()
 }
@@ -50,9 +52,10 @@ fn nothing_that_a_clone_is_handed_can_be_written_whatever_is_done_later() {
 fn a_clone_takes_no_image_that_could_be_written() {
     let mut parent = booted();
     let (image, _cleanup) = freeze(&mut parent).unwrap();
-    let mut fds = FdTable::default();
-    let state = image.save(&mut fds).unwrap();
-    RamImage::restore(state.clone(), &fds).unwrap();
+    let mut blobs = BlobWriter::default();
+    let state = image.save(&mut blobs).unwrap();
+    RamImage::restore(state.clone(), blobs.reader()).unwrap();
+    let (table, _) = blobs.into_parts();
     let path = format!("/proc/self/fd/{}", image.base.as_raw_fd());
     let writable = File::options().read(true).write(true).open(path).unwrap();
     let unsealed = memfd::create("test", SIZE).unwrap();
@@ -63,7 +66,8 @@ fn a_clone_takes_no_image_that_could_be_written() {
         (File::open("/dev/zero").unwrap(), "has no seals"),
     ] {
         let fds = FdTable::new(vec![file.into()]);
-        let error = RamImage::restore(state.clone(), &fds).unwrap_err();
+        let blobs = BlobReader::new(&table, &fds);
+        let error = RamImage::restore(state.clone(), blobs).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
     }
 }

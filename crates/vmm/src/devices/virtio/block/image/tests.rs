@@ -1,6 +1,6 @@
 use super::*;
+use crate::blobs::BlobWriter;
 use crate::one_line;
-use crate::sys::fds::FdTable;
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2 as Library;
 use imago::{DenyImplicitOpenGate, FormatAccess, StorageOpenOptions};
@@ -151,10 +151,10 @@ fn an_image_that_somebody_writes_to_is_refused_and_one_in_use_cannot_be_locked_f
     drop(one);
     assert!(lock_all(&writer()).is_err());
     // A clone has it as long as it lives.
-    let mut fds = FdTable::default();
-    let state = another.save(&mut fds).unwrap();
-    let clone = Base::restore(&state, &fds).unwrap();
-    drop((another, fds));
+    let mut blobs = BlobWriter::default();
+    let state = another.save(&mut blobs).unwrap();
+    let clone = Base::restore(&state, blobs.reader()).unwrap();
+    drop((another, blobs));
     assert!(lock_all(&writer()).is_err());
     drop(clone);
     lock_all(&writer()).unwrap();
@@ -174,10 +174,10 @@ fn an_image_is_read_through_all_it_lies_on_also_by_a_clone() {
     let absolute = images.path("sub/middle");
     images.qcow2("top", Some((absolute.to_str().unwrap(), "qcow2")), 3, &[2]);
     let image = open(&images.path("top"), None).unwrap();
-    let mut fds = FdTable::default();
-    let state = image.save(&mut fds).unwrap();
-    assert_eq!(fds.as_slice().len(), 3);
-    let clone = Base::restore(&state, &fds).unwrap();
+    let mut blobs = BlobWriter::default();
+    let state = image.save(&mut blobs).unwrap();
+    assert_eq!(blobs.reader().table().len(), 3);
+    let clone = Base::restore(&state, blobs.reader()).unwrap();
     for image in [image, clone] {
         let found = [0, 1, 2, 3, 200, 210].map(|cluster| byte(&image, cluster << 12));
         assert_eq!(found, [1, 2, 3, 1, 2, 0]);

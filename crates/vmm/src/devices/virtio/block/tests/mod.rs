@@ -74,14 +74,10 @@ fn clear(driver: &mut Driver, kind: u32, sector: u64, sectors: u32, flags: u32) 
 
 /// A fork: the driver goes on in a clone with an overlay of its own.
 fn fork(parent: &Driver, dir: &TempDir) -> Driver {
-    let mut fds = FdTable::default();
-    let state = parent.lock().save(&mut fds).unwrap();
-    let DeviceState::Block(block) = &state.device else {
-        panic!("not a disk")
-    };
-    let bytes = postcard::to_stdvec(block).unwrap();
-    let block: BlockState = postcard::from_bytes(&bytes).unwrap();
-    let clone = Block::restore(&block, &fds, &overlays(dir)).unwrap();
+    let mut blobs = BlobWriter::default();
+    let state = parent.lock().save(&mut blobs).unwrap();
+    let block: BlockState = state.own.decode().unwrap();
+    let clone = Block::restore(&block, blobs.reader(), &overlays(dir)).unwrap();
     parent.clone_into(clone, &state)
 }
 
@@ -331,12 +327,10 @@ fn frozen_layers_cannot_be_written_through_what_a_clone_is_given() {
     let dir = TempDir::new().unwrap();
     let mut parent = disk(&dir);
     write(&mut parent, 0, &[1; 512]);
-    let mut fds = FdTable::default();
-    let state = parent.lock().save(&mut fds).unwrap();
-    let DeviceState::Block(block) = state.device else {
-        panic!("not a disk")
-    };
-    let layer = File::from(fds.get(block.disk.layers[0].file).unwrap());
+    let mut blobs = BlobWriter::default();
+    let state = parent.lock().save(&mut blobs).unwrap();
+    let block: BlockState = state.own.decode().unwrap();
+    let layer = File::from(blobs.reader().open(block.disk.layers[0].file).unwrap());
     assert!(layer.write_at(&[2], 0).is_err());
 }
 
@@ -346,9 +340,9 @@ fn forking_without_writing_in_between_adds_no_layers() {
     let mut parent = disk(&dir);
     write(&mut parent, 0, &[1; 512]);
     for _ in 0..3 {
-        let mut fds = FdTable::default();
-        parent.lock().save(&mut fds).unwrap();
-        assert_eq!(fds.as_slice().len(), 2, "base and one layer");
+        let mut blobs = BlobWriter::default();
+        parent.lock().save(&mut blobs).unwrap();
+        assert_eq!(blobs.reader().table().len(), 2, "base and one layer");
     }
 }
 
@@ -365,9 +359,9 @@ fn a_long_line_of_forks_has_few_layers() {
         write(&mut driver, sector, &[round as u8; 512]);
         model[sector as usize] = round as u8;
         driver = fork(&driver, &dir);
-        let mut fds = FdTable::default();
-        driver.lock().save(&mut fds).unwrap();
-        assert!(fds.as_slice().len() <= 1 + 8, "round {round}");
+        let mut blobs = BlobWriter::default();
+        driver.lock().save(&mut blobs).unwrap();
+        assert!(blobs.reader().table().len() <= 1 + 8, "round {round}");
     }
     for (sector, byte) in model.iter().enumerate() {
         assert_eq!(
@@ -397,15 +391,17 @@ fn a_discard_hides_what_is_below_gives_storage_back_and_takes_none_when_layers_a
         driver = fork(&driver, &dir);
         assert_eq!(write(&mut driver, (20 << 11) + 8 * round, &[1; 512]), OK);
     }
-    let mut fds = FdTable::default();
-    driver.lock().save(&mut fds).unwrap();
+    let mut blobs = BlobWriter::default();
+    driver.lock().save(&mut blobs).unwrap();
     // Of all but the base.
+    let count = blobs.reader().table().len();
+    let (_, fds) = blobs.into_parts();
     let stored: u64 = fds.as_slice()[1..]
         .iter()
         .map(|fd| rustix::fs::fstat(fd).unwrap().st_blocks as u64 * 512)
         .sum();
     assert!(stored < 1 << 20, "{stored} bytes");
-    assert!(fds.as_slice().len() < 10);
+    assert!(count < 10);
     for sector in [0, 15 << 11, 80 << 10] {
         assert_eq!(read(&mut driver, sector, 512), (OK, vec![0; 512]));
     }
@@ -417,15 +413,13 @@ fn a_state_that_does_not_fit_its_disk_is_refused() {
     let dir = TempDir::new().unwrap();
     let mut parent = disk(&dir);
     write(&mut parent, 0, &[1; 512]);
-    let mut fds = FdTable::default();
-    let state = parent.lock().save(&mut fds).unwrap();
-    let DeviceState::Block(good) = state.device else {
-        panic!("not a disk")
-    };
+    let mut blobs = BlobWriter::default();
+    let state = parent.lock().save(&mut blobs).unwrap();
+    let good: BlockState = state.own.decode().unwrap();
     let refused = |change: fn(&mut BlockState)| {
         let mut state = good.clone();
         change(&mut state);
-        Block::restore(&state, &fds, &overlays(&dir)).is_err()
+        Block::restore(&state, blobs.reader(), &overlays(&dir)).is_err()
     };
     assert!(!refused(|_| ()));
     assert!(refused(|state| state.disk.len += 512));

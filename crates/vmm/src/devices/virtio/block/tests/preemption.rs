@@ -61,14 +61,10 @@ fn segment(sector: u64, sectors: u32) -> Vec<u8> {
 }
 
 fn fork(parent: &Driver, dir: &TempDir) -> Driver {
-    let mut fds = FdTable::default();
-    let state = parent.lock().save(&mut fds).unwrap();
-    let DeviceState::Block(block) = &state.device else {
-        panic!("not a disk")
-    };
-    let bytes = postcard::to_stdvec(block).unwrap();
-    let block: BlockState = postcard::from_bytes(&bytes).unwrap();
-    let clone = Block::restore(&block, &fds, &overlays(dir)).unwrap();
+    let mut blobs = BlobWriter::default();
+    let state = parent.lock().save(&mut blobs).unwrap();
+    let block: BlockState = state.own.decode().unwrap();
+    let clone = Block::restore(&block, blobs.reader(), &overlays(dir)).unwrap();
     let clone = parent.clone_into(clone, &state);
     preempt(&clone);
     clone
@@ -207,15 +203,13 @@ fn a_state_with_a_request_under_way_that_its_disk_cannot_have_is_refused() {
     let writable = [SIZE as u32, 1];
     offer(&mut driver, &[&header(VIRTIO_BLK_T_IN, 0)], &writable);
     driver.lock().process_queue(0);
-    let mut fds = FdTable::default();
-    let state = driver.lock().save(&mut fds).unwrap();
-    let DeviceState::Block(mut block) = state.device else {
-        panic!("not a disk")
-    };
-    let restored = Block::restore(&block, &fds, &overlays(&dir));
+    let mut blobs = BlobWriter::default();
+    let state = driver.lock().save(&mut blobs).unwrap();
+    let mut block: BlockState = state.own.decode().unwrap();
+    let restored = Block::restore(&block, blobs.reader(), &overlays(&dir));
     assert!(restored.is_ok());
     block.disk.len -= SECTOR;
-    assert!(Block::restore(&block, &fds, &overlays(&dir)).is_err());
+    assert!(Block::restore(&block, blobs.reader(), &overlays(&dir)).is_err());
 }
 
 /// Lets a backend go on by one access at a time.

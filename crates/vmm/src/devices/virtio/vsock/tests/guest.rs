@@ -6,10 +6,10 @@
 
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::{QUEUE_SIZES, Vsock, VsockHandle, VsockState};
+use crate::blobs::BlobWriter;
 use crate::devices::turns::Preemption;
-use crate::devices::virtio::{Context, DeviceState, Notify, VirtioDevice};
+use crate::devices::virtio::{Context, Notify, VirtioDevice};
 use crate::memory::GuestMemoryMmap;
-use crate::sys::fds::FdTable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -203,11 +203,8 @@ impl Guest {
 
     /// A clone of this guest as it is now, with memory of its own.
     pub(super) fn fork(&mut self, cid: u32) -> Self {
-        let DeviceState::Vsock(state) = self.device.save(&mut FdTable::default()).unwrap() else {
-            panic!("not a vsock state")
-        };
-        let bytes = postcard::to_stdvec(&state).unwrap();
-        let state: VsockState = postcard::from_bytes(&bytes).unwrap();
+        let record = self.device.save(&mut BlobWriter::default()).unwrap();
+        let state: VsockState = record.decode().unwrap();
         let (device, handle) = Vsock::restore(cid, &state).unwrap();
         let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];

@@ -1,14 +1,14 @@
 //! A guest that writes whatever it likes: any descriptors through the transport,
 //! and any packets in orderly rings.
 
-use super::super::Vsock;
 use super::super::credit::BUFFER;
 use super::super::fuzzing::drive_packets;
 use super::super::packet::{HOST_CID, Header, TYPE_STREAM};
+use super::super::{Vsock, VsockState};
 use super::guest::{EVENT, Guest, RX, TX};
 use super::{asked, nothing, public};
-use crate::devices::virtio::{DeviceState, VirtioDevice, hostile};
-use crate::sys::fds::FdTable;
+use crate::blobs::BlobWriter;
+use crate::devices::virtio::{VirtioDevice, hostile};
 use crate::sys::peer::stranger_at;
 use proptest::prelude::*;
 use std::io::{ErrorKind, Read, Write};
@@ -161,9 +161,8 @@ proptest! {
         script in proptest::collection::vec(any::<u8>(), 0..600),
     ) {
         let (mut parent, _) = Vsock::new(3).unwrap();
-        let DeviceState::Vsock(state) = parent.save(&mut FdTable::default()).unwrap() else {
-            panic!("the state of another device")
-        };
+        let record = parent.save(&mut BlobWriter::default()).unwrap();
+        let state: VsockState = record.decode().unwrap();
         let (clone, handle) = Vsock::restore(4, &state).unwrap();
         let _stream = handle.connect(1024).unwrap();
         hostile::drive(Box::new(clone), &script);
