@@ -2,6 +2,7 @@
 
 use crate::run_dir::VmDir;
 use hyperfork_api::{Identity, VmInfo, VmName, VmSpec, VmState, spec::Guest};
+use hyperfork_sys::fault;
 use std::fs;
 use std::io;
 
@@ -51,6 +52,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
 /// # Errors
 /// The file system's.
 pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+    fault::point("clone.record")?;
     let path = dir.info_path();
     let temporary = path.with_extension("json.new");
     fs::write(&temporary, serde_json::to_vec_pretty(info)?)?;

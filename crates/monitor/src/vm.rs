@@ -9,7 +9,7 @@ use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::sched::{self, Urgent};
-use hyperfork_sys::{descriptors, note};
+use hyperfork_sys::{descriptors, fault, note};
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -43,6 +43,7 @@ pub(crate) fn main() -> Result<(), String> {
     let (order, mut claim) = launcher
         .build_shell()
         .map_err(|error| format!("there is no order: {error}"))?;
+    fault::arm_from(&order.run_dir);
     let config = Config {
         run_dir: RunDir::at(order.run_dir.clone()),
         program: Program::of_this_process(),
@@ -129,7 +130,9 @@ pub(crate) fn run(
     if vm.restored.is_some() {
         vm.machine.await_first_exit(FIRST_EXIT);
     }
-    if let Err(error) = watch_launcher(&launcher, vm.around.tasks.0.clone()) {
+    let watched = fault::point("clone.watch");
+    if let Err(error) = watched.and_then(|()| watch_launcher(&launcher, vm.around.tasks.0.clone()))
+    {
         drop(vm);
         return Err(give_up(&launcher, claim, &error));
     }

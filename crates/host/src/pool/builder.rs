@@ -31,7 +31,7 @@ impl Stock {
                 Job::Close => return,
                 Job::End(shells) => drop(shells),
                 Job::Wait(longest) => self.rest(longest),
-                Job::Build(key) => match shell(config, &key.shape) {
+                Job::Build(key) => match self.shell(config, &key.shape) {
                     Ok(launcher) => {
                         let preloaded = None;
                         let shell = Stocked {
@@ -56,18 +56,19 @@ impl Stock {
             }
         }
     }
-}
 
-/// Starts a process and waits until it has built its shell.
-fn shell(config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
-    let claim = config.run_dir.nameless()?;
-    let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
-    if !launcher.wait(BUILDING)? {
-        return Err(NoShell::Failed("its process does not answer".to_owned()));
-    }
-    match launcher.progress() {
-        Progress::Shell => Ok(launcher),
-        Progress::Failed(words) => Err(NoShell::Failed(words)),
-        other => Err(NoShell::Failed(format!("unexpected: {other:?}"))),
+    /// Starts a process and waits until it has built its shell.
+    fn shell(&self, config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
+        let claim = config.run_dir.nameless()?;
+        let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
+        self.holds(&launcher);
+        if !launcher.wait(BUILDING)? {
+            return Err(NoShell::Failed("its process does not answer".to_owned()));
+        }
+        match launcher.progress() {
+            Progress::Shell => Ok(launcher),
+            Progress::Failed(words) => Err(NoShell::Failed(words)),
+            other => Err(NoShell::Failed(format!("unexpected: {other:?}"))),
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::program::Program;
 use crate::run_dir::RunDir;
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::{accept, descriptors, note, sched, signals};
+use hyperfork_sys::{accept, descriptors, fault, note, sched, signals};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -34,6 +34,7 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
         program: Program::of_this_process(),
         pool: serde_json::from_str::<PoolConfig>(settings)?,
     };
+    fault::arm_from(config.run_dir.path());
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
@@ -52,8 +53,11 @@ fn serve(config: &Config) -> io::Result<()> {
     // Of one that was killed.
     let _ = fs::remove_file(dir.socket());
     let listener = UnixListener::bind(dir.socket())?;
-    signals::reap_children()?;
     let stock = Arc::new(Stock::new(config.pool.most));
+    signals::watch_children({
+        let stock = stock.clone();
+        move |pid, stands_still| stock.lost(pid, stands_still)
+    })?;
     thread::Builder::new().name("listener".into()).spawn({
         let stock = stock.clone();
         move || listen(&listener, &stock)
@@ -130,7 +134,10 @@ impl Connection {
             Request::Take(count) if count > MOST_AT_ONCE => {
                 return Err(refused(format!("it wants {count} shells at once")));
             }
-            Request::Take(count) => self.stock.take(shape, self.client, count),
+            Request::Take(count) => {
+                fault::point("pool.take")?;
+                self.stock.take(shape, self.client, count)
+            }
             Request::Warm(count) => {
                 self.stock.warm(shape, count);
                 Vec::new()

@@ -7,6 +7,7 @@ use hyperfork_api::{
 };
 use hyperfork_host::handover::{LauncherEnd, NewVm, Progress, Steps};
 use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fault;
 use hyperfork_sys::fds::FdTable;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -115,7 +116,8 @@ impl Clones {
             let launchers: Vec<_> = waiting.iter().map(|clone| &clone.shell.launcher).collect();
             let reported = match left.is_zero() {
                 true => Ok(vec![false; waiting.len()]),
-                false => LauncherEnd::wait_for_any(&launchers, left),
+                false => fault::point("fork.wait")
+                    .and_then(|()| LauncherEnd::wait_for_any(&launchers, left)),
             };
             let reported = reported.map_err(|error| waiting[0].failed(error.to_string()))?;
             for (clone, has_reported) in waiting.iter_mut().zip(reported) {

@@ -26,13 +26,14 @@ use hyperfork_host::pool::Pool;
 use hyperfork_host::{Config, identity, record};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::note;
 use hyperfork_sys::sched::Urgent;
-use hyperfork_vmm::machine::{Capture, Machine};
+use hyperfork_sys::{fault, note};
+use hyperfork_vmm::machine::{Capture, Machine, MachineError};
 use hyperfork_vmm::memory::image::RamImageState;
 use hyperfork_vmm::memory::ram::Aside;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
+use std::io;
 use std::time::Duration;
 
 /// Most clones of one request.
@@ -132,14 +133,19 @@ fn capture(
     logged: &dyn Fn() -> u64,
     arrival: Monotonic,
 ) -> Result<(Capture, u64, Times), ForkError> {
-    if let Err(error) = machine.prepare_capture() {
+    let prepared = fault::point("capture.prepare")
+        .map_err(machine_failed("preparing the capture"))
+        .and_then(|()| machine.prepare_capture());
+    if let Err(error) = prepared {
         // It stands still longer then.
         note!("{}", one_line(&error));
     }
     let mut paused = machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
-    let capture = paused.capture();
+    let capture = fault::point("capture.pause")
+        .map_err(machine_failed("pausing"))
+        .and_then(|()| paused.capture());
     // Before it goes on: what it writes from then on is none of its clones'.
     let logged = logged();
     match parent.info.state {
@@ -156,6 +162,10 @@ fn capture(
         image_us: capture.image_us,
     };
     Ok((capture, logged, times))
+}
+
+fn machine_failed(what: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Host { what, source }
 }
 
 impl Begun {
@@ -185,6 +195,7 @@ impl Begun {
         let names = self.clones.names().zip(1..);
         let new = names.map(|(name, index)| parent.clone_of(request, name, index, logged));
         let new: Vec<_> = new.collect::<Result<_, _>>()?;
+        fault::point("capture.encode").map_err(ForkError::Process)?;
         let state = capture.state.encode();
         self.clones
             .hand_over(new, &state, &capture.fds, self.best_effort)
@@ -217,7 +228,7 @@ impl Finished {
     pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
         let touched = self.report.is_ok().then(|| self.clones.touched());
         if let Some(aside) = self.cleanup
-            && let Err(error) = aside.retire()
+            && let Err(error) = fault::point("fork.clean_up").and_then(|()| aside.retire())
         {
             note!("the memory image could not be sealed: {error}");
         }
@@ -292,7 +303,7 @@ impl Parent<'_> {
         request.ready_timeout_ms.unwrap_or(usual)
     }
 
-    fn capture_failed(&self, source: hyperfork_vmm::machine::MachineError) -> ForkError {
+    fn capture_failed(&self, source: MachineError) -> ForkError {
         ForkError::Capture {
             name: self.info.name.clone(),
             source,

@@ -55,7 +55,9 @@ impl Owner {
             .error
             .clone()
             .unwrap_or_else(|| "it was stopped".to_owned());
-        if self.released {
+        if self.claim.is_anothers() {
+            // A new VM has the place: nothing in it is ours.
+        } else if self.released {
             for socket in [
                 dir.control_socket(),
                 dir.vsock_socket(),

@@ -17,6 +17,7 @@ mod events;
 mod ready;
 mod requests;
 mod signals;
+mod under_way;
 
 use crate::control::{Asked, Pending};
 use crate::follow::MainOutput;
@@ -35,7 +36,7 @@ use hyperfork_host::{Config, record};
 use hyperfork_net::Namespace;
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::note;
+use hyperfork_sys::{fault, note};
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::machine::{Event, FirstRun, Machine, Restored};
 use ready::{NotReady, Readiness};
@@ -45,6 +46,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
+use under_way::UnderWay;
 
 /// What the owner is told or asked.
 #[derive(Debug)]
@@ -123,6 +125,8 @@ pub(crate) struct Owner {
     stop_waiters: Vec<Sender<Reply>>,
     /// When patience with the guest ends: to become ready, or to power off.
     deadline: Option<Instant>,
+    /// When to see whether its directory is still there.
+    looks_at: Instant,
 }
 
 impl Owner {
@@ -163,6 +167,7 @@ impl Owner {
             exit_waiters: Vec::new(),
             stop_waiters: Vec::new(),
             deadline: None,
+            looks_at: Instant::now() + LOOK,
         };
         owner.serve(&received);
     }
@@ -171,11 +176,8 @@ impl Owner {
         self.begin_getting_ready();
         self.keep();
         let ending = loop {
-            let task = match self.wakes_at() {
-                None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => tasks.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            let step = match task {
+            let left = self.wakes_at().saturating_duration_since(Instant::now());
+            let step = match tasks.recv_timeout(left) {
                 Ok(task) => self.handle(task),
                 Err(RecvTimeoutError::Timeout) => self.time_has_come(),
                 Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(Ending::stopped()),
@@ -188,16 +190,26 @@ impl Owner {
     }
 
     /// When there is something to do even if nothing comes.
-    fn wakes_at(&self) -> Option<Instant> {
+    fn wakes_at(&self) -> Instant {
         let sample = self.sampling.as_ref().map(Sampling::next);
-        [self.deadline, sample].into_iter().flatten().min()
+        let others = [self.deadline, sample].into_iter().flatten();
+        others.fold(self.looks_at, Instant::min)
     }
 
     fn time_has_come(&mut self) -> ControlFlow<Ending> {
-        if self.deadline.is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|at| at <= now) {
             return self.deadline_passed();
         }
-        self.take_sample();
+        if self.sampling.as_ref().is_some_and(|it| it.next() <= now) {
+            self.take_sample();
+        }
+        if self.looks_at <= now {
+            self.looks_at = now + LOOK;
+            if !self.claim.is_in_place() {
+                return ControlFlow::Break(Ending::failed("its directory was removed"));
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -334,25 +346,13 @@ impl Owner {
         asked: u32,
         reply: Sender<Reply>,
     ) -> Result<(), ForkError> {
-        let tasks = self.tasks.clone();
-        let waiting = thread::Builder::new().name("clones".into()).spawn(move || {
-            let finished = begun.finish();
-            let (answer, born) = match &finished.report {
-                Ok(report) => (Reply::Forked(report.clone()), report.clones.len() as u32),
-                Err(error) => (Reply::Error(one_line(error)), 0),
-            };
-            let _ = reply.send(answer);
-            let _ = tasks.send(Task::Forked(Forked {
-                asked,
-                born,
-                preload: finished.clean_up(),
-            }));
+        let under_way = UnderWay::new(asked, self.tasks.clone(), reply);
+        let waiting = fault::point("fork.thread").and_then(|()| {
+            let thread = thread::Builder::new().name("clones".into());
+            thread.spawn(move || under_way.finish(begun))
         });
-        // Without a thread all of it is dropped, and the clones end.
-        waiting.map(drop).map_err(|error| {
-            self.forks_under_way -= asked;
-            ForkError::Process(error)
-        })
+        // Without a thread all of it is dropped: the clones end, and the fork is over.
+        waiting.map(drop).map_err(ForkError::Process)
     }
 
     fn main_ended(&mut self, status: Option<i32>) {
@@ -409,11 +409,15 @@ impl Owner {
             let _ = tasks.send(work());
         });
         if let Err(error) = spawned {
-            note!("cannot start a thread: {error}");
-            let _ = self.tasks.send(Task::Terminate);
+            let what = format!("cannot start a thread: {error}");
+            let _ = self.tasks.send(Task::Machine(Event::Fault(what)));
         }
     }
 }
+
+/// How often the owner looks whether its VM can still be found. One that cannot must not run
+/// on: no command would ever end it.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How long a guest has to power off when the process is told to end.
 const TERMINATION_GRACE: Duration = Duration::from_secs(5);
