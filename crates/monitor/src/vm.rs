@@ -40,9 +40,12 @@ pub(crate) fn main() -> Result<(), String> {
     signals::hold().map_err(|error| error.to_string())?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| error.to_string())?));
-    let (order, mut claim) = launcher
-        .build_shell()
-        .map_err(|error| format!("there is no order: {error}"))?;
+    let (order, mut claim) = launcher.build_shell().map_err(|error| {
+        // Its log may be what there is no room for.
+        let words = format!("there is no order: {error}");
+        launcher.report(&Progress::Failed(words.clone()));
+        words
+    })?;
     fault::arm_from(&order.run_dir);
     let config = Config {
         run_dir: RunDir::at(order.run_dir.clone()),

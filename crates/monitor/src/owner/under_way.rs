@@ -11,6 +11,7 @@ use std::sync::mpsc::Sender;
 pub(super) struct UnderWay {
     tasks: Sender<Task>,
     reply: Sender<Reply>,
+    /// What is answered if the thread panics. (The one that starts it answers if it cannot.)
     answer: Option<Reply>,
     forked: Option<Forked>,
 }
@@ -20,7 +21,7 @@ impl UnderWay {
         Self {
             tasks,
             reply,
-            answer: Some(Reply::Error(one_line(&ForkError::GivenUp))),
+            answer: None,
             forked: Some(Forked {
                 asked,
                 born: 0,
@@ -31,6 +32,7 @@ impl UnderWay {
 
     /// Waits for the clones, answers, and cleans up.
     pub(super) fn finish(mut self, begun: Begun) {
+        self.answer = Some(Reply::Error(one_line(&ForkError::GivenUp)));
         let finished = begun.finish();
         let (answer, born) = match &finished.report {
             Ok(report) => (Reply::Forked(report.clone()), report.clones.len() as u32),
