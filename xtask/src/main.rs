@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ci;
+mod compare;
 mod docs;
 mod layers;
 mod level1;
@@ -35,6 +36,8 @@ enum Verb {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Compare two builds: the same forks, in turn, as ratios
+    Compare(compare::Compare),
     /// Check that no layer imports from above
     Layers,
     /// Check the licences of all dependencies
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Ci => ci::ci(),
         Verb::Test { filter } => test::test(filter.as_deref()),
         Verb::Level1 { filter } => test::emulated(filter.as_deref()),
+        Verb::Compare(args) => compare::run(&args),
         Verb::Layers => layers::check(),
         Verb::Licences => licences::check(),
         Verb::Docs { check } => docs::docs(check),

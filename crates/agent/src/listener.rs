@@ -42,7 +42,7 @@ impl Listener {
         })
     }
 
-    /// The next connection, if one waits.
+    /// The next connection, if one waits and is the host's.
     ///
     /// # Errors
     /// The kernel's, for instance out of descriptors.
@@ -57,7 +57,10 @@ impl Listener {
         };
         let cid = match self.cid {
             Some(cid) => cid,
-            None => vsock::local_cid(socket.as_fd())?,
+            None if vsock::is_the_hosts(socket.as_fd()).unwrap_or(false) => {
+                vsock::local_cid(socket.as_fd())?
+            }
+            None => return Ok(None),
         };
         Ok(Some(Connection::new(socket, cid)))
     }

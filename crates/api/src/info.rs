@@ -58,9 +58,6 @@ pub struct VmInfo {
     pub cid: u32,
     /// The guest's machine-id(5), 32 digits.
     pub machine_id: String,
-    /// What the guest's root finds in `/run/hyperfork/token`, 32 digits: by it one that
-    /// claims to be this VM is known. Keep it to yourself.
-    pub token: String,
     /// What its clones' addresses are; `null` without a network.
     pub net: Option<NetMode>,
     /// Whom it and its clones may begin to speak to, as `run --egress` takes it; `null` without

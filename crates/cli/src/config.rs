@@ -1,8 +1,10 @@
 //! What the environment says about how VMs are run and where they are found.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use hyperfork_api::VmName;
-use hyperfork_host::{Config, PoolConfig, Program, RunDir, RunDirError, VmDir};
+use hyperfork_host::{Config, PoolConfig, Program, RunDir, RunDirError, Settings, VmDir};
+use hyperfork_net::Setup;
+use hyperfork_net::address::Pool as AddressPool;
 use std::path::{Path, PathBuf};
 
 /// Environment variable: how many shells may wait at most; 0 for no pool.
@@ -11,6 +13,9 @@ const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
 /// Environment variable: 0 has shells wait as they were built, with no memory preloaded of a
 /// VM that was forked.
 const PRELOAD: &str = "HYPERFORK_PRIME";
+
+/// Environment variable: the addresses of VMs with networks, such as `10.213.0.0/16`.
+const ADDRESSES: &str = "HYPERFORK_NET_POOL";
 
 /// The user's run directory: `$XDG_RUNTIME_DIR/hyperfork`, or where that is unset
 /// `/run/hyperfork` (root) or `/tmp/hyperfork-$UID`. Made if missing, for the user alone.
@@ -51,9 +56,32 @@ pub(crate) fn host() -> anyhow::Result<Config> {
     Ok(Config {
         run_dir: run_dir()?,
         program: Program::beside_this_one()?,
-        pool: PoolConfig {
-            most,
-            preload: preload && std::env::var_os(PRELOAD).is_none_or(|wanted| wanted != "0"),
+        settings: Settings {
+            pool: PoolConfig {
+                most,
+                preload: preload && std::env::var_os(PRELOAD).is_none_or(|wanted| wanted != "0"),
+            },
+            addresses: addresses()?,
         },
     })
+}
+
+/// What networks are made with.
+///
+/// # Errors
+/// A value that is none; a program that is missing.
+pub(crate) fn network() -> anyhow::Result<Setup> {
+    Ok(Setup {
+        pool: addresses()?,
+        program: Program::beside_this_one()?.path().to_owned(),
+    })
+}
+
+fn addresses() -> anyhow::Result<AddressPool> {
+    match std::env::var(ADDRESSES) {
+        Ok(text) => text
+            .parse()
+            .map_err(|error| anyhow!("{ADDRESSES}: {error}")),
+        Err(_) => Ok(AddressPool::DEFAULT),
+    }
 }

@@ -37,6 +37,17 @@ fn an_unmodified_kernel_boots_and_its_clones_answer_for_themselves() {
     assert_eq!(described.count(), 5, "{ended:?}");
     assert!(lines.contains(&"HYPF0001:00"), "{ended:?}");
 
+    // The machine below has nested virtualization, and this one is not told of it.
+    let below = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let has = |cpuinfo: &str, flag| cpuinfo.split_whitespace().any(|word| word == flag);
+    assert!(has(&below, "svm") || has(&below, "vmx"), "{below}");
+    let told = user.ok(&["exec", "p", "--", "cat", "/proc/cpuinfo"]);
+    assert!(!has(&told, "svm") && !has(&told, "vmx"), "{told}");
+    assert!(
+        has(&told, "x2apic") && has(&told, "tsc_deadline_timer"),
+        "{told}"
+    );
+
     let write = |vm: &str| user.ok(&["exec", vm, "--", "sh", "-c", &format!("echo {vm} > /x")]);
     let read = |vm: &str| user.ok(&["exec", vm, "--", "cat", "/x"]);
     write("p");

@@ -2,6 +2,8 @@
 
 use crate::program::Program;
 use crate::run_dir::RunDir;
+use hyperfork_net::Setup;
+use hyperfork_net::address::Pool as AddressPool;
 use serde::{Deserialize, Serialize};
 
 /// How VMs are run and where they are found.
@@ -11,12 +13,30 @@ pub struct Config {
     pub run_dir: RunDir,
     /// What VMs and the pool run.
     pub program: Program,
-    /// Whether and how shells are kept in stock.
-    pub pool: PoolConfig,
+    /// What a VM passes on to its clones and to the pool.
+    pub settings: Settings,
 }
 
-/// Whether and how shells are kept in stock for forks to come. A VM passes it on to the pool
-/// that it starts, and to its clones.
+/// What a VM passes on to its clones and to the pool that it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Whether and how shells are kept in stock.
+    pub pool: PoolConfig,
+    /// The addresses of VMs with networks.
+    pub addresses: AddressPool,
+}
+
+impl Config {
+    /// What networks are made with.
+    pub fn network(&self) -> Setup {
+        Setup {
+            pool: self.settings.addresses,
+            program: self.program.path().to_owned(),
+        }
+    }
+}
+
+/// Whether and how shells are kept in stock for forks to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolConfig {
     /// How many shells may wait at most, in a pool that is started with this; 0 for no pool.

@@ -48,7 +48,7 @@ pub mod record;
 pub mod run_dir;
 
 pub use client::{Client, ClientError};
-pub use config::{Config, PoolConfig};
+pub use config::{Config, PoolConfig, Settings};
 pub use launch::{Launch, LaunchError, launch};
 pub use program::Program;
 pub use run_dir::{RunDir, RunDirError, VmDir};

@@ -1,9 +1,9 @@
 //! The program that VMs, the pool and their helpers run: `hyperfork-vm`.
 
 use hyperfork_api::VmName;
+use hyperfork_sys::program;
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -57,19 +57,19 @@ impl Program {
         &self.0
     }
 
-    pub(crate) fn vm(&self, name: &VmName) -> Command {
+    pub(crate) fn vm(&self, name: &VmName) -> io::Result<Command> {
         self.command(VM, name.as_str().as_ref())
     }
 
-    pub(crate) fn pool(&self, run_dir: &Path, settings: &str) -> Command {
-        let mut command = self.command(POOL, run_dir.as_os_str());
+    pub(crate) fn pool(&self, run_dir: &Path, settings: &str) -> io::Result<Command> {
+        let mut command = self.command(POOL, run_dir.as_os_str())?;
         command.arg(settings);
-        command
+        Ok(command)
     }
 
-    fn command(&self, kind: &str, subject: &OsStr) -> Command {
-        let mut command = Command::new(&self.0);
-        command.arg0(NAME).arg(kind).arg(subject).current_dir("/");
-        command
+    fn command(&self, kind: &str, subject: &OsStr) -> io::Result<Command> {
+        let mut command = program::clean(&self.0, NAME)?;
+        command.arg(kind).arg(subject);
+        Ok(command)
     }
 }

@@ -3,8 +3,9 @@
 use crate::run_dir::VmDir;
 use hyperfork_api::{Identity, VmInfo, VmName, VmSpec, VmState, spec::Guest};
 use hyperfork_sys::fault;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// A VM as it begins.
 pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
@@ -26,7 +27,6 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         index: identity.index,
         cid: identity.cid,
         machine_id: identity.machine_id.to_string(),
-        token: identity.token.to_string(),
         net: kind.map(|kind| kind.mode),
         egress: kind.map(|kind| kind.egress.words()),
         // Known when its process knows it.
@@ -57,4 +57,13 @@ pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
     let temporary = path.with_extension("json.new");
     fs::write(&temporary, serde_json::to_vec_pretty(info)?)?;
     fs::rename(&temporary, &path)
+}
+
+/// Writes what proves to be this VM where its user alone reads it: it is in nothing that is
+/// listed.
+pub fn keep_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(dir.token_path())?;
+    writeln!(file, "{}", identity.token)
 }

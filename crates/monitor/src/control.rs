@@ -2,6 +2,7 @@
 
 use hyperfork_api::control::{Reply, Request};
 use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, note};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -55,10 +56,14 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     let ask = Arc::new(ask);
+    let peers = Peers::of_this_process();
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
             accept::each(&listener, |stream| {
+                if !peers.include(&stream) {
+                    return;
+                }
                 let (ask, pending) = (ask.clone(), pending.clone());
                 let served = thread::Builder::new()
                     .name("control".into())
@@ -106,5 +111,30 @@ fn converse(mut stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
         if !matches!(written, Some(Ok(()))) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyperfork_sys::peer::stranger_at;
+
+    #[test]
+    fn another_user_gets_no_answer_and_the_own_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let answer = |asked: Asked| {
+            let _ = asked.reply.send(Reply::Error("heard".to_owned()));
+        };
+        serve(&socket, Pending::default(), answer).unwrap();
+        let said_to = |mut stream: UnixStream| {
+            // It may have been closed by now.
+            let _ = stream.write_all(b"\"info\"\n");
+            let mut line = String::new();
+            let _ = BufReader::new(stream).read_line(&mut line);
+            line
+        };
+        assert_eq!(said_to(stranger_at(&socket)), "");
+        assert_ne!(said_to(UnixStream::connect(&socket).unwrap()), "");
     }
 }

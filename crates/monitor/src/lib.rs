@@ -44,10 +44,8 @@ pub fn main() -> ExitCode {
     let result = match words[..] {
         [Some(program::VM), ..] => vm::main(),
         [Some(program::POOL), _, Some(settings)] => {
-            let ended = pool::main(arguments[1].clone().into(), settings);
-            // The shells, and their networks, are gone with it.
-            hyperfork_net::tidy();
-            ended.map_err(|error| format!("the pool ends: {error}"))
+            pool::main(arguments[1].clone().into(), settings)
+                .map_err(|error| format!("the pool ends: {error}"))
         }
         [Some(user::NET_ARGUMENT), ..] => return user::net_main(),
         _ => Err(format!(

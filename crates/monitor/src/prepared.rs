@@ -6,7 +6,7 @@ use crate::owner::{self, Task};
 use crate::publish::{self, Published};
 use crate::signals;
 use hyperfork_host::handover::{BuildShell, NewVm};
-use hyperfork_host::{RunDir, VmDir};
+use hyperfork_host::{Config, RunDir, VmDir};
 use hyperfork_net::Namespace;
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fault;
@@ -53,7 +53,7 @@ pub(crate) struct ReadyVm {
 
 impl Prepared {
     /// Builds the shell that is ordered, in its directory.
-    pub(crate) fn build(run_dir: &RunDir, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn build(config: &Config, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
         let since = Monotonic::now();
         fault::point("shell.kvm")?;
         let host = Host::open().map_err(MachineError::from)?;
@@ -62,19 +62,20 @@ impl Prepared {
             true => Shell::warm(&host, shape)?,
             false => Shell::new(&host, shape)?,
         };
-        Self::around(run_dir, &order.dir, since, host, shell)
+        Self::around(config, &order.dir, since, host, shell)
     }
 
     /// Surrounds a shell with what it has in `dir`.
     pub(crate) fn around(
-        run_dir: &RunDir,
+        config: &Config,
         dir: &VmDir,
         since: Monotonic,
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
         fault::point("shell.surroundings")?;
-        let network = shell.shape().net.as_ref().map(Namespace::prepare);
+        let kind = shell.shape().net.as_ref();
+        let network = kind.map(|kind| Namespace::prepare(&config.network(), kind));
         let network = network.transpose()?;
         let plug = network.as_ref().map(|network| -> io::Result<_> {
             Ok(Plug {
@@ -83,7 +84,8 @@ impl Prepared {
             })
         });
         let has_devices = !shell.shape().rings.is_empty();
-        let overlays = has_devices.then(|| Overlays::in_directory(&overlay_directory(run_dir)));
+        let overlays =
+            has_devices.then(|| Overlays::in_directory(&overlay_directory(&config.run_dir)));
         let backends = Backends {
             plug: plug.transpose()?,
             log: Log::new(dir.create(&dir.console_log())?)?,

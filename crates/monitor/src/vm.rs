@@ -9,7 +9,7 @@ use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::sched::{self, Urgent};
-use hyperfork_sys::{descriptors, fault, note};
+use hyperfork_sys::{descriptors, fault, note, secrecy};
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -32,6 +32,7 @@ const URGENT_RUN: Duration = Duration::from_micros(200);
 /// # Errors
 /// Why there is no VM, in one line that the launcher has been told, too.
 pub(crate) fn main() -> Result<(), String> {
+    secrecy::withhold_memory().map_err(|error| error.to_string())?;
     // Out of the launcher's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
@@ -50,7 +51,7 @@ pub(crate) fn main() -> Result<(), String> {
     let config = Config {
         run_dir: RunDir::at(order.run_dir.clone()),
         program: Program::of_this_process(),
-        pool: order.pool,
+        settings: order.settings,
     };
     match make(&launcher, &config, &order, &mut claim) {
         Ok(Some((vm, urgent))) => run(vm, urgent, launcher, config, claim),
@@ -73,7 +74,7 @@ fn make(
     order: &BuildShell,
     claim: &mut Claim,
 ) -> Result<Option<Made>, Box<dyn Error>> {
-    let mut prepared = Prepared::build(&config.run_dir, order)?;
+    let mut prepared = Prepared::build(config, order)?;
     launcher.report(&Progress::Shell);
     loop {
         let (next, urgent) = next_order(launcher)?;

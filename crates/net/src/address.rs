@@ -1,20 +1,12 @@
 //! The addresses of VMs: blocks of four, out of a pool. Three are used: a guest's lies
 //! alone, so that everything else its kernel knows is the same in all of its clones.
 
+use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// Environment variable: the pool, such as `10.213.0.0/16`.
-pub const POOL: &str = "HYPERFORK_NET_POOL";
-
-/// Where [`POOL`] says nothing else.
-const DEFAULT: Pool = Pool {
-    base: Ipv4Addr::new(10, 213, 0, 0),
-    prefix: 16,
-};
-
-/// Addresses that VMs may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Addresses that VMs may have, such as `10.213.0.0/16`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     base: Ipv4Addr,
     prefix: u8,
@@ -29,20 +21,18 @@ pub struct Block(u32);
 /// no broadcast (RFC 3021).
 pub const LINK_PREFIX: u8 = 31;
 
+/// How the names of the host's interfaces to VMs begin, and no others.
+pub const INTERFACE_PREFIX: &str = "hf";
+
 /// Bits of an address that stands for itself.
 pub const HOST_PREFIX: u8 = 32;
 
 impl Pool {
-    /// That of this process.
-    ///
-    /// # Errors
-    /// What is wrong with the environment variable.
-    pub fn from_environment() -> Result<Self, String> {
-        match std::env::var(POOL) {
-            Ok(text) => text.parse().map_err(|error| format!("{POOL}: {error}")),
-            Err(_) => Ok(DEFAULT),
-        }
-    }
+    /// 10.213.0.0/16.
+    pub const DEFAULT: Self = Self {
+        base: Ipv4Addr::new(10, 213, 0, 0),
+        prefix: 16,
+    };
 
     /// Whether an address is one of its.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -118,18 +108,21 @@ impl Block {
 
     /// The host's interface.
     pub fn interface(self) -> String {
-        format!("{PREFIX}{:08x}", self.0)
+        format!("{INTERFACE_PREFIX}{:08x}", self.0)
+    }
+
+    /// The one that an address would be of.
+    pub fn around(address: Ipv4Addr) -> Self {
+        Self(u32::from(address) & !3)
     }
 
     /// That of the VM whose interface on the host has this name, if it is one's.
     pub fn of_interface(name: &str) -> Option<Self> {
-        let number = name.strip_prefix(PREFIX)?;
+        let number = name.strip_prefix(INTERFACE_PREFIX)?;
         let block = u32::from_str_radix(number, 16).map(Self).ok()?;
         (block.interface() == name).then_some(block)
     }
 }
-
-const PREFIX: &str = "hf";
 
 #[cfg(test)]
 mod tests {
@@ -157,6 +150,9 @@ mod tests {
             }
             prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
             prop_assert_eq!(Block::of_interface(&block.interface()), Some(block));
+            for address in all(block) {
+                prop_assert_eq!(Block::around(address), block);
+            }
             prop_assert!(block.interface().len() < 16);
         }
     }
@@ -175,9 +171,9 @@ mod tests {
             let error = bad.parse::<Pool>().unwrap_err();
             assert!(error.contains("10.213.0.0/16"), "{error}");
         }
-        assert_eq!("10.213.0.0/16".parse(), Ok(DEFAULT));
-        assert!(!DEFAULT.contains(Ipv4Addr::new(10, 214, 0, 0)));
-        assert_eq!(DEFAULT.len(), 16_383);
+        assert_eq!("10.213.0.0/16".parse(), Ok(Pool::DEFAULT));
+        assert!(!Pool::DEFAULT.contains(Ipv4Addr::new(10, 214, 0, 0)));
+        assert_eq!(Pool::DEFAULT.len(), 16_383);
         assert_eq!("10.0.0.0/28".parse::<Pool>().unwrap().len(), 3);
     }
 

@@ -82,14 +82,21 @@ pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
     }
     if destinations.contains(&Destination::Public) {
         let host = around.host.iter().map(|&host| (host, 32));
-        rules.extend(host.chain(SPECIAL).map(|to| Rule {
-            to,
-            transport: None,
-            allow: false,
-        }));
+        rules.extend(host.chain(SPECIAL).map(refused));
         rules.push(allowed(EVERYBODY, None));
     }
     Some(rules)
+}
+
+/// The rules by which everybody may be spoken to but this host, whose name servers, if it has
+/// any, are asked for names.
+pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
+    let names = around.nameservers.iter().flat_map(|&server| {
+        all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+    });
+    let host = around.host.iter().map(|&host| refused((host, 32)));
+    let everybody = allowed(EVERYBODY, None);
+    names.chain(host).chain([everybody]).collect()
 }
 
 /// Whether a guest may begin to speak to a port.
@@ -125,6 +132,14 @@ fn allowed(to: Net, transport: Option<Transport>) -> Rule {
     }
 }
 
+fn refused(to: Net) -> Rule {
+    Rule {
+        to,
+        transport: None,
+        allow: false,
+    }
+}
+
 fn all_protocols(ports: Option<(u16, u16)>) -> [Transport; 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| Transport { protocol, ports })
 }
@@ -150,13 +165,26 @@ mod tests {
     use super::*;
     use Protocol::{Tcp, Udp};
 
-    fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
-        let around = Around {
+    fn around() -> Around {
+        Around {
             nameservers: vec![Ipv4Addr::new(10, 0, 0, 2)],
             host: vec![Ipv4Addr::new(10, 213, 0, 5), Ipv4Addr::new(80, 1, 2, 3)],
-        };
-        let rules = rules(&Egress::of(words).unwrap(), &around);
+        }
+    }
+
+    fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
+        let rules = rules(&Egress::of(words).unwrap(), &around());
         permits(rules.as_deref(), to.parse().unwrap(), protocol)
+    }
+
+    #[test]
+    fn everybody_but_the_host_is_everybody_else_and_a_name_server_that_is_the_host() {
+        let mut around = around();
+        around.nameservers.push(around.host[1]);
+        let rules = all_but_the_host(&around);
+        let may = |to: &str| permits(Some(&rules), to.parse().unwrap(), Tcp);
+        assert!(may("8.8.8.8:80") && may("10.0.0.2:80") && may("80.1.2.3:53"));
+        assert!(!may("80.1.2.3:80") && !may("10.213.0.5:53"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The packet filter: nf_tables messages (nfnetlink, what the program `nft` speaks).
 
 mod gate;
+mod links;
 mod nat;
 
 pub(super) use gate::{guard, intercept};
+pub(super) use links::{let_guests_meet, part_guests};
 pub(super) use nat::{can_hide_guests, hide_guests, show_guests, translate};
 
 use super::netlink::Netlink;

@@ -37,23 +37,34 @@ use netlink::{Netlink, Part};
 use rustix::fs::{Access, access};
 use rustix::thread::CapabilitySet;
 use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
+
+/// What the networks of VMs are made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// Their addresses.
+    pub pool: Pool,
+    /// The program that calls [`user::net_main`] when its first argument says so, for networks
+    /// without privileges.
+    pub program: PathBuf,
+}
 
 /// What keeps VMs of this process from having a network of this mode, in one line. Nothing
 /// is made for it, so it takes well under a millisecond for mode `own`.
 ///
 /// # Errors
 /// The reason and what to do.
-pub fn available(mode: NetMode) -> Result<(), String> {
+pub fn available(setup: &Setup, mode: NetMode) -> Result<(), String> {
     if let Err(error) = access("/dev/net/tun", Access::READ_OK | Access::WRITE_OK) {
         return Err(format!(
             "there is no /dev/net/tun ({error}): `modprobe tun` as root"
         ));
     }
-    let pool = Pool::from_environment()?;
     if mode == NetMode::User {
-        return user::prepare(&pool, pool.visible(), None).map(drop);
+        return user::prepare(setup, setup.pool.visible(), None).map(drop);
     }
     let may = rustix::thread::capabilities(None).map(|sets| sets.effective);
     if !may.is_ok_and(|may| may.contains(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN)) {
@@ -63,7 +74,7 @@ pub fn available(mode: NetMode) -> Result<(), String> {
     if !link::knows_veth(&host) {
         return Err("the kernel cannot link namespaces: `modprobe veth` as root".into());
     }
-    if mode == NetMode::Same && !host_translates() {
+    if mode == NetMode::Same && !host_translates(&setup.pool) {
         return Err(format!("mode same takes address translation: {NF_TABLES}"));
     }
     Ok(())
@@ -80,40 +91,62 @@ pub fn host_forwards() -> bool {
 }
 
 /// Whether the host can hide guests behind its own address. Leaves nothing behind.
-pub fn host_translates() -> bool {
-    let Ok(pool) = Pool::from_environment() else {
-        return false;
-    };
-    Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, &pool))
+pub fn host_translates(pool: &Pool) -> bool {
+    Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, pool))
 }
 
-/// Removes what the VMs of this process's pool share on the host, if there are none. Those
-/// that are just ending get a moment: the kernel removes interfaces when it has time.
-pub fn tidy() {
+/// Whether an address is that of a VM with a network on this host, whatever pool it is of and
+/// whoever's VM it is.
+pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
+    address != Block::around(address).host() && is_of_a_link(address)
+}
+
+/// Whether an address is that of a VM or of its link to the host, the host's end included.
+fn is_of_a_link(address: Ipv4Addr) -> bool {
+    Netlink::open(Part::Route).is_ok_and(|host| is_known_to(&host, address))
+}
+
+fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
+    host.index_of(&Block::around(address).interface()).is_ok()
+}
+
+/// Removes what VMs share on the host: those of this pool, if there are none of it, and those of all pools, if there are none at all. Those that are just ending get a
+/// moment: the kernel removes interfaces when it has time.
+pub fn tidy(pool: &Pool) {
+    let host = (Netlink::open(Part::Route), Netlink::open(Part::Filter));
+    if let (Ok(route), Ok(filter)) = host {
+        tidy_up(pool, &route, &filter);
+    }
+}
+
+fn tidy_up(pool: &Pool, route: &Netlink, host: &Netlink) {
     const LOOKS: u32 = 60;
     const MOMENT: Duration = Duration::from_millis(50);
-    let (Ok(pool), Ok(host)) = (Pool::from_environment(), Netlink::open(Part::Filter)) else {
-        return;
-    };
-    let none = || {
-        let names = fs::read_dir("/sys/class/net").into_iter().flatten();
-        let mut names = names.flatten().map(|entry| entry.file_name());
-        names.all(|name| {
-            let block = name.to_str().and_then(Block::of_interface);
-            block.is_none_or(|block| !pool.contains(block.guest()))
+    let none = |which: &dyn Fn(Ipv4Addr) -> bool| {
+        let addresses = route.addresses();
+        addresses.is_ok_and(|all| {
+            !all.into_iter()
+                .any(|one| which(one) && is_known_to(route, one))
         })
     };
+    let none_of_the_pool = || none(&|address| pool.contains(address));
+    let none_at_all = || none(&|_| true);
     let gone = (0..LOOKS).any(|look| {
         // The first look is at once.
         thread::sleep(MOMENT * look.min(1));
-        none()
+        none_of_the_pool()
     });
+    // What is removed may not be there. A VM that came meanwhile has found it still there.
     if gone {
-        // It may not be there.
-        let _ = filter::show_guests(&host, &pool);
-        // Who came meanwhile has found it still there.
-        if !none() {
-            let _ = filter::hide_guests(&host, &pool);
+        let _ = filter::show_guests(host, pool);
+        if !none_of_the_pool() {
+            let _ = filter::hide_guests(host, pool);
+        }
+    }
+    if gone && none_at_all() {
+        let _ = filter::let_guests_meet(host);
+        if !none_at_all() {
+            let _ = filter::part_guests(host);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A VM's namespace, made before it is needed.
 
+use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
 use super::egress::{self, Around, Rule};
 use super::netlink::{Netlink, Part};
@@ -52,12 +53,9 @@ pub struct Namespace {
 /// Why there is no network for a VM.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// The pool is not one.
-    #[error("{0}")]
-    Pool(String),
     /// All addresses are leased.
     #[error(
-        "all {} blocks of addresses are in use: stop some VMs, or set {} to a larger pool", .0.len(), super::address::POOL
+        "all {} blocks of addresses are in use: stop some VMs, or use a larger pool (HYPERFORK_NET_POOL)", .0.len()
     )]
     Exhausted(Pool),
     /// The kernel cannot keep a guest from connecting to others.
@@ -92,21 +90,24 @@ impl Namespace {
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn prepare(kind: &NetKind) -> Result<Self, NetError> {
-        let pool = Pool::from_environment().map_err(NetError::Pool)?;
-        let network = Self::prepare_in(&pool, kind)?;
+    pub fn prepare(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
+        let network = Self::prepare_in(setup, kind)?;
         if network.ip().is_some() {
-            // Without it guests reach the host alone; `doctor` tells.
-            let _ = Netlink::open(Part::Filter).and_then(|host| filter::hide_guests(&host, &pool));
+            // Without a filter guests reach the host alone; `doctor` tells.
+            if let Ok(host) = Netlink::open(Part::Filter) {
+                let _ = filter::part_guests(&host);
+                let _ = filter::hide_guests(&host, &setup.pool);
+            }
         }
         Ok(network)
     }
 
     /// One with addresses of this pool, known to this host alone.
-    pub(super) fn prepare_in(pool: &Pool, kind: &NetKind) -> Result<Self, NetError> {
+    pub(super) fn prepare_in(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
+        let pool = &setup.pool;
         let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
         if kind.mode == NetMode::User {
-            return Self::without_privileges(pool, &host, &kind.egress);
+            return Self::without_privileges(setup, &host, &kind.egress);
         }
         let inside = netns::inside_a_new_one(|| {
             set_up()?;
@@ -148,11 +149,25 @@ impl Namespace {
     }
 
     /// One whose way out are sockets of this process.
-    fn without_privileges(pool: &Pool, host: &Netlink, egress: &Egress) -> Result<Self, NetError> {
+    fn without_privileges(
+        setup: &Setup,
+        host: &Netlink,
+        egress: &Egress,
+    ) -> Result<Self, NetError> {
+        let pool = &setup.pool;
         let nameservers = resolver::nameservers();
-        let rules = rules_of(egress, &nameservers, Vec::new(), host, pool)?;
+        // The sockets are this host's, so to its other processes what they send comes from
+        // the host itself: only a guest that may by name reaches them, ports that are
+        // published for others included.
+        let rules = match egress {
+            Egress::All => {
+                let around = around(&nameservers, Vec::new(), host, pool)?;
+                Some(egress::all_but_the_host(&around))
+            }
+            egress => rules_of(egress, &nameservers, Vec::new(), host, pool)?,
+        };
         let visible = pool.block(random() % pool.len());
-        let (tap, sockets) = user::prepare(pool, visible, rules).map_err(NetError::User)?;
+        let (tap, sockets) = user::prepare(setup, visible, rules).map_err(NetError::User)?;
         Ok(Self {
             block: None,
             visible,
@@ -211,17 +226,31 @@ fn rules_of(
     host: &Netlink,
     pool: &Pool,
 ) -> Result<Option<Vec<Rule>>, NetError> {
-    let mut around = Around {
-        nameservers: nameservers.to_vec(),
-        host: ends,
+    let around = match egress::is_about_the_host(egress) {
+        true => around(nameservers, ends, host, pool)?,
+        false => Around {
+            nameservers: nameservers.to_vec(),
+            host: ends,
+        },
     };
-    if egress::is_about_the_host(egress) {
-        let addresses = host.addresses();
-        let addresses = addresses.map_err(failed("list this host's addresses"))?;
-        let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
-        around.host.extend(addresses.into_iter().filter(others));
-    }
     Ok(egress::rules(egress, &around))
+}
+
+/// With all addresses of the host that are not a link's.
+fn around(
+    nameservers: &[Ipv4Addr],
+    ends: Vec<Ipv4Addr>,
+    host: &Netlink,
+    pool: &Pool,
+) -> Result<Around, NetError> {
+    let addresses = host.addresses();
+    let addresses = addresses.map_err(failed("list this host's addresses"))?;
+    let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
+    let others = addresses.into_iter().filter(others);
+    Ok(Around {
+        nameservers: nameservers.to_vec(),
+        host: ends.into_iter().chain(others).collect(),
+    })
 }
 
 /// Sets the calling thread's namespace up: it forwards packets, drops those with a source

@@ -1,12 +1,14 @@
 //! On the host's own network, as root, with addresses of the documentation (RFC 5737).
 
+mod links;
+
 use super::address::Pool;
 use super::netlink::{Netlink, Part};
-use super::{Namespace, NetError, available, filter, link, netns};
+use super::{Namespace, NetError, Setup, available, filter, link, netns};
 use hyperfork_api::{Egress, NetKind, NetMode};
 use hyperfork_sys::tap::HEADER_LEN;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,14 @@ const IP: usize = HEADER_LEN + 14;
 const PROTOCOL: usize = IP + 9;
 const SOURCE: usize = IP + 12;
 const DESTINATION: usize = IP + 16;
+
+/// What networks of this pool are made with; none of these tests needs a helper.
+fn setup(pool: &Pool) -> Setup {
+    Setup {
+        pool: *pool,
+        program: PathBuf::new(),
+    }
+}
 
 fn pool(text: &str) -> Pool {
     text.parse().unwrap()
@@ -25,7 +35,7 @@ fn namespace(pool: &Pool, mode: NetMode) -> Namespace {
 }
 
 fn guarded(pool: &Pool, mode: NetMode, egress: Egress) -> Namespace {
-    Namespace::prepare_in(pool, &NetKind { mode, egress })
+    Namespace::prepare_in(&setup(pool), &NetKind { mode, egress })
         .unwrap_or_else(|error| panic!("{}", hyperfork_api::one_line(&error)))
 }
 
@@ -95,7 +105,7 @@ fn listener(network: &Namespace) -> (UdpSocket, (Ipv4Addr, u16)) {
 #[test]
 fn to_look_whether_there_can_be_a_network_makes_nothing() {
     for mode in [NetMode::Own, NetMode::Same] {
-        available(mode).unwrap();
+        available(&setup(&Pool::DEFAULT), mode).unwrap();
     }
     netns::inside_a_new_one(|| {
         let (route, filter) = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
@@ -126,7 +136,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
     let mut all: Vec<_> = (0..pool.len())
         .map(|_| namespace(&pool, NetMode::Own))
         .collect();
-    let error = Namespace::prepare_in(&pool, &NetKind::default()).unwrap_err();
+    let error = Namespace::prepare_in(&setup(&pool), &NetKind::default()).unwrap_err();
     assert!(matches!(error, NetError::Exhausted(_)), "{error:?}");
     assert!(error.to_string().contains("all 3 blocks"), "{error}");
     let first = all.swap_remove(0);
@@ -135,7 +145,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
     assert!(there.exists());
     drop(first);
     let again = eventually("address", || {
-        Namespace::prepare_in(&pool, &NetKind::default()).ok()
+        Namespace::prepare_in(&setup(&pool), &NetKind::default()).ok()
     });
     assert_eq!(again.ip().unwrap(), ip);
     drop((all, again));

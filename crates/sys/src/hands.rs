@@ -1,81 +1,84 @@
-//! Work that threads which happen to have time do together with whoever has it to do.
+//! Work that threads which have nothing to do share with the one that has it to do.
+//!
+//! A VM's vCPU threads are such: while the machine stands still they wait. Scoped threads
+//! would have to be started, which takes longer than most of the work does.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Who may help.
-pub trait Hands {
-    /// Does `work` on this thread, and at the same time on such others as have time. So it
+/// Threads that may help.
+pub trait Helpers {
+    /// Runs `work` on this thread, and at the same time on those that have time. So it
     /// is work of many parts, of which each caller takes the next until none is left.
     /// Returns when all callers have returned.
-    fn together(&self, work: &(dyn Fn() + Sync));
+    fn run(&self, work: &(dyn Fn() + Sync));
 }
 
-/// Nobody.
+/// There are none.
 #[derive(Debug, Clone, Copy)]
-pub struct Alone;
+pub struct NoHelpers;
 
-impl Hands for Alone {
-    fn together(&self, work: &(dyn Fn() + Sync)) {
+impl Helpers for NoHelpers {
+    fn run(&self, work: &(dyn Fn() + Sync)) {
         work();
     }
 }
 
 /// Where work lies while there is some. Helpers look here when they are woken.
 #[derive(Default)]
-pub struct Table {
+pub struct WorkShare {
     work: Mutex<Work>,
-    /// A helper has come back.
-    back: Condvar,
+    /// A helper has finished.
+    finished: Condvar,
 }
 
 #[derive(Default)]
 struct Work {
-    /// Lives as long as it lies here or a helper is at it: see [`Table::together`].
+    /// Lives as long as it lies here or a helper is at it: see [`WorkShare::run`].
     now: Option<&'static (dyn Fn() + Sync)>,
-    /// Which it is, so that nobody who came back goes again.
+    /// Which it is, so that no helper that has finished begins again.
     number: u64,
     helpers: usize,
 }
 
-/// What a helper has helped with last.
+/// The work that a helper has last helped with.
 #[derive(Debug, Default)]
-pub struct Helped(u64);
+pub struct LastHelp(u64);
 
-impl Table {
-    /// As [`Hands::together`]; `call` wakes those who may help.
-    pub fn together(&self, work: &(dyn Fn() + Sync), call: impl FnOnce()) {
+impl WorkShare {
+    /// As [`Helpers::run`]; `wake` wakes those who may help.
+    pub fn run(&self, work: &(dyn Fn() + Sync), wake: impl FnOnce()) {
         // SAFETY: only the lifetime changes. The reference is taken back before this
-        // returns or unwinds, by `Over`, which waits for every helper that has it.
+        // returns or unwinds, by `Withdrawal`, which waits for every helper that has it.
         let lasting =
             unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
         {
-            let mut table = self.lock();
-            table.now = Some(lasting);
-            table.number += 1;
+            let mut shared = self.lock();
+            shared.now = Some(lasting);
+            shared.number += 1;
         }
-        let _over = Over(self);
-        call();
+        let _withdrawal = Withdrawal(self);
+        wake();
         work();
     }
 
     /// Whether there is work that this helper has not helped with.
-    pub fn calls(&self, helped: &Helped) -> bool {
+    pub fn has_work(&self, last: &LastHelp) -> bool {
         let work = self.lock();
-        work.now.is_some() && work.number != helped.0
+        work.now.is_some() && work.number != last.0
     }
 
     /// Helps, if there is such work.
-    pub fn help(&self, helped: &mut Helped) {
+    pub fn help(&self, last: &mut LastHelp) {
         let work = {
-            let mut table = self.lock();
-            let Some(work) = table.now.filter(|_| table.number != helped.0) else {
+            let mut shared = self.lock();
+            let Some(work) = shared.now.filter(|_| shared.number != last.0) else {
                 return;
             };
-            helped.0 = table.number;
-            table.helpers += 1;
+            last.0 = shared.number;
+            shared.helpers += 1;
             work
         };
-        let _back = Back(self);
+        let _helping = Helping(self);
         work();
     }
 
@@ -84,27 +87,27 @@ impl Table {
     }
 }
 
-/// Takes work from the table, and waits until nobody is at it.
-struct Over<'a>(&'a Table);
+/// Takes the work back when dropped, and waits until no helper is at it.
+struct Withdrawal<'a>(&'a WorkShare);
 
-impl Drop for Over<'_> {
+impl Drop for Withdrawal<'_> {
     fn drop(&mut self) {
         let mut work = self.0.lock();
         work.now = None;
         while work.helpers > 0 {
-            let back = self.0.back.wait(work);
-            work = back.unwrap_or_else(PoisonError::into_inner);
+            let finished = self.0.finished.wait(work);
+            work = finished.unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// A helper that is at work.
-struct Back<'a>(&'a Table);
+/// A helper that is at work, until dropped.
+struct Helping<'a>(&'a WorkShare);
 
-impl Drop for Back<'_> {
+impl Drop for Helping<'_> {
     fn drop(&mut self) {
         self.0.lock().helpers -= 1;
-        self.0.back.notify_all();
+        self.0.finished.notify_all();
     }
 }
 
@@ -116,15 +119,15 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn every_part_is_done_once_and_nobody_is_at_it_afterwards() {
-        let table = Table::default();
+    fn every_part_is_done_once_and_no_helper_is_at_it_afterwards() {
+        let share = WorkShare::default();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    let mut helped = Helped::default();
+                    let mut last = LastHelp::default();
                     while !over.load(Ordering::Relaxed) {
-                        table.help(&mut helped);
+                        share.help(&mut last);
                     }
                 });
             }
@@ -138,7 +141,7 @@ mod tests {
                     }
                     at_work.fetch_sub(1, Ordering::Relaxed);
                 };
-                table.together(&work, || {});
+                share.run(&work, || {});
                 assert_eq!(at_work.into_inner(), 0);
                 assert_eq!(done.map(AtomicUsize::into_inner), [1; 8]);
             }
@@ -147,26 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn work_that_fails_is_taken_from_the_table() {
-        let table = Table::default();
+    fn work_that_fails_is_taken_back() {
+        let share = WorkShare::default();
         let failed = catch_unwind(AssertUnwindSafe(|| {
-            table.together(&|| panic!("on purpose"), || {});
+            share.run(&|| panic!("on purpose"), || {});
         }));
         assert!(failed.is_err());
-        assert!(!table.calls(&Helped::default()));
+        assert!(!share.has_work(&LastHelp::default()));
     }
 
     #[test]
-    fn who_has_helped_is_not_called_again_for_the_same() {
-        let table = Table::default();
-        let mut helped = Helped::default();
-        assert!(!table.calls(&helped));
-        let helper = Mutex::new(&mut helped);
-        table.together(&|| {}, || {
-            let mut helped = helper.lock().unwrap();
-            assert!(table.calls(&helped));
-            table.help(&mut helped);
-            assert!(!table.calls(&helped));
+    fn a_helper_is_not_called_again_for_the_same_work() {
+        let share = WorkShare::default();
+        let mut last = LastHelp::default();
+        assert!(!share.has_work(&last));
+        let helper = Mutex::new(&mut last);
+        share.run(&|| {}, || {
+            let mut last = helper.lock().unwrap();
+            assert!(share.has_work(&last));
+            share.help(&mut last);
+            assert!(!share.has_work(&last));
         });
     }
 }

@@ -1,43 +1,54 @@
-//! A range of the process's address space that the monitor owns.
+//! Ranges of the process's address space that the monitor owns.
+//!
+//! ```text
+//! Mapping ──────────> Arc<AddressRange> <────── regions of guest memory, tracking, free pages
+//! says what is        the addresses: unmapped   read, write, and let go of pages
+//! mapped there        when the last of all is gone
+//! ```
 
 use super::check;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
-use std::io::{self, IoSliceMut};
-use std::mem::ManuallyDrop;
+use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
-use vm_memory::MmapRegion;
-use vm_memory::mmap::MmapRegionError;
+use std::sync::Arc;
+use vm_memory::VolatileSlice;
 
 /// Alignment of every range, so that huge pages can back it.
 const ALIGN: usize = 2 << 20;
 
-/// An owned range of addresses. What is mapped there changes; the addresses
-/// never do while this lives, which is what lets KVM keep a memory slot over it.
+/// Addresses that are reserved as long as anything refers to them, whatever is mapped there.
+///
+/// What lies there is guest memory: the guest, its devices and the kernel change it at any
+/// time. So no reference to it is ever made; it is accessed volatilely, and by system calls.
+/// What is mapped may be replaced meanwhile: the kernel does that in one step, after which an
+/// access finds other bytes, as if they had been written. Where nothing is mapped an access
+/// ends the process by a signal.
 #[derive(Debug)]
-pub struct Mapping {
+pub struct AddressRange {
     base: NonNull<u8>,
     len: usize,
 }
 
-/// A [`Mapping`] of somebody else.
+// SAFETY: the addresses are the process's, not a thread's.
+unsafe impl Send for AddressRange {}
+// SAFETY: as said above: all methods either touch no memory, or access it volatilely or by
+// system calls, which others may do at the same time. The exception is unsafe to call.
+unsafe impl Sync for AddressRange {}
+
+/// The owner of an [`AddressRange`], by which what is mapped there changes. The addresses
+/// never do, which is what lets KVM keep a memory slot over it.
 #[derive(Debug)]
-pub struct Alias(ManuallyDrop<Mapping>);
+pub struct Mapping(Arc<AddressRange>);
 
-impl Deref for Alias {
-    type Target = Mapping;
+impl Deref for Mapping {
+    type Target = AddressRange;
 
-    fn deref(&self) -> &Mapping {
+    fn deref(&self) -> &AddressRange {
         &self.0
     }
 }
-
-// SAFETY: a Mapping is an address range; what lies in it is guest memory, which is
-// accessed only through volatile or system-call copies.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; the methods that change what is mapped take `&mut self`.
-unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Reserves `len` bytes of addresses, aligned to 2 MiB, with nothing behind
@@ -46,7 +57,7 @@ impl Mapping {
     /// # Errors
     /// When the address space is used up.
     pub fn reserve(len: usize) -> io::Result<Self> {
-        let padded = len + ALIGN;
+        let padded = len.checked_add(ALIGN).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a fresh anonymous mapping where the kernel likes aliases nothing.
         let raw = unsafe {
             rustix::mm::mmap_anonymous(
@@ -67,11 +78,16 @@ impl Mapping {
             rustix::mm::munmap(raw.add(head + len).cast(), padded - head - len)?;
             raw.add(head)
         };
-        Ok(Self {
+        Ok(Self(Arc::new(AddressRange {
             // SAFETY: mmap never returns null on success for a non-fixed mapping.
             base: unsafe { NonNull::new_unchecked(base) },
             len,
-        })
+        })))
+    }
+
+    /// The addresses, for others to keep.
+    pub fn range(&self) -> &Arc<AddressRange> {
+        &self.0
     }
 
     /// Puts the first bytes of `file` here, shared: writes go to the file. Children made
@@ -121,12 +137,11 @@ impl Mapping {
         offset: u64,
         sharing: MapFlags,
     ) -> io::Result<()> {
-        assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: MAP_FIXED replaces only our own range; its users hold raw addresses
         // and no references, so new contents under them are what is asked for.
         unsafe {
             rustix::mm::mmap(
-                self.base.as_ptr().add(range.start).cast(),
+                self.at(&range).cast(),
                 range.len(),
                 ProtFlags::READ | ProtFlags::WRITE,
                 sharing | MapFlags::FIXED | MapFlags::NORESERVE,
@@ -147,27 +162,24 @@ impl Mapping {
     /// # Panics
     /// When the range is not inside both mappings.
     pub fn move_aside(&mut self, range: Range<usize>, aside: &mut Self) -> io::Result<()> {
-        assert!(range.start <= range.end && range.end <= self.len.min(aside.len));
         // SAFETY: both ranges are ours and of one length. DONTUNMAP leaves the old
         // range mapped, so no other thread can be given its addresses.
         unsafe {
             rustix::mm::mremap_fixed(
-                self.base.as_ptr().add(range.start).cast(),
+                self.at(&range).cast(),
                 range.len(),
                 range.len(),
                 MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP,
-                aside.base.as_ptr().add(range.start).cast(),
+                aside.at(&range).cast(),
             )?;
         }
         Ok(())
     }
 
-    /// Takes what is mapped here over, private pages included, and leaves nothing. The
-    /// addresses stay as they are.
-    pub fn take(&mut self) -> Self {
-        let Self { base, len } = *self;
-        self.len = 0;
-        Self { base, len }
+    /// Takes over what is mapped here, private pages included, from a mapping that is of no
+    /// use any more: in a child made by `fork(2)`, that of the parent.
+    pub fn inherit(&mut self) -> Self {
+        Self(self.0.clone())
     }
 
     /// Faults in writable pages for `len` bytes at `offset`, at a fraction of
@@ -180,18 +192,13 @@ impl Mapping {
     /// When the range is not inside the mapping.
     pub fn populate_write(&mut self, offset: usize, len: usize) -> io::Result<()> {
         const MADV_POPULATE_WRITE: libc::c_int = 23;
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
+        let at = self.at(&(offset..offset.saturating_add(len)));
         // SAFETY: the range is inside ours and writable; populating changes no contents.
-        let result = unsafe {
-            libc::madvise(
-                self.base.as_ptr().add(offset).cast(),
-                len,
-                MADV_POPULATE_WRITE,
-            )
-        };
-        check(result).map(drop)
+        check(unsafe { libc::madvise(at.cast(), len, MADV_POPULATE_WRITE) }).map(drop)
     }
+}
 
+impl AddressRange {
     /// Lets go of the pages in `range` that have become this process's own: where a file is
     /// mapped privately, what that holds shows again.
     ///
@@ -201,29 +208,25 @@ impl Mapping {
     /// # Panics
     /// When the range is not inside the mapping.
     pub fn drop_own(&self, range: Range<usize>) -> io::Result<()> {
-        assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: the range is inside ours. Its users hold raw addresses and no references;
-        // to them it is as if somebody had written there.
-        let result = unsafe {
-            libc::madvise(
-                self.base.as_ptr().add(range.start).cast(),
-                range.len(),
-                libc::MADV_DONTNEED,
-            )
-        };
+        // to them it is as if the file's bytes had been written there.
+        let result =
+            unsafe { libc::madvise(self.at(&range).cast(), range.len(), libc::MADV_DONTNEED) };
         check(result).map(drop)
     }
 
-    /// The same range once more, for somebody who does not own it.
+    /// The `len` bytes at `offset`, to be accessed as guest memory is.
     ///
-    /// # Safety
-    /// It must be gone before this is.
-    pub unsafe fn alias(&self) -> Alias {
-        let Self { base, len } = *self;
-        Alias(ManuallyDrop::new(Self { base, len }))
+    /// # Panics
+    /// When they are not inside the mapping.
+    pub fn volatile(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+        let at = self.at(&(offset..offset.saturating_add(len)));
+        // SAFETY: the addresses are reserved as long as the borrow lasts, and accessed in no
+        // other way than volatilely and by system calls.
+        unsafe { VolatileSlice::new(at, len) }
     }
 
-    /// Writes the bytes of `range` to `file` at `offset`, whoever may be changing them.
+    /// Writes the bytes of `range` to `file` at `offset`; they may be changing meanwhile.
     ///
     /// # Errors
     /// As `pwrite(2)`.
@@ -231,14 +234,14 @@ impl Mapping {
     /// # Panics
     /// When the range is not inside the mapping.
     pub fn write_out(&self, range: Range<usize>, file: impl AsFd, offset: u64) -> io::Result<()> {
-        assert!(range.start <= range.end && range.end <= self.len);
+        let at = self.at(&range);
         let mut done = 0;
         while done < range.len() {
             // SAFETY: the kernel reads inside the mapping, which is readable memory.
             let wrote = unsafe {
                 libc::pwrite(
                     file.as_fd().as_raw_fd(),
-                    self.base.as_ptr().add(range.start + done).cast(),
+                    at.add(done).cast(),
                     range.len() - done,
                     (offset as usize + done) as libc::off_t,
                 )
@@ -246,53 +249,38 @@ impl Mapping {
             match wrote {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 1.. => done += wrote as usize,
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+                _ => uninterrupted()?,
             }
         }
         Ok(())
     }
 
-    /// The bytes of `range`, for copying out of a machine that stands still.
+    /// A copy of the bytes of `range`, read as if a guest were writing them.
     ///
     /// # Panics
     /// When the range is not inside the mapping.
-    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: inside the mapping, which is readable memory. The machine stands
-        // still, so nobody writes there while the borrow lasts; the bytes are only
-        // handed to a system call.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(range.start), range.len()) }
+    pub fn bytes(&self, range: Range<usize>) -> Vec<u8> {
+        let mut bytes = vec![0; range.len()];
+        self.volatile(range.start, range.len()).copy_to(&mut bytes);
+        bytes
     }
 
-    /// Copies the bytes of `range` of a machine that stands still to `at` in this mapping,
-    /// where nobody reads or writes meanwhile.
+    /// Copies the bytes of `range` of `source` to `at` in this mapping.
+    ///
+    /// # Safety
+    /// Both must be mapped. Until this returns, nothing writes what is copied, and nothing
+    /// reads or writes where it is copied to.
     ///
     /// # Panics
     /// When either is not inside its mapping.
-    pub fn copy_in(&self, at: usize, source: &Self, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= source.len);
-        assert!(
-            at.checked_add(range.len())
-                .is_some_and(|end| end <= self.len)
-        );
-        // SAFETY: both lie inside their mappings, of which one is readable memory and the
-        // other writable; two mappings do not overlap.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                source.base.as_ptr().add(range.start),
-                self.base.as_ptr().add(at),
-                range.len(),
-            );
-        }
+    pub unsafe fn copy_in(&self, at: usize, source: &Self, range: Range<usize>) {
+        let to = self.at(&(at..at.saturating_add(range.len())));
+        // SAFETY: both lie inside their mappings, and two mappings do not overlap. The rest
+        // is the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(source.at(&range), to, range.len()) };
     }
 
-    /// Reads `file` from `offset` on into `ranges`, one behind the other, of a machine
-    /// that does not run yet.
+    /// Reads `file` from `offset` on into `ranges`, one behind the other.
     ///
     /// # Errors
     /// As `preadv(2)`; when the file is too short.
@@ -308,52 +296,35 @@ impl Mapping {
         /// Most parts of one call (`IOV_MAX`).
         const MOST: usize = 1024;
         for ranges in ranges.chunks(MOST) {
-            let mut parts: Vec<_> = ranges
-                .iter()
-                .map(|range| {
-                    assert!(range.start <= range.end && range.end <= self.len);
-                    // SAFETY: inside the mapping, which is writable memory nobody else
-                    // uses yet; should ranges overlap, the bytes are only written, by
-                    // the kernel.
-                    IoSliceMut::new(unsafe {
-                        std::slice::from_raw_parts_mut(
-                            self.base.as_ptr().add(range.start),
-                            range.len(),
-                        )
-                    })
-                })
-                .collect();
+            let part = |range: &Range<usize>| libc::iovec {
+                iov_base: self.at(range).cast(),
+                iov_len: range.len(),
+            };
+            let mut parts: Vec<_> = ranges.iter().map(part).collect();
             let mut parts = &mut parts[..];
             while !parts.is_empty() {
-                match rustix::io::preadv(&file, parts, offset) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => {
+                let (fd, count) = (file.as_fd().as_raw_fd(), parts.len() as libc::c_int);
+                // SAFETY: the kernel writes inside the mapping, where no reference points.
+                let read =
+                    unsafe { libc::preadv(fd, parts.as_ptr(), count, offset as libc::off_t) };
+                match read {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    1.. => {
                         offset += read as u64;
-                        IoSliceMut::advance_slices(&mut parts, read);
+                        parts = behind(parts, read as usize);
                     }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                    _ => uninterrupted()?,
                 }
             }
         }
         Ok(())
     }
 
-    /// A part of the range as a library's guest memory region. It must not
-    /// outlive the mapping.
-    ///
-    /// # Errors
-    /// The library's, for a length of 0.
-    ///
-    /// # Panics
-    /// When the range is not inside the mapping.
-    pub fn region(&self, offset: usize, len: usize) -> Result<MmapRegion, MmapRegionError> {
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len));
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_NORESERVE | libc::MAP_SHARED;
-        // SAFETY: the range is a mapping of ours that outlives the region; the region
-        // does not own it, and accesses it by volatile copies only.
-        unsafe { MmapRegion::build_raw(self.base.as_ptr().add(offset), len, protection, flags) }
+    /// Where `range` begins.
+    fn at(&self, range: &Range<usize>) -> *mut u8 {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the addresses that are ours.
+        unsafe { self.base.as_ptr().add(range.start) }
     }
 
     /// Where the range begins.
@@ -372,7 +343,31 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+/// What is left to be read of `parts` when `read` bytes have been.
+fn behind(parts: &mut [libc::iovec], mut read: usize) -> &mut [libc::iovec] {
+    let is_read = |part: &&libc::iovec| {
+        let all = part.iov_len <= read;
+        read -= if all { part.iov_len } else { 0 };
+        all
+    };
+    let whole = parts.iter().take_while(is_read).count();
+    let left = &mut parts[whole..];
+    if let Some(first) = left.first_mut() {
+        first.iov_base = first.iov_base.wrapping_byte_add(read);
+        first.iov_len -= read;
+    }
+    left
+}
+
+/// What a system call has failed with, unless it was interrupted by a signal.
+fn uninterrupted() -> io::Result<()> {
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        error => Err(error),
+    }
+}
+
+impl Drop for AddressRange {
     fn drop(&mut self) {
         if self.len == 0 {
             return;
@@ -388,6 +383,9 @@ impl Drop for Mapping {
 /// As `madvise(2)`, `MADV_DONTFORK`.
 pub fn keep_from_children(base: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: changes nothing in this process. A child that uses the addresses
-    // nevertheless gets a signal, not somebody else's memory.
+    // nevertheless gets a signal, not memory of another.
     check(unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTFORK) }).map(drop)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,14 @@
 //! answers with ranges, or before Linux 6.7 by reading a word per page.
 
 use super::check;
-use super::mapping::Mapping;
+use super::mapping::AddressRange;
+use super::secrecy;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// `struct pm_scan_arg` of linux/fs.h, which Debian 12's headers do not have.
 #[repr(C)]
@@ -66,7 +68,7 @@ impl Pagemap {
     /// # Errors
     /// When `/proc/self/pagemap` cannot be opened.
     pub fn open() -> io::Result<Self> {
-        File::open("/proc/self/pagemap").map(Self)
+        secrecy::open_own(Path::new("/proc/self/pagemap")).map(Self)
     }
 
     /// The parts of `mapping`, a private mapping of a file, that differ from the file
@@ -74,7 +76,7 @@ impl Pagemap {
     ///
     /// # Errors
     /// When the page tables cannot be read.
-    pub fn private_ranges(&self, mapping: &Mapping) -> io::Result<Vec<Range<usize>>> {
+    pub fn private_ranges(&self, mapping: &AddressRange) -> io::Result<Vec<Range<usize>>> {
         self.private_ranges_in(mapping, 0..mapping.len())
     }
 
@@ -84,7 +86,7 @@ impl Pagemap {
     /// As [`private_ranges`](Self::private_ranges).
     pub fn private_ranges_in(
         &self,
-        mapping: &Mapping,
+        mapping: &AddressRange,
         part: Range<usize>,
     ) -> io::Result<Vec<Range<usize>>> {
         match scan(&self.0, mapping, part.clone(), PRIVATE) {
@@ -102,7 +104,7 @@ impl Pagemap {
     /// When the page tables cannot be read, or the kernel cannot tell (Linux 6.7).
     pub fn written_ranges(
         &self,
-        mapping: &Mapping,
+        mapping: &AddressRange,
         part: Range<usize>,
     ) -> io::Result<Vec<Range<usize>>> {
         scan(&self.0, mapping, part, PRIVATE | PAGE_IS_WRITTEN)
@@ -113,7 +115,7 @@ impl Pagemap {
     ///
     /// # Errors
     /// When it is not.
-    pub fn protect(&self, mapping: &Mapping, ranges: &[Range<usize>]) -> io::Result<()> {
+    pub fn protect(&self, mapping: &AddressRange, ranges: &[Range<usize>]) -> io::Result<()> {
         let base = mapping.base() as u64;
         for range in ranges {
             let mut arg = ScanArg {
@@ -136,7 +138,7 @@ impl Pagemap {
 /// The pages in `part` of `mapping` of all `categories`, which are [`PRIVATE`] and others.
 fn scan(
     pagemap: &File,
-    mapping: &Mapping,
+    mapping: &AddressRange,
     part: Range<usize>,
     categories: u64,
 ) -> io::Result<Vec<Range<usize>>> {
@@ -180,7 +182,7 @@ const ENTRY_PRESENT: u64 = 1 << 63;
 
 fn read_all(
     pagemap: &File,
-    mapping: &Mapping,
+    mapping: &AddressRange,
     part: Range<usize>,
 ) -> io::Result<Vec<Range<usize>>> {
     let first = mapping.base() as usize / PAGE;
@@ -212,8 +214,10 @@ fn append(found: &mut Vec<Range<usize>>, range: Range<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::Mapping;
     use crate::memfd;
     use crate::userfault::Userfault;
+    use std::sync::Arc;
 
     #[test]
     fn only_written_pages_are_private() {
@@ -249,10 +253,13 @@ mod tests {
         let pages = |pages: Range<usize>| pages.start * PAGE..pages.end * PAGE;
         let pagemap = Pagemap::open().unwrap();
         [1, 2, 7].into_iter().for_each(write);
-        let watched = match Userfault::watch(&mapping) {
-            Ok(watched) => watched,
+        let watched = match Userfault::open() {
+            Ok(userfault) => Arc::new(userfault).watch(mapping.range()).unwrap(),
             // Before Linux 6.7, which has no `PAGEMAP_SCAN` either.
-            Err(_) => return assert!(scan(&pagemap.0, &mapping, 0..PAGE, PRIVATE).is_err()),
+            Err(error) => {
+                assert!(error.is_final());
+                return assert!(scan(&pagemap.0, &mapping, 0..PAGE, PRIVATE).is_err());
+            }
         };
         let all = [pages(1..3), pages(7..8)];
         assert_eq!(

@@ -42,6 +42,7 @@ impl Attr {
         self.set_for(CALLER)
     }
 
+    /// Makes them another thread's, which no confined thread may do.
     fn set_for(&self, thread: libc::pid_t) -> bool {
         let attr = Self {
             size: size_of::<Self>() as u32,
@@ -123,8 +124,7 @@ impl Urgent {
             ..Attr::default()
         };
         Self {
-            // SAFETY: it takes nothing and only tells.
-            thread: unsafe { libc::gettid() },
+            thread: own_id(),
             usual: usual.filter(|_| urgent.set()),
         }
     }
@@ -138,9 +138,18 @@ impl Urgent {
 impl Drop for Urgent {
     fn drop(&mut self) {
         if let Some(usual) = &self.usual {
-            usual.set_for(self.thread);
+            match self.thread == own_id() {
+                true => usual.set(),
+                false => usual.set_for(self.thread),
+            };
         }
     }
+}
+
+/// The calling thread's number.
+fn own_id() -> libc::pid_t {
+    // SAFETY: it takes nothing and only tells.
+    unsafe { libc::gettid() }
 }
 
 fn set_turns(runtime_ns: u64) {

@@ -1,88 +1,213 @@
 //! What a thread may ask of the host's kernel (seccomp(2)).
 //!
-//! The threads that handle what a guest writes need few system calls. A guest that took one
-//! of them over would find no others: to the rest the kernel answers `EPERM`.
+//! The threads that handle what a guest writes need few system calls, and few values of
+//! their arguments. Any other call ends the whole process at once
+//! (`SECCOMP_RET_KILL_PROCESS`): a guest that has taken a thread over gets one attempt. The
+//! exception are calls that libraries make to find something out and can do without
+//! ([`PROBES`]); to these the kernel answers `EPERM`.
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 
 /// What threads of one kind may ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowed {
-    /// System calls, whatever their arguments, beside those that [every thread](ALWAYS)
-    /// may make.
-    pub calls: &'static [&'static [libc::c_long]],
-    /// Kinds of ioctl(2): the second byte of the request, such as 0xAE for KVM.
-    pub ioctls: &'static [u8],
-    /// Requests of ioctl(2) of other kinds.
-    pub requests: &'static [u32],
-    /// Whether they make Unix sockets; no thread makes others.
-    pub unix_sockets: bool,
+    /// System calls beside those that [every thread](COMMON) may make; of one that is there
+    /// already, further cases.
+    pub calls: &'static [&'static [Call]],
+    /// Requests of ioctl(2), the most frequent first.
+    pub requests: &'static [&'static [Request]],
 }
 
-/// What every thread does: memory (but none that can be executed), locks, time, descriptors
-/// it has, its own place among those who want a processor, its end.
-const ALWAYS: &[libc::c_long] = &[
-    libc::SYS_brk,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_close,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_ftruncate,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_getrandom,
-    libc::SYS_gettid,
-    libc::SYS_lseek,
-    libc::SYS_madvise,
-    libc::SYS_membarrier,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_nanosleep,
-    libc::SYS_pread64,
-    libc::SYS_preadv,
-    libc::SYS_preadv2,
-    libc::SYS_pwrite64,
-    libc::SYS_pwritev,
-    libc::SYS_pwritev2,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_restart_syscall,
-    libc::SYS_rseq,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_getattr,
-    libc::SYS_sched_setattr,
-    libc::SYS_sched_yield,
-    libc::SYS_set_robust_list,
-    libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
-    libc::SYS_write,
-    libc::SYS_writev,
+/// A system call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// As libc has it: `SYS_read`.
+    pub name: &'static str,
+    /// Its number.
+    pub number: libc::c_long,
+    /// What its arguments must be: one of these. None are given where anything goes.
+    pub cases: &'static [Case],
+}
+
+/// Arguments that must all be as told.
+pub type Case = &'static [Argument];
+
+/// What an argument must be.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    /// Which one, from 0.
+    pub index: u8,
+    /// What it must be.
+    pub is: Is,
+}
+
+/// What the value of an argument must be.
+#[derive(Debug, Clone, Copy)]
+pub enum Is {
+    /// This number, which has a name. The upper 32 bits are not looked at: the kernel takes
+    /// no notice of them in a number.
+    Exactly(&'static str, u32),
+    /// Without this bit, which has a name and is one of the lower 32.
+    Without(&'static str, u32),
+    /// The process of the thread that is confined.
+    OwnProcess,
+    /// No address at all.
+    Null,
+}
+
+/// A request of ioctl(2): its name and number.
+pub type Request = (&'static str, u32);
+
+/// System calls by their names in [`libc`], whatever their arguments.
+#[macro_export]
+macro_rules! calls {
+    ($($name:ident)*) => {
+        &[$($crate::seccomp::Call {
+            name: stringify!($name),
+            number: libc::$name,
+            cases: &[],
+        }),*]
+    };
+}
+pub use calls;
+
+/// A system call by its name in [`libc`], in these cases.
+#[macro_export]
+macro_rules! call {
+    ($name:ident, $cases:expr) => {
+        $crate::seccomp::Call {
+            name: stringify!($name),
+            number: libc::$name,
+            cases: $cases,
+        }
+    };
+}
+pub use call;
+
+/// An argument that is the constant of this name in [`libc`].
+#[macro_export]
+macro_rules! exactly {
+    ($index:expr, $name:ident) => {
+        $crate::seccomp::Argument {
+            index: $index,
+            is: $crate::seccomp::Is::Exactly(stringify!($name), libc::$name as u32),
+        }
+    };
+}
+pub use exactly;
+
+/// An argument without the bit of this name in [`libc`].
+macro_rules! without {
+    ($index:expr, $name:ident) => {
+        $crate::seccomp::Argument {
+            index: $index,
+            is: $crate::seccomp::Is::Without(stringify!($name), libc::$name as u32),
+        }
+    };
+}
+
+const OWN_PROCESS: Argument = Argument {
+    index: 0,
+    is: Is::OwnProcess,
+};
+
+/// The first of the signals that are for programs to use, as the C library counts them.
+const KICK: Argument = Argument {
+    index: 2,
+    is: Is::Exactly("SIGRTMIN", 34),
+};
+
+const OWN_THREAD: Argument = Argument {
+    index: 0,
+    is: Is::Exactly("0", 0),
+};
+
+/// Data over a connection that is there: it names nobody else.
+pub const SEND: Call = call!(
+    SYS_sendto,
+    &[&[Argument {
+        index: 4,
+        is: Is::Null,
+    }]]
+);
+
+/// What every thread does: memory (none that can be executed, none that others see), locks,
+/// time, descriptors that it has, its own place among those who want a processor, its end.
+/// Of signals it sends only the kick, to threads of its own process, and it handles none anew:
+/// abort(3), too, ends as any call does that is not here.
+const COMMON: &[&[Call]] = &[
+    calls![
+        SYS_brk SYS_clock_gettime SYS_close SYS_exit SYS_ftruncate SYS_futex
+        SYS_getpid SYS_getrandom SYS_gettid SYS_munmap SYS_pread64 SYS_preadv SYS_pwrite64 SYS_read
+        SYS_restart_syscall SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_yield SYS_sigaltstack
+        SYS_write
+    ],
+    &[
+        // The standard library looks, where it is compiled for debugging, whether what it
+        // closes is open.
+        call!(SYS_fcntl, &[&[exactly!(1, F_GETFD)]]),
+        call!(SYS_madvise, &[&[exactly!(2, MADV_DONTNEED)]]),
+        call!(
+            SYS_mmap,
+            &[&[without!(2, PROT_EXEC), without!(3, MAP_SHARED)]]
+        ),
+        call!(SYS_mprotect, &[&[without!(2, PROT_EXEC)]]),
+        // As realloc(3) does it; duplicates of a mapping, for one, take other flags.
+        call!(SYS_mremap, &[&[exactly!(3, MREMAP_MAYMOVE)]]),
+        call!(SYS_sched_getattr, &[&[OWN_THREAD]]),
+        call!(SYS_sched_setattr, &[&[OWN_THREAD]]),
+        // A vCPU that can never run again has its peers stop.
+        call!(SYS_tgkill, &[&[OWN_PROCESS, KICK]]),
+    ],
 ];
 
-/// Of these the third argument says what may be done with the memory.
-const MAPPING: [libc::c_long; 2] = [libc::SYS_mmap, libc::SYS_mprotect];
+/// What libraries ask and can do without: the C library's allocator how many processors there
+/// are and whether memory is overcommitted, the panic handler where the program's symbols are.
+const PROBES: &[Call] = calls![SYS_getcwd SYS_openat SYS_readlink SYS_sched_getaffinity];
 
 /// A confinement that threads can enter, for good.
 #[derive(Debug)]
-pub struct Confinement(BpfProgram);
+pub struct Confinement {
+    /// Refuses probes. The kernel runs all filters and takes the strictest answer.
+    refusing: BpfProgram,
+    /// Ends the process at anything that is neither allowed nor a probe.
+    ending: BpfProgram,
+}
 
 impl Confinement {
     /// # Errors
     /// When the host's kernel has no such filters.
     pub fn new(allowed: &Allowed) -> io::Result<Self> {
         ask_kernel()?;
-        program(allowed).map(Self).map_err(io::Error::other)
+        Self::compile(allowed).map_err(io::Error::other)
+    }
+
+    fn compile(allowed: &Allowed) -> Result<Self, BackendError> {
+        let mut rules: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for call in allowed.all_calls().chain(PROBES.iter().copied()) {
+            rules.entry(call.number).or_default().extend(call.rules()?);
+        }
+        let requests = allowed.all_requests().map(|request| request.rule());
+        let requests: Vec<_> = requests.collect::<Result<_, _>>()?;
+        // Without a rule a call would be allowed whatever its arguments.
+        if !requests.is_empty() {
+            rules.insert(libc::SYS_ioctl, requests);
+        }
+        let probes = PROBES
+            .iter()
+            .map(|call| (call.number, Vec::new()))
+            .collect();
+        let refused = SeccompAction::Errno(libc::EPERM as u32);
+        Ok(Self {
+            refusing: program(probes, SeccompAction::Allow, refused)?,
+            ending: program(rules, SeccompAction::KillProcess, SeccompAction::Allow)?,
+        })
     }
 
     /// Confines the calling thread, and those it will start. They also gain no privileges by
@@ -91,169 +216,134 @@ impl Confinement {
     /// # Errors
     /// The kernel's.
     pub fn enter(&self) -> io::Result<()> {
-        seccompiler::apply_filter(&self.0).map_err(io::Error::other)
+        // The second does not allow what loads a filter.
+        [&self.refusing, &self.ending]
+            .into_iter()
+            .try_for_each(|program| seccompiler::apply_filter(program))
+            .map_err(io::Error::other)
     }
+}
+
+impl Allowed {
+    /// All but ioctl(2), of which only [requests](Self::requests) are allowed.
+    fn all_calls(&self) -> impl Iterator<Item = Call> {
+        COMMON.iter().chain(self.calls).copied().flatten().copied()
+    }
+
+    /// What the argument of ioctl(2) may be that says what is wanted.
+    fn all_requests(&self) -> impl Iterator<Item = Argument> {
+        let requests = self.requests.iter().copied().flatten();
+        requests.map(|&(name, number)| Argument {
+            index: 1,
+            is: Is::Exactly(name, number),
+        })
+    }
+}
+
+/// As the golden files of the filters have it: a line for each call and case, sorted by name.
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut calls: Vec<_> = self.all_calls().collect();
+        calls.sort_by_key(|call| call.name);
+        for call in &calls {
+            write!(f, "{call}")?;
+        }
+        for request in self.all_requests() {
+            writeln!(f, "ioctl: {request}")?;
+        }
+        for call in PROBES {
+            writeln!(f, "{}: EPERM", call.short_name())?;
+        }
+        calls.dedup_by_key(|call| call.number);
+        let ioctl = usize::from(self.all_requests().next().is_some());
+        writeln!(f, "system calls: {}", calls.len() + ioctl)
+    }
+}
+
+impl Call {
+    fn rules(&self) -> Result<Vec<SeccompRule>, BackendError> {
+        let rule = |case: &Case| {
+            let conditions = case.iter().map(Argument::condition);
+            SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+        };
+        self.cases.iter().map(rule).collect()
+    }
+
+    fn short_name(&self) -> &'static str {
+        self.name.trim_start_matches("SYS_")
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.cases.is_empty() {
+            writeln!(f, "{}", self.short_name())?;
+        }
+        for case in self.cases {
+            let arguments: Vec<_> = case.iter().map(Argument::to_string).collect();
+            writeln!(f, "{}: {}", self.short_name(), arguments.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Argument {
+    fn condition(&self) -> Result<SeccompCondition, BackendError> {
+        let (compared, with) = match self.is {
+            Is::Exactly(_, value) => (SeccompCmpOp::Eq, value),
+            Is::Without(_, bit) => (SeccompCmpOp::MaskedEq(bit.into()), 0),
+            Is::OwnProcess => (SeccompCmpOp::Eq, std::process::id()),
+            Is::Null => (SeccompCmpOp::Eq, 0),
+        };
+        let compared_bits = match self.is {
+            Is::Exactly(..) | Is::Without(..) | Is::OwnProcess => SeccompCmpArgLen::Dword,
+            Is::Null => SeccompCmpArgLen::Qword,
+        };
+        SeccompCondition::new(self.index, compared_bits, compared, with.into())
+    }
+
+    fn rule(&self) -> Result<SeccompRule, BackendError> {
+        SeccompRule::new(vec![self.condition()?])
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = self.index;
+        match self.is {
+            Is::Exactly(name, value) => write!(f, "argument {index} = {value:#x} ({name})"),
+            Is::Without(name, bit) => write!(f, "argument {index} & {bit:#x} = 0 ({name})"),
+            Is::OwnProcess => write!(f, "argument {index} = its own process"),
+            Is::Null => write!(f, "argument {index} = null"),
+        }
+    }
+}
+
+fn program(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    then: SeccompAction,
+) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(rules, otherwise, then, TargetArch::x86_64)?.try_into()
 }
 
 fn ask_kernel() -> io::Result<()> {
-    let action: u32 = libc::SECCOMP_RET_ERRNO;
-    // SAFETY: the kernel reads one number, which outlives the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    for action in [libc::SECCOMP_RET_ERRNO, libc::SECCOMP_RET_KILL_PROCESS] {
+        // SAFETY: the kernel reads one number, which outlives the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_GET_ACTION_AVAIL,
+                0,
+                &raw const action,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
-}
-
-fn program(allowed: &Allowed) -> Result<BpfProgram, seccompiler::BackendError> {
-    let calls = allowed.calls.iter().copied().flatten();
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls
-        .chain(ALWAYS)
-        .map(|&call| (call, Vec::new()))
-        .collect();
-    let not_executable = || argument(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0);
-    for call in MAPPING {
-        rules.insert(call, vec![not_executable()?]);
-    }
-    if allowed.unix_sockets {
-        let unix = argument(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
-        rules.insert(libc::SYS_socket, vec![unix]);
-    }
-    let kinds = allowed.ioctls.iter();
-    let kinds =
-        kinds.map(|&kind| argument(1, SeccompCmpOp::MaskedEq(0xff00), u64::from(kind) << 8));
-    let requests = allowed.requests.iter();
-    let requests = requests.map(|&request| argument(1, SeccompCmpOp::Eq, request.into()));
-    let ioctls: Vec<_> = kinds.chain(requests).collect::<Result<_, _>>()?;
-    if !ioctls.is_empty() {
-        rules.insert(libc::SYS_ioctl, ioctls);
-    }
-    let otherwise = SeccompAction::Errno(libc::EPERM as u32);
-    SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
-}
-
-fn argument(
-    index: u8,
-    compared: SeccompCmpOp,
-    with: u64,
-) -> Result<SeccompRule, seccompiler::BackendError> {
-    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, compared, with)?;
-    SeccompRule::new(vec![condition])
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::io::Errno;
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    use rustix::net::{AddressFamily, SocketType, socket};
-    use std::fs::File;
-    use std::ptr::null_mut;
-
-    fn confined<T: Send + 'static>(
-        allowed: Allowed,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        let confinement = Confinement::new(&allowed).unwrap();
-        let confined = move || {
-            confinement.enter().unwrap();
-            work()
-        };
-        std::thread::spawn(confined).join().unwrap()
-    }
-
-    const NOTHING: Allowed = Allowed {
-        calls: &[],
-        ioctls: &[],
-        requests: &[],
-        unix_sockets: false,
-    };
-
-    fn map(protection: ProtFlags) -> Result<(), Errno> {
-        // SAFETY: a new mapping, which nobody uses.
-        unsafe { mmap_anonymous(null_mut(), 4096, protection, MapFlags::PRIVATE) }.map(drop)
-    }
-
-    #[test]
-    fn a_confined_thread_opens_nothing_connects_to_nothing_and_executes_nothing() {
-        let results = confined(NOTHING, || {
-            (
-                File::open("/dev/null").map_err(|error| error.kind()),
-                socket(AddressFamily::INET, SocketType::STREAM, None).map(drop),
-                map(ProtFlags::READ | ProtFlags::EXEC),
-                std::process::Command::new("/bin/true").status().is_ok(),
-            )
-        });
-        let (opened, connected, executable, executed) = results;
-        assert_eq!(opened.unwrap_err(), io::ErrorKind::PermissionDenied);
-        assert_eq!(connected, Err(Errno::PERM));
-        assert_eq!(executable, Err(Errno::PERM));
-        assert!(!executed);
-    }
-
-    #[test]
-    fn a_confined_thread_goes_on_with_memory_locks_and_what_is_allowed() {
-        let unix = Allowed {
-            unix_sockets: true,
-            ..NOTHING
-        };
-        let result = confined(unix, || {
-            let memory = vec![1_u8; 64 << 20];
-            let (sender, receiver) = std::sync::mpsc::channel();
-            sender.send(memory.len()).unwrap();
-            map(ProtFlags::READ | ProtFlags::WRITE)?;
-            socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-            assert!(socket(AddressFamily::INET, SocketType::STREAM, None).is_err());
-            Ok::<_, Errno>(receiver.recv().unwrap())
-        });
-        assert_eq!(result, Ok(64 << 20));
-    }
-
-    #[test]
-    fn only_ioctls_of_the_kinds_allowed_reach_the_kernel() {
-        let terminals = Allowed {
-            calls: &[&[libc::SYS_openat]],
-            ioctls: b"T",
-            ..NOTHING
-        };
-        let results = confined(terminals, || {
-            let file = File::open("/dev/null").unwrap();
-            (
-                rustix::termios::tcgetwinsize(&file).map(drop),
-                rustix::fs::ioctl_blksszget(&file).map(drop),
-            )
-        });
-        assert_eq!(results, (Err(Errno::NOTTY), Err(Errno::PERM)));
-    }
-
-    #[test]
-    fn of_other_kinds_only_single_requests_reach_the_kernel() {
-        const TIOCGWINSZ: u32 = 0x5413;
-        let one = Allowed {
-            calls: &[&[libc::SYS_openat]],
-            requests: &[TIOCGWINSZ],
-            ..NOTHING
-        };
-        let results = confined(one, || {
-            let file = File::open("/dev/null").unwrap();
-            (
-                rustix::termios::tcgetwinsize(&file).map(drop),
-                rustix::termios::tcgetattr(&file).map(drop),
-            )
-        });
-        assert_eq!(results, (Err(Errno::NOTTY), Err(Errno::PERM)));
-    }
-
-    #[test]
-    fn other_threads_are_as_they_were() {
-        confined(NOTHING, || ());
-        assert!(File::open("/dev/null").is_ok());
-    }
-}
+mod tests;

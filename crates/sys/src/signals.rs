@@ -2,6 +2,7 @@
 //! so there is no state of theirs to rebuild in a child made by `fork(2)`, which has
 //! them blocked just the same.
 
+use crate::note;
 use rustix::process::{Signal, WaitOptions, wait};
 use std::io;
 use std::mem::MaybeUninit;
@@ -87,7 +88,15 @@ pub fn watch_children(mut changed: impl FnMut(u32, bool) + Send + 'static) -> io
 
 /// Reaps all children that have ended.
 pub fn reap() {
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        // Its confinement left it no time to say so itself.
+        if status.terminating_signal() == Some(Signal::SYS.as_raw()) {
+            note!(
+                "process {pid} was ended: a thread that handles what a guest writes made a system \
+                 call that it may not"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,10 @@ pub const HEADER_LEN: usize = 12;
 
 /// `_IOW('T', 202, int)` (linux/if_tun.h).
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+/// The request of ioctl(2) by which a TAP's offloads are chosen, `TUNSETOFFLOAD`:
 /// `_IOW('T', 208, unsigned int)`.
-const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
+pub const SET_OFFLOAD: u32 = 0x4004_54d0;
+const TUNSETOFFLOAD: libc::Ioctl = SET_OFFLOAD as libc::Ioctl;
 /// `_IOW('T', 216, int)`.
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 

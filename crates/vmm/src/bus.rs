@@ -12,12 +12,34 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
+/// The same for a device that several vCPUs reach at a time.
+pub trait SharedBusDevice: Send + Sync {
+    /// The guest reads; the device fills all of `data`.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// The guest writes.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+/// One vCPU after the other. A device that panicked is still a device: its registers are
+/// plain data.
+impl<D: BusDevice> SharedBusDevice for Mutex<D> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut device = self.lock().unwrap_or_else(PoisonError::into_inner);
+        device.read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let mut device = self.lock().unwrap_or_else(PoisonError::into_inner);
+        device.write(offset, data);
+    }
+}
+
 /// Where devices sit in one address space. Filled while a machine is assembled,
 /// read-only afterwards.
 #[derive(Default)]
 pub struct Bus {
     /// By base address: length, device. Ranges never overlap.
-    ranges: BTreeMap<u64, (u64, Arc<Mutex<dyn BusDevice>>)>,
+    ranges: BTreeMap<u64, (u64, Arc<dyn SharedBusDevice>)>,
 }
 
 impl Bus {
@@ -25,7 +47,7 @@ impl Bus {
     ///
     /// # Panics
     /// When the range is taken: the machine's own layout is wrong.
-    pub fn insert(&mut self, base: u64, len: u64, device: Arc<Mutex<dyn BusDevice>>) {
+    pub fn insert(&mut self, base: u64, len: u64, device: Arc<dyn SharedBusDevice>) {
         let taken = self
             .ranges
             .range(..base + len)
@@ -39,7 +61,7 @@ impl Bus {
     /// answers, as on real hardware.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
-            Some((offset, device)) => lock(device).read(offset, data),
+            Some((offset, device)) => device.read(offset, data),
             None => data.fill(0xff),
         }
     }
@@ -47,22 +69,15 @@ impl Bus {
     /// The guest writes; lost where nothing listens.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((offset, device)) = self.find(address) {
-            lock(device).write(offset, data);
+            device.write(offset, data);
         }
     }
 
-    fn find(&self, address: u64) -> Option<(u64, &Mutex<dyn BusDevice>)> {
+    fn find(&self, address: u64) -> Option<(u64, &dyn SharedBusDevice)> {
         let (base, (len, device)) = self.ranges.range(..=address).next_back()?;
         let offset = address - base;
         (offset < *len).then_some((offset, device.as_ref()))
     }
-}
-
-fn lock<'a>(
-    device: &'a Mutex<dyn BusDevice + 'static>,
-) -> std::sync::MutexGuard<'a, dyn BusDevice + 'static> {
-    // A device that panicked is still a device: its registers are plain data.
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

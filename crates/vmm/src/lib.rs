@@ -19,6 +19,8 @@
 pub mod boot;
 pub mod bus;
 pub mod devices;
+#[cfg(test)]
+mod forbidden;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -10,7 +10,7 @@ use hyperfork_sys::clock::{Monotonic, host_tsc};
 use hyperfork_vmm::kvm::{Host, VcpuState};
 use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
-use hyperfork_vmm::snapshot::Shape;
+use hyperfork_vmm::snapshot::{Shape, StateError};
 use std::time::Duration;
 use support::Vm;
 
@@ -254,6 +254,23 @@ fn the_guest_is_told_apart_before_its_first_instruction() {
             Message::Done(Work::new(0, 0).answer(index))
         );
     }
+}
+
+#[test]
+fn a_state_with_a_vcpu_less_than_it_says_is_refused_and_the_parent_goes_on() {
+    let options = "touch_mib=4";
+    let mut parent = Vm::boot(2, 64, options);
+    let mut capture = parent.capture();
+    capture.state.vcpus.pop();
+    let shell = Shell::new(&Host::open().unwrap(), capture.state.shape.clone()).unwrap();
+    match support::restore(shell, capture) {
+        Err(MachineError::State(error)) => {
+            assert_eq!(error, StateError::Vcpus { found: 1, said: 2 });
+        }
+        other => panic!("{other:?}"),
+    }
+    let clone = parent.fork(1).remove(0);
+    assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
 }
 
 #[test]

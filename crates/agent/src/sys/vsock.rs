@@ -49,9 +49,53 @@ pub(crate) fn local_cid(connection: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(address.svm_cid)
 }
 
+/// Whether the host has made this connection. A program in the guest can make one, too, where
+/// its kernel has a loopback for vsock, and would be root by it.
+///
+/// # Errors
+/// The kernel's: the connection is over.
+pub(crate) fn is_the_hosts(connection: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut address = empty_address();
+    let mut len = ADDRESS_LEN;
+    // SAFETY: `address` has room for `len` bytes, and the kernel writes no more.
+    check(unsafe {
+        libc::getpeername(
+            connection.as_raw_fd(),
+            (&raw mut address).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(is_the_host(&address))
+}
+
+fn is_the_host(address: &libc::sockaddr_vm) -> bool {
+    libc::c_int::from(address.svm_family) == libc::AF_VSOCK
+        && address.svm_cid == libc::VMADDR_CID_HOST
+}
+
 fn empty_address() -> libc::sockaddr_vm {
     // SAFETY: all-zero bytes are a valid `sockaddr_vm`.
     let mut address: libc::sockaddr_vm = unsafe { mem::zeroed() };
     address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_all_that_can_connect_the_host_alone_is_the_host() {
+        let of = |svm_cid| libc::sockaddr_vm {
+            svm_cid,
+            ..empty_address()
+        };
+        assert!(is_the_host(&of(libc::VMADDR_CID_HOST)));
+        for other in [libc::VMADDR_CID_LOCAL, libc::VMADDR_CID_ANY, 0, 3, 77] {
+            assert!(!is_the_host(&of(other)), "{other}");
+        }
+        let mut unknown = of(libc::VMADDR_CID_HOST);
+        unknown.svm_family = 0;
+        assert!(!is_the_host(&unknown));
+    }
 }

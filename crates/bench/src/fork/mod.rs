@@ -145,7 +145,7 @@ impl Plan for ForkPlan {
         vms: &mut Vms<'_>,
     ) -> Result<(), BenchError> {
         let rows = &journal.document.rows;
-        let most_shells = vms.host().pool.most as u64;
+        let most_shells = vms.host().settings.pool.most as u64;
         let costs: Vec<_> = rows.iter().map(|row| Cost::of(row, most_shells)).collect();
         let available_mib = crate::memory::host().available_kib >> 10;
         for batch in batches(&costs, available_mib, most_shells)? {

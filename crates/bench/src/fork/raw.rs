@@ -76,8 +76,8 @@ impl Template {
         let capture = machine.pause().capture()?;
         drop(machine);
         capture
-            .aside
-            .retire()
+            .cleanup
+            .run()
             .map_err(BenchError::io("seal", "the memory image"))?;
         Ok(Self {
             host,
@@ -99,7 +99,7 @@ impl Template {
         blank.vcpus[0].complete();
         blank
             .ram
-            .prime(&self.image, &[])
+            .preload(&self.image, &[])
             .map_err(BenchError::io("map", "the memory image"))?;
         blank.become_clone(self)
     }

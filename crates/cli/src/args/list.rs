@@ -33,6 +33,10 @@ pub(crate) struct Ps {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: hyperfork inspect p")]
 pub(crate) struct Inspect {
+    /// Print the VM's token instead, which its guest's root finds in /run/hyperfork/token: by
+    /// it one that claims to be this VM is known
+    #[arg(long)]
+    pub(crate) token: bool,
     /// The VM
     pub(crate) vm: VmName,
 }

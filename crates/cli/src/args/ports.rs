@@ -3,14 +3,14 @@
 use hyperfork_api::port::{Protocol, PublishedPort};
 use std::net::Ipv4Addr;
 
-/// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`.
+/// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`: at 127.0.0.1 unless another address is given, so that what
+/// listens in a guest is not open to the world unasked.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn published(text: &str) -> Result<PublishedPort, String> {
     let form = || {
-        "write [ADDRESS:]HOST:GUEST[/udp], as in 8080:80, 127.0.0.1:8080:80 or 5353:53/udp"
-            .to_owned()
+        "write [ADDRESS:]HOST:GUEST[/udp], as in 8080:80, 0.0.0.0:8080:80 or 5353:53/udp".to_owned()
     };
     let (ports, protocol) = match text.rsplit_once('/') {
         None => (text, Protocol::Tcp),
@@ -20,7 +20,7 @@ pub(super) fn published(text: &str) -> Result<PublishedPort, String> {
     };
     let (host, guest) = ports.rsplit_once(':').ok_or_else(form)?;
     let (address, host) = match host.rsplit_once(':') {
-        None => (Ipv4Addr::UNSPECIFIED, host),
+        None => (Ipv4Addr::LOCALHOST, host),
         Some((address, host)) => (address.parse().map_err(|_| form())?, host),
     };
     let host = host.parse().map_err(|_| form())?;
@@ -43,7 +43,7 @@ mod tests {
     fn a_published_port_is_one_of_the_host_and_one_of_the_guest() {
         let port = PublishedPort {
             protocol: Protocol::Tcp,
-            address: Ipv4Addr::UNSPECIFIED,
+            address: Ipv4Addr::LOCALHOST,
             host: 8080,
             guest: 80,
         };
@@ -51,17 +51,18 @@ mod tests {
             protocol: Protocol::Udp,
             ..port
         };
-        let local = PublishedPort {
-            address: Ipv4Addr::LOCALHOST,
+        let everywhere = PublishedPort {
+            address: Ipv4Addr::UNSPECIFIED,
             ..port
         };
-        let free = PublishedPort { host: 0, ..local };
+        let free = PublishedPort { host: 0, ..port };
         for (text, expected) in [
             ("8080:80", port),
             ("8080:80/tcp", port),
             ("8080:80/udp", udp),
-            ("127.0.0.1:8080:80", local),
-            ("127.0.0.1:0:80", free),
+            ("127.0.0.1:8080:80", port),
+            ("0.0.0.0:8080:80", everywhere),
+            ("0:80", free),
         ] {
             assert_eq!(published(text), Ok(expected), "{text}");
         }

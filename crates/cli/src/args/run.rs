@@ -79,7 +79,8 @@ pub(crate) struct Run {
     #[arg(long = "disk", value_name = "PATH[:ro][:FORMAT]", value_parser = disk)]
     pub(crate) disks: Vec<Disk>,
     /// Pass what comes to a port of this host on to one of the guest; HOST 0 is any free
-    /// port. Clones get free ports, which their fork's report tells
+    /// port. Only this host's programs reach it, at 127.0.0.1, unless an ADDRESS is given:
+    /// 0.0.0.0 for all. Clones get free ports, which their fork's report tells
     #[arg(short, long = "publish", value_name = "[ADDRESS:]HOST:GUEST[/udp]", value_parser = ports::published)]
     pub(crate) ports: Vec<PublishedPort>,
     /// The network of the VM and its clones [default: own, where this host allows it, or user]

@@ -35,6 +35,22 @@ pub(super) fn device() -> Check {
     }
 }
 
+/// What guests are told of the processor.
+pub(super) fn processor() -> Check {
+    const NAME: &str = "guests' processor";
+    match Host::open().map(|host| host.kind()) {
+        Ok(HostKind::Hardware) => Check::ok(
+            NAME,
+            "a list of features that they may see, without nested virtualization",
+        ),
+        Ok(HostKind::Pvm) => Check::ok(
+            NAME,
+            "PVM shows them this host's own CPUID, whatever the monitor allows",
+        ),
+        Err(_) => Check::ok(NAME, "not known without KVM"),
+    }
+}
+
 /// How to get permission.
 fn permission() -> String {
     let group = fs::metadata(DEVICE).ok().and_then(|device| {

@@ -76,7 +76,7 @@ struct Report {
 /// Standard output's.
 pub(crate) fn run(args: &Doctor) -> anyhow::Result<u8> {
     let host = host::Facts::gather();
-    let mut checks = vec![kvm::device(), kvm::capabilities()];
+    let mut checks = vec![kvm::device(), kvm::capabilities(), kvm::processor()];
     checks.extend(host.checks());
     checks.push(network::check());
     checks.extend(images::checks());

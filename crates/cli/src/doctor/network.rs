@@ -1,13 +1,24 @@
 //! The network: whether VMs can have one, and how far it reaches.
 
 use super::Check;
+use crate::config;
 use hyperfork_api::NetMode;
 
 /// What a VM's network is like on this host.
 pub(super) fn check() -> Check {
     const NAME: &str = "network";
-    if let Err(reason) = hyperfork_net::available(NetMode::Own) {
-        return match hyperfork_net::available(NetMode::User) {
+    let setup = match config::network() {
+        Ok(setup) => setup,
+        Err(error) => {
+            return Check::warning(
+                NAME,
+                format!("VMs have none: {error:#}"),
+                "set HYPERFORK_NET_POOL right, or install hyperfork-vm beside hyperfork",
+            );
+        }
+    };
+    if let Err(reason) = hyperfork_net::available(&setup, NetMode::Own) {
+        return match hyperfork_net::available(&setup, NetMode::User) {
             Ok(()) => Check::warning(
                 NAME,
                 format!(
@@ -25,7 +36,7 @@ pub(super) fn check() -> Check {
         };
     }
     let reach = "each VM has a network of its own, reached from this host and by published ports";
-    if !hyperfork_net::host_translates() {
+    if !hyperfork_net::host_translates(&setup.pool) {
         return Check::warning(
             NAME,
             format!("{reach}; guests reach this host alone: its kernel translates no addresses"),

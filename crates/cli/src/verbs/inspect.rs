@@ -3,12 +3,22 @@
 use crate::args::Inspect;
 use crate::config;
 use crate::{exit, ui};
+use anyhow::Context;
+use std::fs;
 
-/// Prints all there is to know about a VM.
+/// Prints all there is to know about a VM, or the one thing that nobody else should.
 ///
 /// # Errors
-/// There is no such VM.
+/// There is no such VM, or it has no token.
 pub(crate) fn run(args: &Inspect) -> anyhow::Result<u8> {
-    ui::json(&config::vm(&args.vm)?.info()?)?;
+    let dir = config::vm(&args.vm)?;
+    let info = dir.info()?;
+    if args.token {
+        let token = fs::read_to_string(dir.token_path());
+        let token = token.with_context(|| format!("{} has no token", args.vm))?;
+        ui::line(token.trim_end())?;
+    } else {
+        ui::json(&info)?;
+    }
     Ok(exit::OK)
 }

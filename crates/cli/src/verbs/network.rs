@@ -4,18 +4,19 @@ use crate::args::{Net, Run};
 use crate::ui;
 use anyhow::bail;
 use hyperfork_api::{NetKind, NetMode, Network};
+use hyperfork_net::Setup;
 
 /// The network that was asked for, or, where nothing was, the best this host allows.
 ///
 /// # Errors
 /// This host does not allow what was asked for.
-pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
+pub(super) fn wanted(args: &Run, setup: &Setup) -> anyhow::Result<Option<Network>> {
     let mode = match args.net {
         Some(Net::None) => return Ok(None),
-        Some(Net::Own) => asked_for(NetMode::Own)?,
-        Some(Net::Same) => asked_for(NetMode::Same)?,
-        Some(Net::User) => asked_for(NetMode::User)?,
-        None => match best(args.asks_for_network())? {
+        Some(Net::Own) => asked_for(setup, NetMode::Own)?,
+        Some(Net::Same) => asked_for(setup, NetMode::Same)?,
+        Some(Net::User) => asked_for(setup, NetMode::User)?,
+        None => match best(setup, args.asks_for_network())? {
             Some(mode) => mode,
             None => return Ok(None),
         },
@@ -30,8 +31,8 @@ pub(super) fn wanted(args: &Run) -> anyhow::Result<Option<Network>> {
     }))
 }
 
-fn asked_for(mode: NetMode) -> anyhow::Result<NetMode> {
-    match (hyperfork_net::available(mode), mode) {
+fn asked_for(setup: &Setup, mode: NetMode) -> anyhow::Result<NetMode> {
+    match (hyperfork_net::available(setup, mode), mode) {
         (Ok(()), mode) => Ok(mode),
         (Err(reason), NetMode::User) => bail!(
             "this VM cannot have a network: {reason}; without one (--net none), exec, cp, logs and fork work all the same"
@@ -44,11 +45,11 @@ fn asked_for(mode: NetMode) -> anyhow::Result<NetMode> {
 
 /// That of its own where the host allows it, otherwise the one without privileges, otherwise
 /// none, unless it is `needed`.
-fn best(needed: bool) -> anyhow::Result<Option<NetMode>> {
-    let Err(reason) = hyperfork_net::available(NetMode::Own) else {
+fn best(setup: &Setup, needed: bool) -> anyhow::Result<Option<NetMode>> {
+    let Err(reason) = hyperfork_net::available(setup, NetMode::Own) else {
         return Ok(Some(NetMode::Own));
     };
-    match hyperfork_net::available(NetMode::User) {
+    match hyperfork_net::available(setup, NetMode::User) {
         Ok(()) => {
             ui::note(&format!(
                 "network without privileges (--net user): TCP, UDP and published ports, the VM has no address of this host's; {reason}"

@@ -16,7 +16,7 @@ use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
 use hyperfork_host::agent::{Agent, AgentError};
 use hyperfork_host::life::{self, EndError};
-use hyperfork_host::{Client, ClientError, VmDir};
+use hyperfork_host::{Client, ClientError, Config, VmDir};
 use hyperfork_vmm::kvm::Host;
 use std::fs;
 use std::mem;
@@ -54,7 +54,7 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
         Some(name) => name.clone(),
         None => free_name(&host.run_dir)?,
     };
-    let mut guest = guest(&args, &kvm, progress, &interrupt)?;
+    let mut guest = guest(&args, &kvm, &host, progress, &interrupt)?;
     // Its VM has it open; it needs no name afterwards.
     let _sized = size_root(&args, &mut guest)?;
     let spec = VmSpec {
@@ -155,7 +155,8 @@ fn image_name(args: &Run) -> String {
 
 fn guest(
     args: &Run,
-    host: &Host,
+    kvm: &Host,
+    host: &Config,
     progress: Progress,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Guest> {
@@ -168,13 +169,13 @@ fn guest(
     let initrd = args.initrd.as_deref().map(file).transpose()?;
     let (Some(kernel), None) = (&kernel, &args.image) else {
         let image = ensure_image(&image_name(args), progress, interrupt)?;
-        let env = on_this_host(&image.environment, host.kind());
+        let env = on_this_host(&image.environment, kvm.kind());
         let mut linux = linux_from(&image, command(args, env));
         linux.kernel = kernel.unwrap_or(linux.kernel);
         linux.initrd = initrd;
         linux.disks.extend_from_slice(&args.disks);
         linux.shares.clone_from(&args.volumes);
-        linux.network = network::wanted(args)?;
+        linux.network = network::wanted(args, &host.network())?;
         linux.cmdline = format!("{} {}", linux.cmdline, args.append)
             .trim()
             .to_owned();

@@ -183,7 +183,6 @@ mod tests {
             index,
             cid: 3,
             machine_id: String::new(),
-            token: String::new(),
             created_unix_ms: 0,
             forks: 0,
             max_forks: None,

@@ -29,7 +29,7 @@ const ROUNDS: u64 = 3;
 
 /// A VM under test.
 pub(crate) struct Guest<'a> {
-    user: &'a User,
+    pub(crate) user: &'a User,
     pub(crate) name: String,
     /// Threads of the witness that watch in it.
     watchers: &'static [&'static str],

@@ -39,7 +39,16 @@ fn every_clone_is_somebody_of_its_own() {
         }
         assert_eq!(identity["generation_again"], info["generation"], "{name}");
         assert_eq!(lines[6], info["machine_id"], "{name}");
-        assert_eq!(lines[7], info["token"], "{name}");
+        let token = guest.user.ok(&["inspect", "--token", name]);
+        assert_eq!(lines[7], token.trim_end(), "{name}");
+        // It is told to who asks for it alone.
+        for listing in [
+            &["inspect", name][..],
+            &["ps", "--json"],
+            &["tree", "--json"],
+        ] {
+            assert!(!guest.user.ok(listing).contains(lines[7]), "{listing:?}");
+        }
         assert!(cids.insert(identity["cid"].as_u64().unwrap()), "{name}");
         assert_eq!(lines.len(), 8, "{output}");
         for line in &lines[2..] {

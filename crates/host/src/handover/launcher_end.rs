@@ -58,7 +58,7 @@ impl LauncherEnd {
             .map_err(io::Error::other)?;
         let process = config
             .program
-            .vm(claim.dir.name())
+            .vm(claim.dir.name())?
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(log)
@@ -68,7 +68,7 @@ impl LauncherEnd {
             dir: claim.dir.clone(),
             shape: shape.clone(),
             warm,
-            pool: config.pool,
+            settings: config.settings,
         };
         fault::point("shells.order")?;
         send(&ours, &order, &[claim.lock.try_clone()?.into()])?;

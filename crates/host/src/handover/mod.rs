@@ -23,7 +23,7 @@ mod vm_end;
 pub use launcher_end::LauncherEnd;
 pub use vm_end::VmEnd;
 
-use crate::config::PoolConfig;
+use crate::config::Settings;
 use crate::run_dir::VmDir;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
@@ -50,8 +50,8 @@ pub struct BuildShell {
     /// Whether the shell waits for a clone, and there is time to run its vCPUs once. Such
     /// a shell cannot boot.
     pub warm: bool,
-    /// How shells for the VM's own clones are kept in stock.
-    pub pool: PoolConfig,
+    /// What the VM passes on.
+    pub settings: Settings,
 }
 
 /// Second to the process: what to become.

@@ -45,10 +45,10 @@ impl Pool {
     /// # Errors
     /// When it cannot be started or does not answer.
     pub fn connect(config: &Config, shape: &Shape) -> io::Result<Option<Self>> {
-        if config.pool.most == 0 {
+        if config.settings.pool.most == 0 {
             return Ok(None);
         }
-        let dir = PoolDir::of(&config.run_dir, &config.program)?;
+        let dir = PoolDir::of(config)?;
         let begun = Instant::now();
         let mut started: Option<Instant> = None;
         let socket = loop {
@@ -166,10 +166,10 @@ pub fn settle(config: &Config, shape: &Shape) -> io::Result<()> {
 fn start(config: &Config, dir: &PoolDir) -> io::Result<()> {
     dir.make()?;
     let log = File::create(dir.log())?;
-    let settings = serde_json::to_string(&config.pool)?;
+    let settings = serde_json::to_string(&config.settings)?;
     config
         .program
-        .pool(config.run_dir.path(), &settings)
+        .pool(config.run_dir.path(), &settings)?
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

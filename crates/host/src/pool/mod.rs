@@ -24,8 +24,8 @@ mod stock;
 pub use client::{PendingTake, Pool, settle, warm};
 pub use server::main;
 
-use crate::program::Program;
-use crate::run_dir::{RunDir, VmDir, make_fleeting};
+use crate::config::Config;
+use crate::run_dir::{VmDir, make_fleeting};
 use hyperfork_state::Shape;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -64,6 +64,7 @@ const POOLS: &str = ".pool";
 
 /// A pool's directory. Another version of the program, which may be installed while VMs
 /// live, is another file, and has a pool of its own: the two would not understand each other.
+/// So have VMs with other addresses, for shells have their networks already.
 #[derive(Debug, Clone)]
 struct PoolDir {
     pools: PathBuf,
@@ -71,10 +72,17 @@ struct PoolDir {
 }
 
 impl PoolDir {
-    fn of(run_dir: &RunDir, program: &Program) -> io::Result<Self> {
-        let file = fs::metadata(program.path())?;
-        let pools = run_dir.path().join(POOLS);
-        let path = pools.join(format!("{:x}-{:x}", file.dev(), file.ino()));
+    fn of(config: &Config) -> io::Result<Self> {
+        let file = fs::metadata(config.program.path())?;
+        let addresses = config.settings.addresses;
+        let pools = config.run_dir.path().join(POOLS);
+        let path = pools.join(format!(
+            "{:x}-{:x}-{}-{}",
+            file.dev(),
+            file.ino(),
+            addresses.base(),
+            addresses.prefix()
+        ));
         Ok(Self { pools, path })
     }
 

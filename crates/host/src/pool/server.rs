@@ -3,13 +3,14 @@
 use super::policy::Client;
 use super::stock::Stock;
 use super::{Answer, MOST_AT_ONCE, PoolDir, Request};
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, Settings};
 use crate::handover::{receive, send};
 use crate::program::Program;
 use crate::run_dir::RunDir;
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::{accept, descriptors, fault, note, sched, signals};
+use hyperfork_sys::peer::Peers;
+use hyperfork_sys::{accept, descriptors, fault, note, sched, secrecy, signals};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -24,26 +25,30 @@ use std::time::Duration;
 const UNREAD: Duration = Duration::from_secs(5);
 
 /// Is the pool of the run directory at `path`, until no client is connected any more.
-/// `settings` is a [`PoolConfig`] in JSON.
+/// `settings` is a [`Settings`] in JSON.
 ///
 /// # Errors
 /// When it cannot begin.
 pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
+    secrecy::withhold_memory()?;
     let config = Config {
         run_dir: RunDir::at(path),
         program: Program::of_this_process(),
-        pool: serde_json::from_str::<PoolConfig>(settings)?,
+        settings: serde_json::from_str::<Settings>(settings)?,
     };
     fault::arm_from(config.run_dir.path());
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
     sched::prefer_short_turns();
-    serve(&config)
+    let served = serve(&config);
+    // The shells, and their networks, are gone with it.
+    hyperfork_net::tidy(&config.settings.addresses);
+    served
 }
 
 fn serve(config: &Config) -> io::Result<()> {
-    let dir = PoolDir::of(&config.run_dir, &config.program)?;
+    let dir = PoolDir::of(config)?;
     let lock = File::create(dir.lock())?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         // There is one already.
@@ -53,7 +58,7 @@ fn serve(config: &Config) -> io::Result<()> {
     // Of one that was killed.
     let _ = fs::remove_file(dir.socket());
     let listener = UnixListener::bind(dir.socket())?;
-    let stock = Arc::new(Stock::new(config.pool.most));
+    let stock = Arc::new(Stock::new(config.settings.pool.most));
     signals::watch_children({
         let stock = stock.clone();
         move |pid, stands_still| stock.lost(pid, stands_still)
@@ -74,7 +79,11 @@ fn serve(config: &Config) -> io::Result<()> {
 
 fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
     let clients = AtomicU64::new(0);
+    let peers = Peers::of_this_process();
     accept::each(listener, |socket| {
+        if !peers.include(&socket) {
+            return;
+        }
         let client = Client(clients.fetch_add(1, Ordering::Relaxed));
         let connection = Connection::new(stock.clone(), client);
         let served = thread::Builder::new()
@@ -156,5 +165,76 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.stock.disconnected(self.shape.as_ref(), self.client);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyperfork_api::Bytes;
+    use hyperfork_sys::peer::stranger_at;
+
+    /// Whether this connection gets an answer.
+    fn is_answered(socket: &UnixStream) -> bool {
+        let shape = Shape {
+            cpus: 1,
+            memory: Bytes::mib(64),
+            net: None,
+            shares: false,
+            rings: Vec::new(),
+        };
+        let kept = send(socket, &Request::Keep(shape), &[]);
+        let asked = kept.and_then(|()| send(socket, &Request::Take(0), &[]));
+        asked.is_ok() && matches!(receive::<Answer>(socket), Ok(Some(_)))
+    }
+
+    fn pool(directory: &tempfile::TempDir) -> PathBuf {
+        let path = directory.path().join("pool.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stock = Arc::new(Stock::new(0));
+        thread::spawn(move || listen(&listener, &stock));
+        path
+    }
+
+    #[test]
+    fn another_user_gets_no_shells_and_the_own_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = pool(&directory);
+        assert!(!is_answered(&stranger_at(&path)));
+        assert!(is_answered(&UnixStream::connect(&path).unwrap()));
+    }
+
+    #[test]
+    fn a_client_that_asks_for_what_cannot_be_is_sent_away_and_others_are_served() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = pool(&directory);
+        let impossible = Shape {
+            cpus: 1,
+            memory: Bytes(1 << 60),
+            net: None,
+            shares: false,
+            rings: Vec::new(),
+        };
+        let possible = Shape {
+            memory: Bytes::mib(64),
+            ..impossible.clone()
+        };
+        let without_shape = vec![Request::Take(1)];
+        let of_no_machine = vec![Request::Keep(impossible), Request::Take(1)];
+        let of_two_shapes = vec![
+            Request::Keep(possible.clone()),
+            Request::Keep(possible.clone()),
+        ];
+        let too_many = vec![Request::Keep(possible), Request::Take(MOST_AT_ONCE + 1)];
+        for requests in [without_shape, of_no_machine, of_two_shapes, too_many] {
+            let client = UnixStream::connect(&path).unwrap();
+            for request in requests {
+                // It may have been sent away already.
+                let _ = send(&client, &request, &[]);
+            }
+            let answer = receive::<Answer>(&client);
+            assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+        }
+        assert!(is_answered(&UnixStream::connect(&path).unwrap()));
     }
 }

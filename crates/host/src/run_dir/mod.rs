@@ -5,6 +5,7 @@
 //!           .pool/               the processes that keep some in stock (see pool)
 //! <run dir>/<name>/lock          held by the VM's process as long as it lives
 //!                  info.json     what the VM last told about itself
+//!                  token         by what it is known, if it has an agent
 //!                  control.sock  its control socket
 //!                  vsock.sock    its guest's sockets; only once it is ready
 //!                  console.sock  its console
@@ -186,6 +187,12 @@ impl VmDir {
     /// What the VM's process itself had to say.
     pub fn monitor_log(&self) -> PathBuf {
         self.path.join("monitor.log")
+    }
+
+    /// What the guest's root finds in `/run/hyperfork/token`, 32 digits: by it one that
+    /// claims to be this VM is known.
+    pub fn token_path(&self) -> PathBuf {
+        self.path.join("token")
     }
 
     /// What the VM last told about itself.

@@ -29,8 +29,8 @@ use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::sched::Urgent;
 use hyperfork_sys::{fault, note};
 use hyperfork_vmm::machine::{Capture, Machine, MachineError};
+use hyperfork_vmm::memory::DeferredCleanup;
 use hyperfork_vmm::memory::image::RamImageState;
-use hyperfork_vmm::memory::ram::Aside;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
 use std::io;
@@ -60,7 +60,7 @@ pub(crate) struct Begun {
     /// Why there will be no clones all the same.
     failure: Option<ForkError>,
     times: Option<Times>,
-    cleanup: Option<Aside>,
+    cleanup: Option<DeferredCleanup>,
     /// Memory of the next clones, as far as it is known now.
     image: Option<(RamImageState, FdTable)>,
     best_effort: bool,
@@ -71,7 +71,7 @@ pub(crate) struct Begun {
 pub(crate) struct Finished {
     pub(crate) report: Result<ForkReport, ForkError>,
     clones: Clones,
-    cleanup: Option<Aside>,
+    cleanup: Option<DeferredCleanup>,
     image: Option<(RamImageState, FdTable)>,
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn begin(
             };
             begun.failure = failed.err();
             begun.times = Some(times);
-            begun.cleanup = Some(capture.aside);
+            begun.cleanup = Some(capture.cleanup);
             begun.image = Some((capture.state.ram, capture.fds));
         }
     }
@@ -227,10 +227,12 @@ impl Finished {
     /// milliseconds per GiB. Gives what the next clones' shells may preload.
     pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
         let touched = self.report.is_ok().then(|| self.clones.touched());
-        if let Some(aside) = self.cleanup
-            && let Err(error) = fault::point("fork.clean_up").and_then(|()| aside.retire())
-        {
-            note!("the memory image could not be sealed: {error}");
+        let cleaned = self.cleanup.map_or(Ok(()), |cleanup| {
+            fault::point("fork.clean_up").map_err(|error| one_line(&error))?;
+            cleanup.run().map_err(|error| one_line(&error))
+        });
+        if let Err(error) = cleaned {
+            note!("after a fork: {error}");
         }
         let (image, fds) = self.image?;
         let preload = Preload {

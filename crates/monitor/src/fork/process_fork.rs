@@ -27,7 +27,8 @@ use hyperfork_vmm::kvm::Host;
 use hyperfork_vmm::machine::{Capture, Machine, MachineError, Paused, Shell};
 use rustix::stdio::{dup2_stderr, dup2_stdin};
 use std::error::Error;
-use std::fs::{self, File};
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
@@ -69,10 +70,10 @@ pub(super) fn begin(
         forked
     });
     let began = match began {
-        Ok((began, mut times, aside)) => {
+        Ok((began, mut times, cleanup)) => {
             times.pause_us = Monotonic::now().us_since(times.paused);
             begun.times = Some(times);
-            begun.cleanup = Some(aside);
+            begun.cleanup = Some(cleanup);
             began
         }
         Err(error) => {
@@ -108,7 +109,11 @@ fn children(
     children.collect()
 }
 
-type Forked = (Vec<Monotonic>, Times, hyperfork_vmm::memory::ram::Aside);
+type Forked = (
+    Vec<Monotonic>,
+    Times,
+    hyperfork_vmm::memory::DeferredCleanup,
+);
 
 /// Captures the VM, which stands still, and forks its process for each child. Gives when
 /// each `fork(2)` began.
@@ -138,7 +143,7 @@ fn fork_each(
         pause_us: 0,
         image_us: capture.image_us,
     };
-    Ok((began, times, capture.aside))
+    Ok((began, times, capture.cleanup))
 }
 
 impl Child {
@@ -203,7 +208,8 @@ fn become_process(name: &str, log: File) -> io::Result<()> {
     let _ = rustix::process::setsid();
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stderr(log)?;
-    fs::write("/proc/self/comm", name)
+    // Not by /proc: that is root's while memory is withheld.
+    Ok(rustix::thread::set_name(&CString::new(name)?)?)
 }
 
 /// Rebuilds around the memory what `fork(2)` does not duplicate.
@@ -219,6 +225,6 @@ fn rebuild(
     let ram = paused.inherit_memory(&state.ram, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
     let shell = Shell::around(&host, state.shape.clone(), ram)?;
-    let prepared = Prepared::around(&config.run_dir, &claim.dir, running, host, shell)?;
+    let prepared = Prepared::around(config, &claim.dir, running, host, shell)?;
     prepared.go_on(new, state, &fds, running)
 }

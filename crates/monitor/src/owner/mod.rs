@@ -175,6 +175,7 @@ impl Owner {
     fn serve(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
         self.keep();
+        self.keep_token();
         let ending = loop {
             let left = self.wakes_at().saturating_duration_since(Instant::now());
             let step = match tasks.recv_timeout(left) {
@@ -398,6 +399,17 @@ impl Owner {
                 "cannot write {}: {error}",
                 self.claim.dir.info_path().display()
             );
+        }
+    }
+
+    /// For guests with an agent, which has it, too.
+    fn keep_token(&self) {
+        let dir = &self.claim.dir;
+        if self.machine.vsock().is_some()
+            && let Err(error) = record::keep_token(dir, &self.identity)
+        {
+            let path = dir.token_path();
+            note!("cannot write {}: {error}", path.display());
         }
     }
 

@@ -179,7 +179,7 @@ impl Owner {
 
     /// Has the shells in stock preload the memory of clones like those of the last fork.
     pub(super) fn preload_pool(&mut self, hint: Vec<u8>, fds: &FdTable) {
-        if !self.config.pool.preload {
+        if !self.config.settings.pool.preload {
             return;
         }
         let given = self.pool.as_ref().map(|pool| pool.preload(hint, fds));

@@ -47,7 +47,11 @@ impl Owner {
     pub(super) fn pause(&mut self) -> Reply {
         match self.info.state {
             VmState::Running => {
-                self.machine.pause().stay();
+                let paused = self.machine.pause();
+                if let Err(error) = paused.check() {
+                    return Reply::Error(one_line(&error));
+                }
+                paused.stay();
                 self.info.state = VmState::Paused;
                 self.keep();
                 Reply::Ok

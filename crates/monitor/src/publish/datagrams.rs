@@ -1,5 +1,6 @@
 //! UDP: a socket towards the guest for each who sends, so that answers find back.
 
+use super::is_a_vm;
 use hyperfork_net::Reach;
 use hyperfork_net::exchange::{Exchange, Ready};
 use std::io;
@@ -64,6 +65,9 @@ impl Datagrams {
             };
             let (reach, port) = (&self.reach, self.port);
             let session = self.exchange.of(client, || {
+                if is_a_vm(client) {
+                    return Err(io::ErrorKind::PermissionDenied.into());
+                }
                 let inside = reach.datagrams(port)?;
                 inside.set_nonblocking(true)?;
                 Ok(inside)

@@ -12,7 +12,7 @@ use hyperfork_host::handover::NewVm;
 use hyperfork_net::{Namespace, Reach};
 use hyperfork_sys::note;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread;
@@ -46,6 +46,15 @@ pub(super) fn connect(new: &mut NewVm, network: Option<&Namespace>) -> Result<Pu
     let taken: Vec<_> = taken.collect::<Result<_, _>>()?;
     new.info.ports = taken.iter().map(|(_, port)| *port).collect();
     Ok(Published(taken))
+}
+
+/// Whether the caller of a published port is a VM of this host: VMs do not reach each other,
+/// by the host's addresses neither.
+fn is_a_vm(caller: SocketAddr) -> bool {
+    match caller {
+        SocketAddr::V4(caller) => hyperfork_net::is_of_a_vm(*caller.ip()),
+        SocketAddr::V6(_) => false,
+    }
 }
 
 fn take(port: PublishedPort, any: bool) -> Result<(Taken, PublishedPort), String> {

@@ -1,5 +1,6 @@
 //! TCP: two threads for each connection.
 
+use super::is_a_vm;
 use hyperfork_net::{Reach, streams};
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -27,10 +28,13 @@ pub(super) fn accept(
             thread::sleep(PAUSE);
             continue;
         }
-        let Ok((outside, _)) = listener.accept() else {
+        let Ok((outside, caller)) = listener.accept() else {
             thread::sleep(PAUSE);
             continue;
         };
+        if is_a_vm(caller) {
+            continue;
+        }
         connections.fetch_add(1, Ordering::Relaxed);
         let (counted, reach) = (connections.clone(), reach.clone());
         let passing = thread::Builder::new()

@@ -36,7 +36,7 @@ fn table_of(pool: &Pool) -> String {
 }
 
 /// It is all the same who has made it.
-fn exists_after(made: io::Result<()>) -> io::Result<()> {
+pub(super) fn exists_after(made: io::Result<()>) -> io::Result<()> {
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,

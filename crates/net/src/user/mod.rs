@@ -19,19 +19,19 @@ mod streams;
 
 pub use helper::net_main;
 
+use super::Setup;
 use super::address::{Block, Pool};
 use super::egress::Rule;
 use super::namespace::GATEWAY;
 use helper::{Answer, Order};
 use hyperfork_api::port::Protocol;
-use hyperfork_sys::scm;
 use hyperfork_sys::tap::Tap;
+use hyperfork_sys::{program, scm};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The first argument that makes a program of ours the helper: its `main` calls
@@ -60,24 +60,23 @@ impl Sockets {
 /// # Errors
 /// Why there can be none, in one line.
 pub(super) fn prepare(
-    pool: &Pool,
+    setup: &Setup,
     visible: Block,
     rules: Option<Vec<Rule>>,
 ) -> Result<(Tap, Arc<Sockets>), String> {
     let words = |error: io::Error| format!("no network without privileges: {error}");
     let (ours, theirs) = UnixStream::pair().map_err(words)?;
-    Command::new("/proc/self/exe")
-        .arg0("hyperfork")
+    program::clean(&setup.program, "hyperfork-vm")
+        .map_err(words)?
         .arg(NET_ARGUMENT)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .current_dir("/")
         .spawn()
         .map_err(words)?;
     let order = Order {
         guest: visible.guest(),
-        rules: fenced(pool, rules),
+        rules: fenced(&setup.pool, rules),
     };
     let order = postcard::to_stdvec(&order).map_err(|error| error.to_string())?;
     scm::send(&ours, &order, &[]).map_err(words)?;

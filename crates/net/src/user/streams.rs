@@ -1,6 +1,6 @@
 //! TCP of a guest: accepted in its namespace, and connected by this process.
 
-use super::super::streams;
+use super::super::{is_of_a_link, streams};
 use rustix::net::sockopt::{ip_original_dst, set_socket_linger};
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
@@ -62,9 +62,10 @@ fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&to.into(), PATIENCE)
 }
 
-/// Whether an address is not one that means this very host to whoever uses it: the guest's
-/// is another.
+/// Whether an address is not one that means this very host to whoever uses it, for the guest's
+/// is another, nor a VM's of whatever pool.
 pub(super) fn is_elsewhere(to: SocketAddrV4) -> bool {
     let ip = to.ip();
-    !(ip.is_loopback() || ip.octets()[0] == 0 || ip.is_multicast() || ip.is_broadcast())
+    let is_here = ip.is_loopback() || ip.octets()[0] == 0;
+    !(is_here || ip.is_multicast() || ip.is_broadcast() || is_of_a_link(*ip))
 }

@@ -8,7 +8,7 @@
 
 use super::{Boot, BootError, generation};
 use crate::devices::serial::{COM1, COM1_IRQ, COM1_LEN};
-use crate::memory::layout;
+use crate::memory::{GuestMemoryMmap, layout};
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
@@ -20,7 +20,7 @@ use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where the root pointer lies, the tables behind it: in the area where kernels
 /// that were not told look for it (5.2.5.1).

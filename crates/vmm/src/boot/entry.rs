@@ -2,8 +2,9 @@
 
 use super::{BootError, Entry, params};
 use crate::kvm::VcpuState;
+use crate::memory::GuestMemoryMmap;
 use kvm_bindings::kvm_segment;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const GDT: u64 = 0x500;
 const STACK: u64 = 0x8ff0;

@@ -3,11 +3,11 @@
 //! doorbell interrupt, when. Kernels with a driver for it (Linux has one since 5.18; our kernel has no ACPI)
 //! start their random generator anew by themselves.
 
-use crate::memory::layout;
+use crate::memory::{GuestMemoryMmap, layout};
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, Interrupt, Method, Name, Notify, Package, Path, ResourceTemplate};
 use hyperfork_api::Identity;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 /// Where the identifier is: behind the tables, in memory that no guest takes for its own.
 pub const ADDRESS: u64 = 0xf_0000;

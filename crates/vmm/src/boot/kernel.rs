@@ -2,12 +2,12 @@
 
 use super::{Boot, BootError, Entry, Loaded, acpi, cmdline, mptable, params};
 use crate::kvm::HostKind;
-use crate::memory::layout;
+use crate::memory::{GuestMemoryMmap, layout};
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Kernels go here or above.
 const HIGH_MEMORY: u64 = 1 << 20;
@@ -117,18 +117,23 @@ fn load_bzimage(
     }
     // The decompressor works from its load address up to init_size beyond where the
     // kernel prefers to be; nothing else may lie there.
-    let end = header.pref_address.max(loaded.kernel_load.0) + u64::from(header.init_size);
-    if end > boot.memory.min(layout::HOLE_START) {
-        return Err(BootError::TooLarge {
-            what: "the kernel",
-            size: header.init_size.into(),
-        });
-    }
+    let start = header.pref_address.max(loaded.kernel_load.0);
+    let end = end_of(start, header.init_size, boot.memory)?;
     Ok(Loaded {
         entry: loaded.kernel_load.0 + BZIMAGE_64_ENTRY,
         end,
         header: Some(header),
     })
+}
+
+/// Where a bzImage's kernel ends that works from `start` on; both are the file's word.
+fn end_of(start: u64, init_size: u32, memory: u64) -> Result<u64, BootError> {
+    let end = start.checked_add(init_size.into());
+    end.filter(|&end| end <= memory.min(layout::HOLE_START))
+        .ok_or(BootError::TooLarge {
+            what: "the kernel",
+            size: init_size.into(),
+        })
 }
 
 /// As high as it fits below the hole, for the kernel unpacks upwards.
@@ -175,5 +180,17 @@ fn bad_kernel(path: &Path, size: u64, error: linux_loader::loader::Error) -> Boo
             path: path.to_owned(),
             reason: error.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_would_end_beyond_all_addresses_is_too_large() {
+        assert!(end_of(u64::MAX - 5, 6, 1 << 30).is_err());
+        assert!(end_of(1 << 20, u32::MAX, 1 << 30).is_err());
+        assert_eq!(end_of(1 << 20, 4096, 1 << 30).unwrap(), (1 << 20) + 4096);
     }
 }

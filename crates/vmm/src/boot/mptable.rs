@@ -4,8 +4,8 @@
 //! where each instruction is emulated.
 
 use super::BootError;
-use crate::memory::layout;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use crate::memory::{GuestMemoryMmap, layout};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where the table lies: the last KiB of low memory, where kernels look.
 pub(super) const ADDRESS: u64 = 0x9_fc00;

@@ -2,11 +2,11 @@
 
 use super::kernel::load_embedded;
 use super::{Boot, BootError, Entry};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::memfd;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use vm_memory::GuestMemoryMmap;
 
 /// The guest as an ELF file, for the 64-bit boot protocol.
 static ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nano.elf"));

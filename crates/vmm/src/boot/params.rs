@@ -1,9 +1,9 @@
 //! The "zero page": `struct boot_params` with its E820 map.
 
 use super::{Boot, BootError, Loaded, acpi, mptable};
-use crate::memory::layout;
+use crate::memory::{GuestMemoryMmap, layout};
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where `boot_params` lie; RSI points here at entry.
 pub(super) const ADDRESS: u64 = 0x7000;

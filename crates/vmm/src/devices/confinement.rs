@@ -1,7 +1,7 @@
 //! What the device thread may ask of the host's kernel.
 
-use crate::sys::pagemap;
-use crate::sys::seccomp::{Allowed, Confinement};
+use crate::sys::seccomp::{Allowed, Call, Confinement, Request, SEND, call, calls, exactly};
+use crate::sys::{hole, pagemap, tap};
 use std::io;
 
 /// Whether the devices open files by name, as a shared directory does.
@@ -13,75 +13,56 @@ pub enum Names {
     BelowShares,
 }
 
-/// Waiting, sockets that are there, and those that connections from the host come by;
-/// what becomes of a disk's blocks.
-const DEVICES: &[libc::c_long] = &[
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2,
-    libc::SYS_epoll_wait,
-    libc::SYS_eventfd2,
-    libc::SYS_fallocate,
-    libc::SYS_fdatasync,
-    libc::SYS_fsync,
-    libc::SYS_getsockopt,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-    libc::SYS_statx,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
+/// Waiting, and sockets that are there.
+const ANY: &[Call] = calls![
+    SYS_accept4 SYS_connect SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_epoll_wait
+    SYS_getsockopt SYS_lseek SYS_recvfrom SYS_shutdown SYS_statx SYS_timerfd_settime
+];
+
+/// What becomes of a disk's blocks; duplicates of descriptors; sockets by which the guest's
+/// connections reach the host.
+const SOME: &[Call] = &[
+    SEND,
+    call!(SYS_fallocate, &[&[hole::PUNCH]]),
+    call!(
+        SYS_fcntl,
+        &[&[exactly!(1, F_DUPFD_CLOEXEC)], &[exactly!(1, F_GETFL)]]
+    ),
+    call!(SYS_socket, &[&[exactly!(0, AF_UNIX)]]),
 ];
 
 /// What 9p's messages come to.
-const SHARES: &[libc::c_long] = &[
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_fstatfs,
-    libc::SYS_getdents64,
-    libc::SYS_linkat,
-    libc::SYS_mkdirat,
-    libc::SYS_mknodat,
-    libc::SYS_newfstatat,
-    libc::SYS_openat2,
-    libc::SYS_readlinkat,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
-    libc::SYS_symlinkat,
-    libc::SYS_unlinkat,
-    libc::SYS_utimensat,
+const SHARES: &[Call] = calls![
+    SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_fdatasync SYS_fstat SYS_fstatfs SYS_fsync
+    SYS_getdents64 SYS_linkat SYS_mkdirat SYS_mknodat SYS_newfstatat SYS_openat2 SYS_readlinkat
+    SYS_renameat SYS_renameat2 SYS_symlinkat SYS_unlinkat SYS_utimensat
 ];
 
-/// Of a TAP device (linux/if_tun.h).
-const TUN_IOCTLS: u8 = b'T';
-
-/// What a balloon's taking of free pages comes to.
-const FREE_PAGES: &[u32] = &[pagemap::SCAN];
+/// A TAP device's, what makes a socket wait for nothing, and what a balloon's taking of free
+/// pages comes to.
+const REQUESTS: &[Request] = &[
+    ("TUNSETOFFLOAD", tap::SET_OFFLOAD),
+    ("FIONBIO", libc::FIONBIO as u32),
+    ("PAGEMAP_SCAN", pagemap::SCAN),
+];
 
 impl Names {
+    fn allowed(self) -> Allowed {
+        Allowed {
+            calls: match self {
+                Self::None => &[ANY, SOME],
+                Self::BelowShares => &[ANY, SOME, SHARES],
+            },
+            requests: &[REQUESTS],
+        }
+    }
+
     /// # Errors
     /// As [`Confinement::new`].
     pub(super) fn confinement(self) -> io::Result<Confinement> {
-        let calls: &[_] = match self {
-            Self::None => &[DEVICES],
-            Self::BelowShares => &[DEVICES, SHARES],
-        };
-        Confinement::new(&Allowed {
-            calls,
-            ioctls: &[TUN_IOCTLS],
-            requests: FREE_PAGES,
-            // By which the guest's connections reach the host.
-            unix_sockets: true,
-        })
+        Confinement::new(&self.allowed())
     }
 }
+
+#[cfg(test)]
+mod tests;

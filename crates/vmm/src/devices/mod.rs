@@ -3,5 +3,6 @@
 pub mod confinement;
 pub mod log;
 pub mod serial;
+pub mod turns;
 pub mod virtio;
 pub mod worker;

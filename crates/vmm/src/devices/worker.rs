@@ -9,26 +9,36 @@
 //!                  │     resume(): every device's     │
 //!                  │     resume() comes first         │
 //!                  └────────> STOPPED <───────────────┘
-//!                             (drop)
+//!                        (drop, or a failure)
 //! ```
 //!
-//! Requests are served to their end within one step of the thread, so at rest
-//! none is half-done and nothing of guest memory is being touched. Requests that
-//! the driver has queued but the thread has not seen stay in their rings, which
-//! are guest memory: parent and clone both find them when they resume.
+//! A thread that fails tells of it at once, and counts as at rest from then on.
+//!
+//! At rest nothing of guest memory is being touched. Requests that the driver has
+//! queued but the thread has not seen stay in their rings, which are guest memory:
+//! parent and clone both find them when they resume. So does a request that the
+//! thread was in the middle of: it is the next one of its ring again, and how far it
+//! has got is the device's state.
+//!
+//! How long a pause waits for the thread does not depend on how much there is to do:
+//! it [preempts](super::turns::Preemption) the device that works, which comes back
+//! after the piece of work it is at.
 
 use super::confinement::Names;
-use super::virtio::transport::MmioTransport;
-use std::io::{self, Write};
+use super::virtio::transport::{MmioTransport, Slot};
+use std::any::Any;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// The devices a thread serves, shared with the bus.
-pub type Devices = Vec<Arc<Mutex<MmioTransport>>>;
+pub type Devices = Vec<Arc<Slot>>;
 
 /// What the thread is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +67,26 @@ struct Control {
     changed: Condvar,
     /// Gets the thread out of its wait.
     wake: EventFd,
+    /// Gets it out of the middle of a device's work.
+    preempt: Arc<AtomicBool>,
+    /// Whom to tell that the thread has failed.
+    fault_teller: OnceLock<FaultTeller>,
 }
+
+type FaultTeller = Box<dyn Fn(String) + Send + Sync>;
 
 struct Phase {
     wanted: Mode,
     /// The thread touches nothing until `wanted` changes.
     at_rest: bool,
+    /// Why the thread is no more, if nobody wanted that.
+    failure: Option<Failure>,
 }
+
+/// Why the device thread has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the device thread {0}")]
+struct Failure(String);
 
 impl DeviceWorker {
     /// Starts the thread, confined ([`seccomp`](crate::sys::seccomp)) to what devices need
@@ -74,21 +97,28 @@ impl DeviceWorker {
     /// confine them.
     pub fn spawn(names: Names) -> io::Result<Self> {
         let confinement = names.confinement()?;
+        Self::spawn_confined(move || confinement.enter())
+    }
+
+    /// The same, where the thread first confines itself by `confine`.
+    fn spawn_confined(
+        confine: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let control = Arc::new(Control {
             phase: Mutex::new(Phase {
                 wanted: Mode::Paused,
                 at_rest: true,
+                failure: None,
             }),
             work: Mutex::new(None),
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
+            preempt: Arc::default(),
+            fault_teller: OnceLock::new(),
         });
         let thread = thread::Builder::new().name("devices".into()).spawn({
             let control = control.clone();
-            move || match confinement.enter() {
-                Ok(()) => run(&control),
-                Err(error) => crate::sys::note!("the device thread cannot be confined: {error}"),
-            }
+            move || live(&control, confine)
         })?;
         Ok(Self {
             control,
@@ -96,27 +126,44 @@ impl DeviceWorker {
         })
     }
 
-    /// Gives the thread, which is paused and has none, its devices.
+    /// Gives the thread, which is paused and has none, its devices. `fault` is told, on the
+    /// device thread and at most once, if it can no longer serve them.
     ///
     /// # Errors
-    /// When the process is out of descriptors.
-    pub fn attach(&self, devices: Devices) -> io::Result<()> {
+    /// When the process is out of descriptors, or the thread could not be confined.
+    pub fn attach(
+        &self,
+        devices: Devices,
+        fault: impl Fn(String) + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let sources = Sources::of(&devices, &self.control.wake)?;
+        for device in &devices {
+            device.lock().pause_by(self.control.preempt.clone());
+        }
         *self.control.work() = Some((devices, sources));
-        Ok(())
+        if self.control.fault_teller.set(Box::new(fault)).is_err() {
+            unreachable!("a shell becomes a machine once");
+        }
+        // Whatever fails from here on is told.
+        match self.control.phase().failure.clone() {
+            None => Ok(()),
+            Some(failure) => Err(io::Error::other(failure)),
+        }
     }
 
-    /// Brings the thread to rest, and returns when it is.
-    pub fn pause(&self) {
+    /// Has the thread come to rest soon; [`pause`](Self::pause) waits for that.
+    pub fn begin_pause(&self) {
         self.control.want(Mode::Paused);
-        let mut phase = self.control.phase();
-        while !phase.at_rest {
-            phase = self
-                .control
-                .changed
-                .wait(phase)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+    }
+
+    /// Brings the thread to rest, where it also is when it is no more. Returns whether it is,
+    /// for it waits no longer than `most`.
+    pub fn pause(&self, most: Duration) -> bool {
+        self.begin_pause();
+        let (phase, changed) = (self.control.phase(), &self.control.changed);
+        let waited = changed.wait_timeout_while(phase, most, |phase| !phase.at_rest);
+        let (phase, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        phase.at_rest
     }
 
     /// Lets the thread go on. It looks at every ring once first, so nothing
@@ -151,10 +198,12 @@ impl Control {
             phase.wanted = mode;
         }
         // Under the lock, so that a pause that follows a resume at once cannot
-        // take the rest before it for its own.
-        if mode == Mode::Running {
+        // take the rest before it for its own. A thread that has ended rests for good.
+        if phase.wanted == Mode::Running {
             phase.at_rest = false;
         }
+        self.preempt
+            .store(phase.wanted != Mode::Running, Ordering::SeqCst);
         self.changed.notify_all();
         // Fails only when the count is at its limit: then the thread is awake.
         let _ = self.wake.write(1);
@@ -177,21 +226,23 @@ impl Control {
         phase.at_rest = false;
         (phase.wanted == Mode::Running).then_some(rested)
     }
+
+    /// At rest for good.
+    fn end(&self, failure: Option<Failure>) {
+        {
+            let mut phase = self.phase();
+            phase.wanted = Mode::Stopped;
+            phase.at_rest = true;
+            phase.failure = failure.clone();
+            self.changed.notify_all();
+        }
+        if let (Some(failure), Some(tell)) = (failure, self.fault_teller.get()) {
+            tell(failure.to_string());
+        }
+    }
 }
 
 struct Rested(bool);
-
-/// At rest for good, however the thread ends.
-struct Ended<'a>(&'a Control);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        let mut phase = self.0.phase();
-        phase.wanted = Mode::Stopped;
-        phase.at_rest = true;
-        self.0.changed.notify_all();
-    }
-}
 
 /// Everything the thread waits for.
 struct Sources(Epoll);
@@ -234,7 +285,7 @@ impl Sources {
         let sources = Self(Epoll::new()?);
         sources.add(wake.as_raw_fd(), Token::Wake)?;
         for (device, transport) in devices.iter().enumerate() {
-            let transport = lock(transport);
+            let transport = transport.lock();
             for queue in 0..transport.queue_count() {
                 let event = transport.queue_event(queue).as_raw_fd();
                 sources.add(event, Token::Queue { device, queue })?;
@@ -259,37 +310,47 @@ impl Sources {
     }
 }
 
-fn run(control: &Control) {
-    let _ended = Ended(control);
+/// All of the thread's life.
+fn live(control: &Control, confine: impl FnOnce() -> io::Result<()>) {
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        confine().map_err(|error| Failure(format!("cannot be confined: {error}")))?;
+        run(control)
+    }));
+    let panicked = |panic: Box<dyn Any + Send>| {
+        let words = panic_message(&*panic);
+        Err(Failure(format!("panicked: {words}")))
+    };
+    control.end(served.unwrap_or_else(panicked).err());
+}
+
+fn run(control: &Control) -> Result<(), Failure> {
     // The thread begins paused: here it waits for its devices, too.
     if control.checkpoint().is_none() {
-        return;
+        return Ok(());
     }
     let Some((devices, sources)) = control.work().take() else {
-        return;
+        return Ok(());
     };
     let mut events = [EpollEvent::default(); 32];
     // The first time round counts as a rest, however short it was: the devices may have
     // been restored.
     let mut first = true;
+    // Whose turn it is to be resumed first: where pauses come often, each gets to do something.
+    let mut turn = (0..devices.len().max(1)).cycle();
     while let Some(Rested(rested)) = control.checkpoint() {
         if rested || first {
             first = false;
-            devices
-                .iter()
-                .for_each(|device| guarded(device, MmioTransport::resume));
+            let (after, before) = devices.split_at(turn.next().unwrap_or(0));
+            let in_turn = before.iter().chain(after);
+            in_turn.for_each(|device| guarded(device, MmioTransport::resume));
         }
-        let count = match sources.wait(&mut events) {
-            Ok(count) => count,
-            Err(error) => {
-                let _ = writeln!(
-                    io::stderr(),
-                    "the device thread cannot wait for events: {error}"
-                );
-                return;
-            }
-        };
+        let count = sources.wait(&mut events);
+        let count = count.map_err(|error| Failure(format!("cannot wait for events: {error}")))?;
         for event in &events[..count] {
+            // What is not taken stays signalled.
+            if control.preempt.load(Ordering::SeqCst) {
+                break;
+            }
             match Token::decode(event.data()) {
                 Token::Wake => {
                     let _ = control.wake.read();
@@ -304,6 +365,14 @@ fn run(control: &Control) {
             }
         }
     }
+    Ok(())
+}
+
+/// What a panic said.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("it does not say why")
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -312,16 +381,12 @@ struct Panicked;
 
 /// A device that panics must not take the others down: it fails towards its
 /// driver. (The panic hook has told where.)
-fn guarded(device: &Mutex<MmioTransport>, work: impl FnOnce(&mut MmioTransport)) {
-    let mut transport = lock(device);
+fn guarded(device: &Slot, work: impl FnOnce(&mut MmioTransport)) {
+    let mut transport = device.lock_last();
     let result = catch_unwind(AssertUnwindSafe(|| work(&mut transport)));
     if result.is_err() {
         transport.fail(&Panicked);
     }
-}
-
-fn lock(device: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

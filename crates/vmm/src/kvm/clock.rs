@@ -41,14 +41,21 @@ pub struct GoingOn {
 
 impl Clocks {
     /// How a machine that was captured with these clocks goes on now.
-    pub fn go_on(&self, now: Monotonic, host_tsc: u64) -> GoingOn {
+    ///
+    /// # Errors
+    /// [`KvmError::Clock`].
+    pub fn go_on(&self, now: Monotonic, host_tsc: u64) -> Result<GoingOn, KvmError> {
         match now.since(self.at) {
-            Some(gap) if gap <= LONGEST_FORK => GoingOn {
-                kvm_clock_ns: self.kvm_clock_ns + gap.as_nanos() as u64,
-                tsc_back: 0,
-            },
+            Some(gap) if gap <= LONGEST_FORK => {
+                let passed = gap.as_nanos() as u64;
+                let then = self.kvm_clock_ns;
+                Ok(GoingOn {
+                    kvm_clock_ns: then.checked_add(passed).ok_or(KvmError::Clock(then))?,
+                    tsc_back: 0,
+                })
+            }
             // Too long, or not even of this host's life.
-            _ => self.stand_still(host_tsc),
+            _ => Ok(self.stand_still(host_tsc)),
         }
     }
 
@@ -117,7 +124,7 @@ mod tests {
 
     fn after(gap: Duration) -> GoingOn {
         let now = Monotonic::from_ns((1 << 60) + gap.as_nanos() as u64);
-        CLOCKS.go_on(now, 3_000)
+        CLOCKS.go_on(now, 3_000).unwrap()
     }
 
     #[test]
@@ -139,8 +146,20 @@ mod tests {
         assert_eq!(after(LONGEST_FORK + Duration::from_nanos(1)), stands);
         assert_eq!(after(Duration::from_secs(3600)), stands);
         // Of a host that has been started anew since.
-        assert_eq!(CLOCKS.go_on(Monotonic::from_ns(77), 3_000), stands);
+        let earlier = Monotonic::from_ns(77);
+        assert_eq!(CLOCKS.go_on(earlier, 3_000).unwrap(), stands);
         let (held, _) = CLOCKS.held_until_now();
         assert_eq!(held.kvm_clock_ns, CLOCKS.kvm_clock_ns);
+    }
+
+    #[test]
+    fn a_clock_at_its_end_is_an_error() {
+        let clocks = Clocks {
+            kvm_clock_ns: u64::MAX,
+            ..CLOCKS
+        };
+        let now = Monotonic::from_ns((1 << 60) + 1);
+        let refused = clocks.go_on(now, 3_000);
+        assert!(matches!(refused, Err(KvmError::Clock(u64::MAX))));
     }
 }

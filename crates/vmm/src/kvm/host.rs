@@ -1,5 +1,6 @@
 //! What kind of KVM this host has.
 
+use super::cpuid::{self, GuestCpu};
 use super::{KvmError, call};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
@@ -25,14 +26,6 @@ pub struct Host {
     /// Whether local APICs can be told a time of the TSC at which to interrupt.
     tsc_deadline: bool,
 }
-
-/// The CPUID leaf that tells what KVM has for its guests (cpuid.rst).
-const KVM_FEATURES: u32 = 0x4000_0001;
-
-/// Of these what guests do by hypercalls: wake a CPU, flush another's TLB, interrupt several
-/// at once, yield to one. On a PVM host no hypercall of an emulated kernel ever returns, so a
-/// guest with more than two CPUs would hang as soon as two are to hear of the same thing.
-const BY_HYPERCALL: u32 = 1 << 7 | 1 << 9 | 1 << 11 | 1 << 13;
 
 /// Capabilities without which nothing works.
 const NEEDED: [(Cap, &str); 9] = [
@@ -85,34 +78,19 @@ impl Host {
         flags as u32 & kvm_bindings::KVM_CLOCK_REALTIME != 0
     }
 
-    /// The CPUID that vCPU `index` of `count` gets: all the host offers, with the
-    /// leaves that tell a CPU which one it is.
+    /// The CPUID that vCPU `index` of `count` gets.
     ///
-    /// KVM never lists the TSC deadline, for only with a local APIC in the kernel it has
-    /// it (api.rst, KVM_GET_SUPPORTED_CPUID). It matters: without it a guest finds out by
-    /// counting ticks of the PIT how fast its APIC's timer is. Of a guest that was kept
-    /// waiting, KVM makes up for all ticks at once, and from then on its timers fire many
-    /// times too often, which on a slow host is all it ever does.
-    pub(super) fn cpuid_for(&self, index: u8, count: u8) -> CpuId {
-        let mut cpuid = self.cpuid.clone();
-        for entry in cpuid.as_mut_slice() {
-            match entry.function {
-                // Intel SDM vol. 2A, CPUID: initial APIC ID and CPUs per package.
-                1 => {
-                    entry.ebx &= 0x0000_ffff;
-                    entry.ebx |= u32::from(index) << 24 | u32::from(count) << 16;
-                    entry.ecx |= 1 << 31; // there is a hypervisor
-                    entry.ecx |= u32::from(self.tsc_deadline) << 24;
-                }
-                // Extended topology: x2APIC ID.
-                0xb | 0x1f => entry.edx = u32::from(index),
-                // AMD APM vol. 3, extended APIC ID.
-                0x8000_001e => entry.eax = u32::from(index),
-                KVM_FEATURES if self.kind == HostKind::Pvm => entry.eax &= !BY_HYPERCALL,
-                _ => {}
-            }
-        }
-        cpuid
+    /// # Errors
+    /// [`KvmError::Cpuid`].
+    pub(super) fn cpuid_for(&self, index: u8, count: u8) -> Result<CpuId, KvmError> {
+        let cpu = GuestCpu {
+            index,
+            count,
+            tsc_deadline: self.tsc_deadline,
+            hypercalls: self.kind == HostKind::Hardware,
+        };
+        let leaves = cpuid::of_guest(self.cpuid.as_slice(), cpu);
+        CpuId::from_entries(&leaves).map_err(|_| KvmError::Cpuid(leaves.len()))
     }
 }
 

@@ -1,8 +1,11 @@
 //! KVM: what the host has, a VM, its vCPUs, and the state of both.
 
 pub mod clock;
+mod cpuid;
 pub mod host;
+mod lapic;
 mod pvclock;
+pub mod requests;
 mod tsc;
 pub mod vcpu;
 pub mod vm;
@@ -41,6 +44,12 @@ pub enum KvmError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A clock that no machine has.
+    #[error("kvm-clock cannot go on from {0} ns")]
+    Clock(u64),
+    /// More CPUID leaves than KVM takes.
+    #[error("a vCPU of this host would have {0} CPUID leaves, more than KVM takes")]
+    Cpuid(usize),
     /// A model-specific register of the state is refused by this host.
     #[error("this host refuses MSR {index:#x} of the state")]
     Msr {

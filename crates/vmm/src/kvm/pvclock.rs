@@ -8,9 +8,10 @@
 //! clock goes back. So the pages are brought up to date before any vCPU enters.
 
 use super::{KvmError, Vcpu, Vm, call};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::clock::host_tsc;
 use kvm_bindings::{Msrs, kvm_msr_entry};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Which page a vCPU uses, and in bit 0 whether it does; the other is its old number.
 const SYSTEM_TIME: [u32; 2] = [0x4b56_4d01, 0x12];
@@ -86,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_page_shows_what_it_is_told_and_its_readers_notice() {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), 0x1000)]);
         memory.write_obj(7u32, GuestAddress(0x40)).unwrap();
         memory.write_obj(0xabcdu32, GuestAddress(0x58)).unwrap();
         for version in [8, 10] {

@@ -1,6 +1,6 @@
 //! A vCPU and its state.
 
-use super::{Host, HostKind, KvmError, Vm, call, tsc};
+use super::{Host, HostKind, KvmError, Vm, call, lapic, tsc};
 use crate::sys::mapping;
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
@@ -8,6 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `OUT 0x80, AL`: comes out of the guest at once, in real mode as in any other.
 pub const WARM_UP_CODE: [u8; 2] = [0xe6, 0x80];
@@ -47,12 +48,7 @@ impl VcpuState {
     /// Wires the local APIC as firmware leaves it: LINT0 takes the 8259's
     /// interrupts, LINT1 is the NMI (SDM vol. 3A, 12.5.1).
     pub fn wire_local_interrupts(&mut self) {
-        const LINT0: usize = 0x350;
-        const LINT1: usize = 0x360;
-        const MODE_NMI: u32 = 4 << 8;
-        const MODE_EXT_INT: u32 = 7 << 8;
-        set_register(&mut self.lapic, LINT0, MODE_EXT_INT);
-        set_register(&mut self.lapic, LINT1, MODE_NMI);
+        lapic::wire_local_interrupts(&mut self.lapic);
     }
 
     /// The guest's TSC less the host's, cycles; `None` where it cannot be set.
@@ -90,39 +86,6 @@ impl VcpuState {
     }
 }
 
-/// A one-shot timer that has expired would expire again when its state is set: KVM starts
-/// it with the count that is left, 0. Where its interrupt can be seen, requested or in
-/// service, it has come, and must not come twice. (Where it cannot, KVM may have it still
-/// to deliver, and then it comes by that.)
-fn forget_delivered_timer(lapic: &mut kvm_lapic_state) {
-    // SDM vol. 3A, table 12-1.
-    const IN_SERVICE: usize = 0x100;
-    const REQUESTED: usize = 0x200;
-    const LVT_TIMER: usize = 0x320;
-    const INITIAL_COUNT: usize = 0x380;
-    const CURRENT_COUNT: usize = 0x390;
-    const MODE: u32 = 0b11 << 17;
-    let timer = register(lapic, LVT_TIMER);
-    let vector = timer as usize & 0xff;
-    let has = |set: usize| register(lapic, set + vector / 32 * 16) & 1 << (vector % 32) != 0;
-    let is_one_shot = timer & MODE == 0;
-    let has_expired = register(lapic, CURRENT_COUNT) == 0;
-    if is_one_shot && has_expired && (has(IN_SERVICE) || has(REQUESTED)) {
-        set_register(lapic, INITIAL_COUNT, 0);
-    }
-}
-
-/// A register of the local APIC.
-fn register(lapic: &kvm_lapic_state, at: usize) -> u32 {
-    u32::from_le_bytes([0, 1, 2, 3].map(|byte| lapic.regs[at + byte] as u8))
-}
-
-fn set_register(lapic: &mut kvm_lapic_state, at: usize, value: u32) {
-    for (byte, value) in lapic.regs[at..].iter_mut().zip(value.to_le_bytes()) {
-        *byte = value as _;
-    }
-}
-
 impl Vcpu {
     /// Makes vCPU `index` of `count`.
     ///
@@ -134,7 +97,7 @@ impl Vcpu {
             .create_vcpu(index.into())
             .map_err(call("KVM_CREATE_VCPU"))?;
         keep_from_children(host, &mut fd)?;
-        fd.set_cpuid2(&host.cpuid_for(index, count))
+        fd.set_cpuid2(&host.cpuid_for(index, count)?)
             .map_err(call("KVM_SET_CPUID2"))?;
         // PVM has the attribute, too, but whatever is set, it stays 0.
         let tsc_offset = host.kind() == HostKind::Hardware && tsc::has_offset(&fd);
@@ -194,14 +157,19 @@ impl Vcpu {
     /// Completes the instruction that the guest came out with, and enters it no more.
     /// Without this, KVM completes it at the next run, whatever state has been set since.
     pub fn complete(&mut self) {
-        *self.immediate_exit() = 1;
+        self.immediate_exit().store(1, Ordering::Relaxed);
+        // Always EINTR: it was asked not to enter the guest.
         let _ = self.fd.run();
-        *self.immediate_exit() = 0;
+        self.immediate_exit().store(0, Ordering::Relaxed);
     }
 
-    /// The byte that makes the next `KVM_RUN` return at once.
-    pub fn immediate_exit(&mut self) -> &mut u8 {
-        &mut self.fd.get_kvm_run().immediate_exit
+    /// The byte that makes the next `KVM_RUN` return at once. The handler of a
+    /// [kick](crate::sys::kick) writes it, too.
+    pub fn immediate_exit(&mut self) -> &AtomicU8 {
+        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: the byte is in the vCPU's `kvm_run`, which is mapped as long as `self` is
+        // there. In this process only atomic stores write it.
+        unsafe { AtomicU8::from_ptr(flag) }
     }
 
     /// What KVM says about an internal error (api.rst, KVM_EXIT_INTERNAL_ERROR):
@@ -226,15 +194,23 @@ impl Vcpu {
     /// Reads the whole state. The vCPU must have come out of `KVM_RUN` by a kick,
     /// so that no I/O of it is half done.
     ///
-    /// The order matters: reading the MP state makes KVM process a pending INIT or
-    /// SIPI, which changes registers, so it comes first. Events come last, when
-    /// nothing can add to them any more.
+    /// The order matters:
+    /// - reading the MP state makes KVM process a pending INIT or SIPI, which changes
+    ///   registers, so it comes first;
+    /// - MSRs before the local APIC: a TSC deadline that passes in between is seen as both
+    ///   a deadline and its interrupt, which come to one, and not as neither;
+    /// - events come last, when nothing can add to them any more.
     ///
     /// # Errors
     /// [`KvmError::Call`].
     pub fn save(&self) -> Result<VcpuState, KvmError> {
+        let mp_state = self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
+        let mut msrs = self.get_msrs()?;
+        let mut lapic = self.fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
+        lapic::forget_delivered_timer(&mut lapic);
+        lapic::repair_lost_deadline(&lapic, &mut msrs);
         Ok(VcpuState {
-            mp_state: self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?,
+            mp_state,
             regs: self.regs()?,
             sregs: self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?,
             xsave: self.fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?,
@@ -243,12 +219,8 @@ impl Vcpu {
                 .fd
                 .get_debug_regs()
                 .map_err(call("KVM_GET_DEBUGREGS"))?,
-            lapic: {
-                let mut lapic = self.fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?;
-                forget_delivered_timer(&mut lapic);
-                lapic
-            },
-            msrs: self.get_msrs()?,
+            lapic,
+            msrs,
             tsc_offset: match self.tsc_offset {
                 true => Some(tsc::offset(&self.fd)?),
                 false => None,

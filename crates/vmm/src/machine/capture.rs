@@ -2,20 +2,21 @@
 
 use super::{Machine, MachineError};
 use crate::memory::image::RamImageState;
-use crate::memory::ram::Aside;
-use crate::memory::{Ram, RamImage};
+use crate::memory::{AtRest, DeferredCleanup, Ram, RamImage};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
 use crate::sys::fds::FdTable;
-use crate::sys::hands::Hands;
+use crate::sys::hands::Helpers;
 use std::io;
 use std::sync::PoisonError;
 
-/// Proof that a machine stands still: only through it can one capture. Dropping
+/// A machine that stands still: only through it can one capture. Dropping
 /// it lets the machine go on.
 pub struct Paused<'a> {
     machine: &'a mut Machine,
     since: Monotonic,
+    /// Whether it has come to rest.
+    rests: bool,
 }
 
 /// A machine at one point in time.
@@ -29,15 +30,19 @@ pub struct Capture {
     pub ram: RamImage,
     /// How long freezing the memory took, microseconds.
     pub image_us: u64,
-    /// What is left to do when nobody waits: [`Aside::retire`].
-    pub aside: Aside,
+    /// What is left to do where no one waits: [`DeferredCleanup::run`].
+    pub cleanup: DeferredCleanup,
 }
 
 impl<'a> Paused<'a> {
     pub(super) fn new(machine: &'a mut Machine) -> Self {
         let since = Monotonic::now();
-        machine.rest();
-        Self { machine, since }
+        let rests = machine.rest();
+        Self {
+            machine,
+            since,
+            rests,
+        }
     }
 
     /// Captures all of the machine (HyperFork paper, section 4.1, the pre-fork
@@ -56,7 +61,7 @@ impl<'a> Paused<'a> {
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
     pub fn capture_for_children(&mut self) -> Result<Capture, MachineError> {
-        self.read(|ram, _| ram.freeze_base())
+        self.read(|ram, _, _| ram.freeze_base())
     }
 
     /// In a child made by `fork(2)`: takes over the memory of the captured machine. The
@@ -76,8 +81,9 @@ impl<'a> Paused<'a> {
 
     fn read(
         &mut self,
-        freeze: impl FnOnce(&mut Ram, &dyn Hands) -> io::Result<(RamImage, Aside)>,
+        freeze: impl FnOnce(&mut Ram, &AtRest, &dyn Helpers) -> io::Result<RamImage>,
     ) -> Result<Capture, MachineError> {
+        self.check()?;
         let machine = &mut *self.machine;
         let mut fds = FdTable::default();
         let vcpus = machine.vcpus.save();
@@ -90,21 +96,19 @@ impl<'a> Paused<'a> {
         let devices = machine
             .devices
             .iter()
-            .map(|device| {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .save(&mut fds)
-            })
+            .map(|device| device.lock().save(&mut fds))
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
+        // SAFETY: the machine is paused as long as this borrows it: the threads of its vCPUs
+        // and of its devices rest.
+        let at_rest = unsafe { AtRest::new() };
         // What is left for the vCPUs' threads when their states are read.
-        let frozen =
-            freeze(&mut machine.ram, &machine.vcpus).map_err(MachineError::host("freezing memory"));
+        let frozen = freeze(&mut machine.ram, &at_rest, &machine.vcpus)
+            .map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
         let mut vcpus = vcpus.finish()?;
-        let (ram, aside) = frozen?;
+        let ram = frozen?;
         if let Some(held) = machine.clocks_held {
             let (clocks, tsc_back) = held.held_until_now();
             vm.clocks = clocks;
@@ -131,8 +135,20 @@ impl<'a> Paused<'a> {
             fds,
             ram,
             image_us,
-            aside,
+            // Last: where a step fails it stays there, and takes no time in the pause.
+            cleanup: machine.ram.take_cleanup(),
         })
+    }
+
+    /// Checks that it does stand still, and is whole: a clone would lack what has failed.
+    ///
+    /// # Errors
+    /// [`MachineError::NotAtRest`], [`MachineError::Ended`].
+    pub fn check(&self) -> Result<(), MachineError> {
+        match self.rests {
+            true => Ok(self.machine.vcpus.check()?),
+            false => Err(MachineError::NotAtRest),
+        }
     }
 
     /// Goes on standing still after this is gone; [`Machine::resume`] ends it. Until then
@@ -143,7 +159,7 @@ impl<'a> Paused<'a> {
             match machine.vm.clocks() {
                 Ok(clocks) => machine.clocks_held = Some(clocks),
                 Err(error) => {
-                    crate::sys::note!("the guest's clocks go on during the pause: {error}")
+                    crate::sys::note!("the guest's clocks go on during the pause: {error}");
                 }
             }
         }

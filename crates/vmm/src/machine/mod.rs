@@ -8,22 +8,29 @@
 //!                                                                  └─> fork, restore
 //! ```
 //!
-//! [`assemble`] is the only way to a machine, so that whatever tests one way
+//! [`assemble`](assemble::assemble) is the only way to a machine, so that whatever tests one way
 //! tests them all.
 
 mod assemble;
+mod boot;
 mod capture;
+mod error;
 mod ports;
+mod restore;
+mod run;
 mod shell;
 mod signal_port;
 pub mod slots;
 mod vcpus;
 
-pub use assemble::{Machine, MachineError, Restored};
 pub use capture::{Capture, Paused};
+pub use error::MachineError;
+pub use restore::Restored;
+pub use run::Machine;
 pub use shell::Shell;
 pub use signal_port::GuestFork;
 pub use slots::{Backends, Plug};
+pub use vcpus::{End, VcpuJobError};
 
 use crate::sys::clock::Monotonic;
 use hyperfork_api::signal::Message;
@@ -49,8 +56,9 @@ pub enum Event {
     FirstExit(FirstRun),
     /// The guest wrote to the signal port.
     Message(Message),
-    /// The guest reset or powered itself off.
+    /// The guest reset or powered itself off. It is told once, and no vCPU runs any more.
     Reset,
-    /// KVM cannot go on with a vCPU: what it said, in one line.
+    /// A vCPU or the device thread cannot go on: why, in one line. It is told once, and no
+    /// vCPU runs any more.
     Fault(String),
 }

@@ -1,15 +1,65 @@
-//! Ports of which nothing is saved: by some a guest ends its machine, by one it reads the
-//! host's clock.
+//! The machine's ports. Of those that are defined here nothing is saved: by some a guest ends
+//! its machine, by one it reads the host's clock.
 
-use super::{Event, Events};
+use super::signal_port::GuestFork;
 use crate::boot::acpi;
-use crate::bus::BusDevice;
+use crate::bus::{Bus, BusDevice, SharedBusDevice};
+use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::sys::clock::realtime_ns;
+use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
+use hyperfork_api::signal::{PORT, PORT_LEN};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// All of them.
+pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Power) -> Bus {
+    let reset = ResetPort {
+        power: power.clone(),
+    };
+    let control = PowerPort {
+        power: power.clone(),
+    };
+    let ports: [(u16, u16, Arc<dyn SharedBusDevice>); 5] = [
+        (COM1, COM1_LEN, serial),
+        (PORT, PORT_LEN, guest_fork.device()),
+        (ResetPort::PORT, 1, Arc::new(Mutex::new(reset))),
+        (
+            acpi::POWER_PORT,
+            acpi::POWER_LEN,
+            Arc::new(Mutex::new(control)),
+        ),
+        (
+            CLOCK_PORT,
+            CLOCK_PORT_LEN,
+            Arc::new(Mutex::new(ClockPort::default())),
+        ),
+    ];
+    let mut bus = Bus::default();
+    for (port, len, device) in ports {
+        bus.insert(port.into(), len.into(), device);
+    }
+    bus
+}
+
+/// Whether the guest has turned its machine off. A vCPU looks after each write to a port:
+/// so the guest executes nothing after the one that did it, and can do it once only.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Power(Arc<AtomicBool>);
+
+impl Power {
+    fn turn_off(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The keyboard controller's command port, of which only the reset line is
 /// there: what kernels pull on to reboot (`reboot=k`).
 pub(super) struct ResetPort {
-    pub(super) events: Events,
+    pub(super) power: Power,
 }
 
 impl ResetPort {
@@ -26,7 +76,7 @@ impl BusDevice for ResetPort {
 
     fn write(&mut self, _: u64, data: &[u8]) {
         if data == [Self::PULSE_RESET] {
-            (self.events)(Event::Reset);
+            self.power.turn_off();
         }
     }
 }
@@ -35,7 +85,7 @@ impl BusDevice for ResetPort {
 /// and a control register with which the machine can only be turned off. They
 /// hold nothing, so there is nothing to save.
 pub(super) struct PowerPort {
-    pub(super) events: Events,
+    pub(super) power: Power,
 }
 
 impl PowerPort {
@@ -60,7 +110,7 @@ impl BusDevice for PowerPort {
         let written = second_byte.checked_sub(offset);
         let written = written.and_then(|place| data.get(place as usize));
         if written.is_some_and(|byte| byte & Self::SLP_EN != 0) {
-            (self.events)(Event::Reset);
+            self.power.turn_off();
         }
     }
 }
@@ -89,24 +139,29 @@ impl BusDevice for ClockPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
     #[test]
     fn the_machine_is_turned_off_by_the_control_register_alone() {
-        let received = Arc::new(Mutex::new(0));
-        let count = received.clone();
-        let events: Events = Arc::new(move |_| *count.lock().unwrap() += 1);
-        let mut port = PowerPort { events };
+        let power = Power::default();
+        let mut port = PowerPort {
+            power: power.clone(),
+        };
         let mut control = [0xff; 2];
         port.read(acpi::POWER_CONTROL.into(), &mut control);
         assert_eq!(control, [1, 0]);
         port.write(0, &[0xff, 0xff]);
         port.write(4, &[0xff, 0xdf]);
         port.write(4, &[0xff]);
-        assert_eq!(*received.lock().unwrap(), 0);
+        assert!(!power.is_off());
         port.write(4, &[0, 0x20]);
+        assert!(power.is_off());
+
+        let power = Power::default();
+        let mut port = PowerPort {
+            power: power.clone(),
+        };
         port.write(5, &[0x20]);
-        assert_eq!(*received.lock().unwrap(), 2);
+        assert!(power.is_off());
     }
 
     #[test]

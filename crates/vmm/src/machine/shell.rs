@@ -66,19 +66,25 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Gets memory ready that clones of one family have in common ([`Ram::prime`]).
+    /// Gets memory ready that clones of one family have in common ([`Ram::preload`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
     pub fn preload(&mut self, preload: &Preload, fds: &FdTable) -> Result<(), MachineError> {
         RamImage::restore(preload.image.clone(), fds)
-            .and_then(|image| self.ram.prime(&image, &preload.touched))
+            .and_then(|image| self.ram.preload(&image, &preload.touched))
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 
     /// How it is built.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// One more end of the serial port's interrupt.
+    pub(super) fn serial_line(&self) -> Result<EventFd, MachineError> {
+        let line = self.serial_irq.try_clone();
+        line.map_err(MachineError::host("making the serial port"))
     }
 
     fn build(host: &Host, shape: Shape, ram: Ram, warm: bool) -> Result<Self, MachineError> {

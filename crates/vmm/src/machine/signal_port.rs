@@ -14,7 +14,7 @@
 //! fork, and the request stays with the parent: its clones read "interrupted".
 
 use super::{Event, Events};
-use crate::bus::BusDevice;
+use crate::bus::{BusDevice, SharedBusDevice};
 use hyperfork_api::signal::{ForkAnswer, ForkStatus, Message, Refusal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,7 +115,7 @@ impl GuestFork {
     }
 
     /// The vCPUs' end.
-    pub(super) fn device(&self) -> Arc<Mutex<dyn BusDevice>> {
+    pub(super) fn device(&self) -> Arc<dyn SharedBusDevice> {
         self.0.clone()
     }
 

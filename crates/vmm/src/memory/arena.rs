@@ -1,25 +1,25 @@
 //! Memory for the pages a fork copies, populated before they are copied: into fresh
 //! memory 1 000 pages take 2–7 ms, into populated memory 0.15 (PVM host).
 
+use super::at_rest::AtRest;
 use super::ranges;
-use crate::sys::mapping::Mapping;
-use crate::sys::memfd;
-use std::fs::File;
+use crate::sys::mapping::{AddressRange, Mapping};
+use crate::sys::memfd::{FrozenFile, MemoryFile, SealError};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A memory file mapped for writing. Only its maker writes it, and only until it is
-/// [finished](Self::finish).
+/// [frozen](Self::freeze).
 #[derive(Debug)]
 pub(super) struct Arena {
     mapping: Mapping,
-    file: Arc<File>,
+    file: MemoryFile,
     used: AtomicUsize,
 }
 
-/// An arena for the next fork, made by whoever has time.
+/// An arena for the next fork, made in the background.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spare(Arc<Mutex<Option<Arena>>>);
 
@@ -27,30 +27,40 @@ pub(super) struct Spare(Arc<Mutex<Option<Arena>>>);
 const LEAST: usize = 256 << 10;
 const MOST: usize = 64 << 20;
 
+/// A spare arena has room for twice what is expected, but for no more than this beyond it.
+const ROOM: usize = 1 << 20;
+
 impl Arena {
     /// An arena of `len` bytes, populated.
     pub(super) fn new(len: usize) -> io::Result<Self> {
-        let file = memfd::create("hyperfork-changes", len as u64)?;
+        let file = MemoryFile::create("hyperfork-changes", len as u64)?;
         let mut mapping = Mapping::reserve(len)?;
         mapping.place_shared(&file)?;
         mapping.populate_write(0, len)?;
         Ok(Self {
             mapping,
-            file: Arc::new(file),
+            file,
             used: AtomicUsize::new(0),
         })
     }
 
-    /// Copies `ranges` of a mapping that stands still, one behind the other. Several threads
-    /// may do so at once. Gives where they begin, or nothing when there is no room for them.
-    pub(super) fn take_in(&self, source: &Mapping, ranges: &[Range<usize>]) -> Option<usize> {
+    /// Copies `ranges` of `source`, one behind the other. Several threads may do so at once.
+    /// Gives where they begin, or nothing when there is no room for them.
+    pub(super) fn take_in(
+        &self,
+        source: &AddressRange,
+        ranges: &[Range<usize>],
+        _: &AtRest,
+    ) -> Option<usize> {
         let len = ranges::len(ranges);
         let end = |used| Some(used + len).filter(|&end| end <= self.mapping.len());
         let relaxed = Ordering::Relaxed;
         let begin = self.used.fetch_update(relaxed, relaxed, end).ok()?;
         let mut at = begin;
         for range in ranges {
-            self.mapping.copy_in(at, source, range.clone());
+            // SAFETY: the source is mapped, and at rest. These bytes of the arena are mapped,
+            // and no other thread has got them; what is read of it is read when all is copied.
+            unsafe { self.mapping.copy_in(at, source, range.clone()) };
             at += range.len();
         }
         Some(begin)
@@ -61,16 +71,29 @@ impl Arena {
         self.used.load(Ordering::Relaxed) > 0
     }
 
-    /// The file, for readers.
-    pub(super) fn file(&self) -> &Arc<File> {
-        &self.file
+    /// Makes it such that other processes can be given it. Nothing is taken in any more.
+    ///
+    /// The memory that was not needed cannot be given back later. To give it back takes as
+    /// long a page as to copy it would have; so up to [`ROOM`], which is there at most forks,
+    /// it is kept as long as the copies are.
+    ///
+    /// # Errors
+    /// When it cannot be sealed.
+    pub(super) fn freeze(&self) -> io::Result<FrozenFile> {
+        let used = self.used.load(Ordering::Relaxed);
+        if self.mapping.len() - used > ROOM {
+            self.file.set_len(used as u64)?;
+        }
+        Ok(self.file.freeze()?)
     }
 
-    /// Gives back what was not needed and seals the rest.
-    pub(super) fn finish(self) -> io::Result<()> {
+    /// Off the fork path: seals it for good.
+    ///
+    /// # Errors
+    /// As [`MemoryFile::complete`].
+    pub(super) fn complete(self) -> Result<(), SealError> {
         drop(self.mapping);
-        self.file.set_len(self.used.into_inner() as u64)?;
-        memfd::seal(&*self.file)
+        self.file.complete().map(drop)
     }
 }
 
@@ -88,7 +111,6 @@ impl Spare {
     /// Makes one that would do for a fork that needs about `expected` bytes.
     pub(super) fn prepare(&self, expected: usize) -> io::Result<()> {
         const PAGE: usize = 4096;
-        const ROOM: usize = 1 << 20;
         let len = (expected + expected.min(ROOM)).next_multiple_of(PAGE);
         let len = len.clamp(LEAST, MOST);
         self.put_back(Arena::new(len)?);
@@ -97,5 +119,47 @@ impl Spare {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arena>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{SealFlags, fcntl_add_seals};
+
+    const PAGE: usize = 4096;
+
+    /// An arena of `pages` in which there is one.
+    fn used(pages: usize) -> Arena {
+        let (source, arena) = (Arena::new(PAGE).unwrap(), Arena::new(pages * PAGE).unwrap());
+        // SAFETY: nothing writes the source any more.
+        let at_rest = unsafe { AtRest::new() };
+        let page = std::slice::from_ref(&(0..PAGE));
+        assert_eq!(arena.take_in(&source.mapping, page, &at_rest), Some(0));
+        arena
+    }
+
+    #[test]
+    fn much_that_was_not_needed_is_given_back_before_it_is_shared() {
+        let len = |arena: &Arena| arena.freeze().unwrap().metadata().unwrap().len() as usize;
+        assert_eq!(len(&used(ROOM / PAGE)), ROOM);
+        assert_eq!(len(&used(ROOM / PAGE + 2)), PAGE);
+    }
+
+    #[test]
+    fn an_arena_that_cannot_be_sealed_is_not_shared() {
+        let arena = used(2);
+        fcntl_add_seals(&arena.file, SealFlags::SEAL).unwrap();
+        let error = arena.freeze().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    impl Spare {
+        /// Leaves one that cannot be sealed.
+        pub(in super::super) fn prepare_unsealable(&self) {
+            let arena = Arena::new(LEAST).unwrap();
+            fcntl_add_seals(&arena.file, SealFlags::SEAL).unwrap();
+            self.put_back(arena);
+        }
     }
 }

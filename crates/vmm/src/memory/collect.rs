@@ -1,10 +1,11 @@
-//! Copying what a machine has in pages of its own while it stands still, with all hands.
+//! Copying what a machine has in pages of its own while it is at rest, with all helpers.
 
 use super::arena::{Arena, Spare};
+use super::at_rest::AtRest;
 use super::layers::Layers;
 use super::ranges;
-use crate::sys::hands::Hands;
-use crate::sys::mapping::Mapping;
+use crate::sys::hands::Helpers;
+use crate::sys::mapping::AddressRange;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,15 +34,16 @@ struct Found {
 /// Copies what `find` finds in the parts of `ram` it is asked for, alone or with help.
 ///
 /// # Errors
-/// Those of `find`; when the host is out of memory.
+/// Those of `find`; when the host is out of memory, or the copies cannot be sealed.
 pub(super) fn collect(
-    ram: &Mapping,
+    ram: &AddressRange,
     find: impl Fn(Range<usize>) -> io::Result<Vec<Range<usize>>> + Sync,
     spare: &Spare,
-    hands: Option<&dyn Hands>,
+    helpers: Option<&dyn Helpers>,
+    at_rest: &AtRest,
 ) -> io::Result<Collected> {
     let arena = spare.take();
-    let len = match hands {
+    let len = match helpers {
         Some(_) => ram.len().div_ceil(PARTS).max(LEAST),
         None => ram.len(),
     };
@@ -54,7 +56,9 @@ pub(super) fn collect(
         }
         let found = find(begin..ram.len().min(begin + len)).map(|ranges| Found {
             part,
-            place: arena.as_ref().and_then(|arena| arena.take_in(ram, &ranges)),
+            place: arena
+                .as_ref()
+                .and_then(|arena| arena.take_in(ram, &ranges, at_rest)),
             ranges,
         });
         let mut all_found = all_found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,8 +66,8 @@ pub(super) fn collect(
         true
     };
     let do_all_parts = || while do_next_part() {};
-    match hands {
-        Some(hands) => hands.together(&do_all_parts),
+    match helpers {
+        Some(helpers) => helpers.run(&do_all_parts),
         None => do_all_parts(),
     }
     let all_found = all_found
@@ -71,14 +75,15 @@ pub(super) fn collect(
         .unwrap_or_else(PoisonError::into_inner);
     let mut all_found = all_found.into_iter().collect::<io::Result<Vec<_>>>()?;
     all_found.sort_by_key(|found| found.part);
-    put_together(all_found, arena, ram, spare)
+    put_together(all_found, arena, ram, spare, at_rest)
 }
 
 fn put_together(
     all_found: Vec<Found>,
     arena: Option<Arena>,
-    ram: &Mapping,
+    ram: &AddressRange,
     spare: &Spare,
+    at_rest: &AtRest,
 ) -> io::Result<Collected> {
     let mut collected = Collected {
         layers: Layers::default(),
@@ -93,7 +98,7 @@ fn put_together(
     }
     match arena {
         Some(arena) if arena.is_used() => {
-            collected.layers = Layers::of_parts(placed, arena.file().clone());
+            collected.layers = Layers::of_parts(placed, arena.freeze()?);
             collected.arenas.push(arena);
         }
         Some(arena) => spare.put_back(arena),
@@ -101,8 +106,9 @@ fn put_together(
     }
     if !left.is_empty() {
         let arena = Arena::new(ranges::len(&left))?;
-        let place = arena.take_in(ram, &left).expect("it was made for them");
-        let layers = Layers::of_parts(vec![(left, place)], arena.file().clone());
+        let place = arena.take_in(ram, &left, at_rest);
+        let place = place.expect("it was made for them");
+        let layers = Layers::of_parts(vec![(left, place)], arena.freeze()?);
         collected.layers.put(layers);
         collected.arenas.push(arena);
     }
@@ -112,7 +118,8 @@ fn put_together(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::hands::{Alone, Helped, Table};
+    use crate::sys::hands::{LastHelp, NoHelpers, WorkShare};
+    use crate::sys::mapping::Mapping;
     use crate::sys::memfd;
     use proptest::prelude::*;
     use std::thread;
@@ -122,29 +129,32 @@ mod tests {
     const PAGES: usize = 4 * LEAST / PAGE;
 
     /// Two threads that do nothing but help.
-    struct Crew<'a>(&'a Table);
+    struct Crew<'a>(&'a WorkShare);
 
-    impl Hands for Crew<'_> {
-        fn together(&self, work: &(dyn Fn() + Sync)) {
+    impl Helpers for Crew<'_> {
+        fn run(&self, work: &(dyn Fn() + Sync)) {
             // The parts are small: without it helpers would come too late.
             let come = || thread::sleep(Duration::from_millis(1));
-            self.0.together(work, come);
+            self.0.run(work, come);
         }
     }
 
-    fn with_crew(test: impl FnOnce(&dyn Hands)) {
-        let (table, over) = (Table::default(), std::sync::atomic::AtomicBool::new(false));
+    fn with_crew(test: impl FnOnce(&dyn Helpers)) {
+        let (share, over) = (
+            WorkShare::default(),
+            std::sync::atomic::AtomicBool::new(false),
+        );
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let mut helped = Helped::default();
+                    let mut last = LastHelp::default();
                     while !over.load(Ordering::Relaxed) {
-                        table.help(&mut helped);
+                        share.help(&mut last);
                         thread::yield_now();
                     }
                 });
             }
-            test(&Crew(&table));
+            test(&Crew(&share));
             over.store(true, Ordering::Relaxed);
         });
     }
@@ -154,7 +164,7 @@ mod tests {
         let mut copy = Mapping::reserve(ram_len).unwrap();
         copy.place_private(memfd::create("test", ram_len as u64).unwrap())
             .unwrap();
-        layers.read_into(&copy, &Alone).unwrap();
+        layers.read_into(&copy, &NoHelpers).unwrap();
         let pages = layers
             .ranges()
             .into_iter()
@@ -167,7 +177,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn whoever_copies_and_wherever_there_is_room_all_pages_are_in_the_copy_and_no_other(
+        fn all_pages_are_in_the_copy_and_no_other_wherever_there_is_room(
             pages in prop::collection::btree_map(0..PAGES, any::<u8>(), 0..300),
             room in prop::option::of(1usize..400),
         ) {
@@ -189,13 +199,15 @@ mod tests {
                 spare.put_back(Arena::new(room * PAGE).unwrap());
             }
             let expected: Vec<_> = pages.iter().map(|(&page, &byte)| (page, byte)).collect();
+            // SAFETY: nothing writes it any more.
+            let at_rest = unsafe { AtRest::new() };
             with_crew(|crew| {
-                for hands in [Some(crew), Some(&Alone), None] {
-                    let collected = collect(&ram, find, &spare, hands).unwrap();
+                for helpers in [Some(crew), Some(&NoHelpers), None] {
+                    let collected = collect(&ram, find, &spare, helpers, &at_rest).unwrap();
                     assert_eq!(contents(&collected.layers, ram.len()), expected);
                     assert!(collected.layers.depth() <= 2);
                     for arena in collected.arenas {
-                        arena.finish().unwrap();
+                        arena.complete().unwrap();
                     }
                 }
             });
@@ -209,7 +221,9 @@ mod tests {
             .unwrap();
         let spare = Spare::default();
         spare.put_back(Arena::new(PAGE).unwrap());
-        let collected = collect(&ram, |_| Ok(Vec::new()), &spare, None).unwrap();
+        // SAFETY: nothing writes it.
+        let at_rest = unsafe { AtRest::new() };
+        let collected = collect(&ram, |_| Ok(Vec::new()), &spare, None, &at_rest).unwrap();
         assert!(collected.arenas.is_empty());
         assert!(spare.take().is_some());
     }

@@ -2,49 +2,25 @@
 //!
 //! A page that is taken reads as zeroes afterwards, in its machine and in all clones made of
 //! it later, or it is left alone: nothing that a guest has overwritten comes to light again.
-//!
-//! ```text
-//! Closed ──back_with_zeroes──> Own ──a freeze is prepared──> Closed ──frozen──> Frozen
-//!    └────────────────────────────back_with──────────────────────────────────────^
-//! ```
 
+use super::backing::Backing;
 use super::image::RamImage;
 use super::layout::{RamRegion, ram_regions};
 use super::ranges;
 use super::tracking::Tracking;
-use crate::sys::hole;
-use crate::sys::mapping::Alias;
+use crate::sys::mapping::AddressRange;
 use crate::sys::pagemap::Pagemap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-/// Takes back free pages of a RAM. The RAM tells it what backs it; a device has a clone of it.
+/// Takes back free pages of a RAM. A device has a clone of it, and the RAM all else.
 #[derive(Debug, Clone)]
 pub struct FreePages {
-    ground: Arc<Mutex<Ground>>,
-    size: u64,
-}
-
-/// What lies behind a RAM.
-#[derive(Debug)]
-enum Ground {
-    /// Nothing yet, or something that is being frozen: nothing is taken.
-    Closed,
-    /// A memory file that nobody else has: holes can be made in it.
-    Own(Arc<File>),
-    /// Frozen memory, below pages of the machine's own.
-    Frozen(Frozen),
-}
-
-#[derive(Debug)]
-pub(super) struct Frozen {
-    /// What shows where a page of the machine's own goes.
-    pub(super) image: RamImage,
-    /// As long as the RAM is there.
-    pub(super) ram: Alias,
+    pub(super) backing: Arc<Mutex<Backing>>,
+    pub(super) ram: Arc<AddressRange>,
     pub(super) pagemap: Arc<Pagemap>,
     pub(super) tracking: Tracking,
 }
@@ -62,12 +38,6 @@ const PAGE: usize = 4096;
 const CHUNK: usize = 16 * PAGE;
 
 impl FreePages {
-    /// Of a RAM of `size` bytes.
-    pub(super) fn of(size: u64) -> Self {
-        let ground = Arc::new(Mutex::new(Ground::Closed));
-        Self { ground, size }
-    }
-
     /// Takes what can be taken of the `len` bytes at the guest physical address `start`: whole
     /// pages, and not while their memory is being frozen. What the host refuses stays.
     ///
@@ -75,75 +45,36 @@ impl FreePages {
     /// When the guest has no such memory.
     pub fn take(&self, start: u64, len: u64) -> Result<(), NoSuchMemory> {
         let end = start.checked_add(len).ok_or(NoSuchMemory { start, len })?;
-        let region = ram_regions(self.size)
+        let region = ram_regions(self.ram.len() as u64)
             .into_iter()
             .find(|region| (region.start..=region.start + region.len).contains(&start))
             .filter(|region| end <= region.start + region.len)
             .ok_or(NoSuchMemory { start, len })?;
         let pages = whole_pages(start, end, &region);
-        // Who prepares a freeze has it for long, and the other devices cannot wait.
-        if let Ok(ground) = self.ground.try_lock()
+        // A freeze that is being prepared has it for long, and the other devices cannot wait.
+        if let Ok(backing) = self.backing.try_lock()
             && !pages.is_empty()
         {
             // The guest has been told nothing about what becomes of them.
-            let _ = ground.take(pages);
+            let _ = match &*backing {
+                Backing::Reserved | Backing::Preloaded(_) => Ok(()),
+                Backing::Shared(shared) => shared.give_back(pages),
+                Backing::Frozen(image) => self.take_from_above(image, pages),
+            };
         }
         Ok(())
     }
 
-    /// Nothing is taken from now on. Waits for who does.
-    pub(super) fn close(&self) {
-        *self.lock() = Ground::Closed;
-    }
-
-    /// Nothing is taken while the result is there. Waits for who does.
-    pub(super) fn hold(&self) -> Closed<'_> {
-        Closed {
-            _ground: self.lock(),
-        }
-    }
-
-    /// Holes are made in `file`, which is mapped shared and frozen nowhere.
-    pub(super) fn take_from_file(&self, file: Arc<File>) {
-        *self.lock() = Ground::Own(file);
-    }
-
-    /// Pages of the machine's own go where what is below them is zeroes.
-    pub(super) fn take_from_above(&self, frozen: Frozen) {
-        *self.lock() = Ground::Frozen(frozen);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Ground> {
-        self.ground.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// While nothing is taken.
-#[must_use = "it ends when dropped"]
-pub(super) struct Closed<'a> {
-    _ground: MutexGuard<'a, Ground>,
-}
-
-impl Ground {
-    fn take(&self, pages: Range<usize>) -> io::Result<()> {
-        match self {
-            Self::Closed => Ok(()),
-            Self::Own(file) => hole::punch(file, pages.start as u64..pages.end as u64),
-            Self::Frozen(frozen) => frozen.take(pages),
-        }
-    }
-}
-
-impl Frozen {
-    /// Where writes are tracked, what was frozen at the last fork of all own pages is still
-    /// there, and would be in clones: nothing is taken then.
-    fn take(&self, pages: Range<usize>) -> io::Result<()> {
+    /// Drops pages of the machine's own where what is mapped below them is zeroes. Where
+    /// writes are tracked, what was frozen at the last fork of all own pages is still there,
+    /// and would be in clones: nothing is taken then.
+    fn take_from_above(&self, image: &RamImage, pages: Range<usize>) -> io::Result<()> {
         let taken = self.tracking.unless_on(|| {
             let own = self.pagemap.private_ranges_in(&self.ram, pages)?;
             // What was frozen in several layers is not looked at, but may be anything.
-            let own = ranges::without(&own, &self.image.changes.ranges());
+            let own = ranges::without(&own, &image.changes.ranges());
             own.into_iter().try_for_each(|range| {
-                each_run_of_zeroes(&self.image.base, range, |run| self.ram.drop_own(run))
+                each_run_of_zeroes(&image.base, range, |run| self.ram.drop_own(run))
             })
         });
         taken.unwrap_or(Ok(()))

@@ -3,25 +3,28 @@
 use super::layers::{Layers, LayersState};
 use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
-use crate::sys::hands::{Alone, Hands};
+use crate::sys::hands::{Helpers, NoHelpers};
 use crate::sys::mapping::Mapping;
+use crate::sys::memfd::FrozenFile;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
-/// Guest RAM as it was at one point in time. Nobody writes it any more; any
-/// number of machines run privately on top.
+/// Guest RAM as it was at one point in time. It does not change any more; any number of
+/// machines run privately on top.
 ///
 /// It is a `base`, which all relatives share page by page, and `changes`: what
 /// the machine it was taken from had written since the base was frozen.
 #[derive(Debug, Clone)]
 pub struct RamImage {
-    /// A memory file of the RAM's size.
-    pub(super) base: Arc<File>,
+    /// A memory file of the RAM's size. All of it is there. (One that is still being fetched
+    /// would have to say which ranges are absent: what fetches them writes into the file, by a
+    /// mapping made before it was frozen, and not into private pages, which count as written;
+    /// and a hole there is not zeroes, which is what [free pages](super::FreePages) go by.)
+    pub(super) base: FrozenFile,
     /// What differs from it.
     pub(super) changes: Layers,
 }
@@ -42,9 +45,9 @@ const LEAST_MAPPED: usize = 64 << 10;
 /// not need ever more of them.
 pub(super) const MOST_FILES: usize = 24;
 
-/// What is in a mapping that was [primed](RamImage::prime).
+/// What is in a mapping that was [preloaded](RamImage::preload).
 #[derive(Debug)]
-pub(super) struct Primed {
+pub(super) struct Preloaded {
     /// Device and inode of the base.
     base: (u64, u64),
     /// Pages that may hold something else than the base.
@@ -62,10 +65,10 @@ impl RamImageState {
     }
 }
 
-impl Primed {
+impl Preloaded {
     /// Whether an image of `base` that changes `changed` can go on top: it must
     /// overwrite every page that is not the base's. So it does not matter for which
-    /// machine the mapping was primed.
+    /// machine the mapping was preloaded.
     fn suits(&self, base: &File, changed: &[Range<usize>]) -> io::Result<bool> {
         let same_base = identity(base)? == self.base;
         Ok(same_base && ranges::without(&self.changed, changed).is_empty())
@@ -85,18 +88,24 @@ pub struct RamImageState {
 }
 
 impl RamImage {
-    /// Puts the image into `mapping`, privately. What `primed` says is there already
+    /// An image that is its base.
+    pub(super) fn of_base(base: FrozenFile) -> Self {
+        let changes = Layers::default();
+        Self { base, changes }
+    }
+
+    /// Puts the image into `mapping`, privately. What `preloaded` says is there already
     /// need not be made again. Large pieces of the changes are mapped, as the base is;
     /// small ones, and such as are in pages that the mapping has of its own, are copied, by
-    /// all `hands`. Returns what is mapped.
+    /// all `helpers`. Returns what is mapped.
     ///
     /// # Errors
     /// As `mmap(2)`; `InvalidData` when the image does not fit the mapping.
     pub(super) fn place(
         &self,
         mapping: &mut Mapping,
-        primed: Option<&Primed>,
-        hands: &dyn Hands,
+        preloaded: Option<&Preloaded>,
+        helpers: &dyn Helpers,
     ) -> io::Result<Mapped> {
         let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         if self.base.metadata()?.len() != mapping.len() as u64 {
@@ -106,9 +115,9 @@ impl RamImage {
             return invalid("the image's changes lie outside of it");
         }
         let mut populated: &[Range<usize>] = &[];
-        match primed {
-            Some(primed) if primed.suits(&self.base, &self.changes.ranges())? => {
-                populated = &primed.populated;
+        match preloaded {
+            Some(preloaded) if preloaded.suits(&self.base, &self.changes.ranges())? => {
+                populated = &preloaded.populated;
             }
             _ => mapping.place_private(&self.base)?,
         }
@@ -122,7 +131,7 @@ impl RamImage {
         for range in ranges::without(&copied_ranges, populated) {
             mapping.populate_write(range.start, range.len())?;
         }
-        copied.read_into(mapping, hands)?;
+        copied.read_into(mapping, helpers)?;
         Ok(Mapped {
             image: Self {
                 base: self.base.clone(),
@@ -137,12 +146,12 @@ impl RamImage {
     ///
     /// # Errors
     /// As [`place`](Self::place).
-    pub(super) fn prime(
+    pub(super) fn preload(
         &self,
         mapping: &mut Mapping,
         touched: &[Range<usize>],
-    ) -> io::Result<Primed> {
-        let Mapped { copied, .. } = self.place(mapping, None, &Alone)?;
+    ) -> io::Result<Preloaded> {
+        let Mapped { copied, .. } = self.place(mapping, None, &NoHelpers)?;
         if !ranges::are_ordered_within(touched, mapping.len()) {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -150,7 +159,7 @@ impl RamImage {
         for range in touched {
             mapping.populate_write(range.start, range.len())?;
         }
-        Ok(Primed {
+        Ok(Preloaded {
             base: identity(&self.base)?,
             changed: self.changes.ranges(),
             populated: ranges::union(&copied, touched),
@@ -167,17 +176,18 @@ impl RamImage {
         Ok(RamImageState { base, changes })
     }
 
-    /// And back.
+    /// And back, in that process.
     ///
     /// # Errors
-    /// When the descriptors it names are not there.
+    /// When the descriptors it names are not there, or are of files that can still be
+    /// [written](crate::sys::memfd::NotFrozen).
     pub fn restore(state: RamImageState, fds: &FdTable) -> io::Result<Self> {
         let changes = state
             .changes
             .map(|changes| Layers::restore(changes, fds))
             .transpose()?;
         Ok(Self {
-            base: Arc::new(fds.get(state.base)?.into()),
+            base: FrozenFile::receive(fds.get(state.base)?)?,
             changes: changes.unwrap_or_default(),
         })
     }

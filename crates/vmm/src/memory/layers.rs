@@ -3,25 +3,25 @@
 
 use super::ranges;
 use crate::sys::fds::{FdIndex, FdTable};
-use crate::sys::hands::Hands;
+use crate::sys::hands::Helpers;
 use crate::sys::mapping::Mapping;
+use crate::sys::memfd::FrozenFile;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// What is read at once, in bytes. (The C library keeps what was allocated and freed: with
 /// whole pieces that was tens of MiB in the parents of many forks.)
 const PART: usize = 256 << 10;
 
-/// Pages by where their contents are. Nobody writes the files any more.
+/// Pages by where their contents are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layers {
-    files: Vec<Arc<File>>,
+    files: Vec<FrozenFile>,
     /// Ascending, and not overlapping.
     pieces: Vec<Piece>,
 }
@@ -99,12 +99,12 @@ mod packed {
 
 impl Layers {
     /// The pages `ranges`, whose contents are in `file` one after the other.
-    pub(super) fn of(ranges: Vec<Range<usize>>, file: Arc<File>) -> Self {
+    pub(super) fn of(ranges: Vec<Range<usize>>, file: FrozenFile) -> Self {
         Self::of_parts(vec![(ranges, 0)], file)
     }
 
     /// Several such, in ascending order, each from some place in `file` on.
-    pub(super) fn of_parts(parts: Vec<(Vec<Range<usize>>, usize)>, file: Arc<File>) -> Self {
+    pub(super) fn of_parts(parts: Vec<(Vec<Range<usize>>, usize)>, file: FrozenFile) -> Self {
         let mut pieces = Vec::with_capacity(parts.iter().map(|(ranges, _)| ranges.len()).sum());
         for (ranges, place) in parts {
             let mut offset = place as u64;
@@ -215,17 +215,17 @@ impl Layers {
         ranges::are_ordered_within(&ranges, len)
     }
 
-    /// Reads all of them into `mapping`, which nobody uses yet, with all hands if they are
-    /// many.
+    /// Reads all of them into `mapping`, where nothing runs yet, with all helpers if they
+    /// are many.
     ///
     /// # Errors
     /// As `preadv(2)`; when a file is too short.
-    pub(super) fn read_into(&self, mapping: &Mapping, hands: &dyn Hands) -> io::Result<()> {
+    pub(super) fn read_into(&self, mapping: &Mapping, helpers: &dyn Helpers) -> io::Result<()> {
         let reads = self.reads();
         let (next, result) = (AtomicUsize::new(0), Mutex::new(Ok(())));
         let read_all = || {
             while let Some(read) = reads.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let file = &*self.files[read.file];
+                let file = &self.files[read.file];
                 if let Err(error) = mapping.read_into(&read.ranges, file, read.offset) {
                     *result.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
                 }
@@ -233,7 +233,7 @@ impl Layers {
         };
         match reads.len() {
             0 | 1 => read_all(),
-            _ => hands.together(&read_all),
+            _ => helpers.run(&read_all),
         }
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -272,7 +272,7 @@ impl Layers {
     /// As `mmap(2)`.
     pub(super) fn map_into(&self, mapping: &mut Mapping) -> io::Result<()> {
         self.pieces.iter().try_for_each(|piece| {
-            let file = &*self.files[piece.file];
+            let file = &self.files[piece.file];
             mapping.place_private_part(piece.range.clone(), file, piece.offset)
         })
     }
@@ -312,17 +312,23 @@ impl Layers {
         })
     }
 
-    /// And back.
+    /// And back, in that process.
     ///
     /// # Errors
-    /// When it names descriptors that are not there.
+    /// When it names descriptors that are not there, or of files that can still be written;
+    /// `InvalidData` when pieces lie outside of their files.
     pub(super) fn restore(state: LayersState, fds: &FdTable) -> io::Result<Self> {
-        let files = state
-            .files
-            .into_iter()
-            .map(|file| Ok(Arc::new(fds.get(file)?.into())));
+        let receive = |file| Ok(FrozenFile::receive(fds.get(file)?)?);
+        let files = state.files.into_iter().map(receive);
         let files = files.collect::<io::Result<Vec<_>>>()?;
-        if state.pieces.iter().any(|piece| piece.file >= files.len()) {
+        let lens = files.iter().map(|file| Ok(file.metadata()?.len()));
+        let lens = lens.collect::<io::Result<Vec<_>>>()?;
+        let is_there = |piece: &Piece| {
+            let end = piece.offset.checked_add(piece.range.len() as u64);
+            let len = lens.get(piece.file);
+            end.zip(len).is_some_and(|(end, &len)| end <= len)
+        };
+        if !state.pieces.iter().all(is_there) {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(Self {
@@ -364,103 +370,4 @@ impl Piece {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::hands::Alone;
-    use crate::sys::memfd;
-    use proptest::prelude::*;
-
-    const LEN: usize = 40;
-
-    /// Any pages, and what is written to each of them.
-    fn writes() -> impl Strategy<Value = Vec<(usize, u8)>> {
-        prop::collection::btree_map(0..LEN, any::<u8>(), 0..12)
-            .prop_map(|pages| pages.into_iter().collect())
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_put_last_is_what_is_read(rounds in prop::collection::vec(writes(), 0..10)) {
-            let mut layers = Layers::default();
-            let mut model = vec![None; LEN];
-            for round in rounds {
-                let file = Arc::new(memfd::create("test", 0).unwrap());
-                let contents: Vec<u8> = round.iter().map(|&(_, byte)| byte).collect();
-                file.write_all_at(&contents, 0).unwrap();
-                let pages: Vec<_> = round.iter().map(|&(page, _)| page..page + 1).collect();
-                layers.put(Layers::of(ranges::union(&pages, &[]), file));
-                for (page, byte) in round {
-                    model[page] = Some(byte);
-                }
-                let mut read = vec![None; LEN];
-                for piece in &layers.pieces {
-                    let mut bytes = vec![0; piece.range.len()];
-                    layers.files[piece.file].read_exact_at(&mut bytes, piece.offset).unwrap();
-                    for (page, byte) in piece.range.clone().zip(bytes) {
-                        read[page] = Some(byte);
-                    }
-                }
-                prop_assert_eq!(&read, &model);
-                prop_assert!(layers.are_within(LEN));
-                let written = model.iter().flatten().count();
-                prop_assert_eq!(layers.len(), written);
-                prop_assert_eq!(layers.ranges().iter().map(Range::len).sum::<usize>(), written);
-                // No file is kept for nothing.
-                let seen: std::collections::BTreeSet<_> = layers.pieces.iter().map(|piece| piece.file).collect();
-                prop_assert_eq!(seen.len(), layers.depth());
-            }
-        }
-    }
-
-    #[test]
-    fn they_travel_whole_or_not_at_all() {
-        let file = Arc::new(memfd::create("test", 0).unwrap());
-        let mut layers = Layers::of(vec![1..4, 6..1 << 40], file.clone());
-        layers.put(Layers::of(vec![2..3, 8..9], file));
-        let mut fds = FdTable::default();
-        let sent = postcard::to_stdvec(&layers.save(&mut fds).unwrap()).unwrap();
-        let state: LayersState = postcard::from_bytes(&sent).unwrap();
-        let arrived = Layers::restore(state, &fds).unwrap();
-        assert_eq!(arrived.pieces, layers.pieces);
-        assert_eq!(arrived.depth(), 2);
-        // A piece of which the last byte is missing.
-        let mut cut = postcard::to_stdvec(&(Vec::<u32>::new(), &[0u8; 31][..])).unwrap();
-        assert!(postcard::from_bytes::<LayersState>(&cut).is_err());
-        cut.clear();
-        assert!(postcard::from_bytes::<LayersState>(&cut).is_err());
-    }
-
-    #[test]
-    fn they_are_read_into_memory_from_wherever_they_lie() {
-        const PAGE: usize = 4096;
-        let file = |byte: u8, pages: usize| {
-            let file = memfd::create("test", 0).unwrap();
-            file.write_all_at(&vec![byte; pages * PAGE], 0).unwrap();
-            Arc::new(file)
-        };
-        let pages = |pages: Range<usize>| pages.start * PAGE..pages.end * PAGE;
-        let mut layers = Layers::of(vec![pages(1..4), pages(6..8)], file(1, 5));
-        layers.put(Layers::of(vec![pages(2..3), pages(7..9)], file(2, 3)));
-        let mut mapping = Mapping::reserve(16 * PAGE).unwrap();
-        let backing = memfd::create("test", 16 * PAGE as u64).unwrap();
-        mapping.place_private(&backing).unwrap();
-        layers.read_into(&mapping, &Alone).unwrap();
-        let first_bytes: Vec<u8> = (0..10)
-            .map(|page| mapping.bytes(pages(page..page + 1))[0])
-            .collect();
-        assert_eq!(first_bytes, [0, 1, 2, 1, 0, 0, 1, 2, 2, 0]);
-    }
-
-    #[test]
-    fn a_file_that_is_too_short_is_an_error() {
-        const LEN: usize = 1 << 20;
-        let file = memfd::create("test", LEN as u64 - 1).unwrap();
-        let pages = (0..LEN).step_by(8192).map(|at| at..at + 4096).collect();
-        let short = Layers::of_parts(vec![(pages, LEN / 2)], Arc::new(file));
-        let mut mapping = Mapping::reserve(LEN).unwrap();
-        let backing = memfd::create("test", LEN as u64).unwrap();
-        mapping.place_private(&backing).unwrap();
-        let error = short.read_into(&mapping, &Alone).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-    }
-}
+mod tests;

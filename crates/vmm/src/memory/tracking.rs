@@ -7,28 +7,30 @@
 //! again between forks.
 
 use super::arena::Spare;
+use super::at_rest::AtRest;
 use super::collect::{Collected, collect};
 use super::layers::Layers;
 use super::ranges;
-use crate::sys::hands::Hands;
-use crate::sys::mapping::{Alias, Mapping};
-use crate::sys::memfd;
+use crate::sys::hands::Helpers;
+use crate::sys::mapping::AddressRange;
+use crate::sys::memfd::MemoryFile;
 use crate::sys::pagemap::Pagemap;
-use crate::sys::userfault::Userfault;
+use crate::sys::userfault::{Userfault, Watch};
 use std::io;
 use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Shared by a RAM and whoever works for it in the background.
+/// Shared by a RAM and what works for it in the background.
 #[derive(Debug, Clone)]
 pub(super) struct Tracking(Arc<Mutex<Tracker>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tracker {
-    /// As long as the RAM is there.
-    ram: Option<Alias>,
+    ram: Arc<AddressRange>,
+    /// The RAM's, where the host has such a thing for it.
+    userfault: Option<Arc<Userfault>>,
     /// While writes are noticed.
     tracked: Option<Tracked>,
     /// Machines that have written less, in bytes, are not tracked, and of those that are
@@ -41,12 +43,12 @@ struct Tracker {
 #[derive(Debug)]
 struct Tracked {
     /// The RAM's own pages as they were at the last freeze; those that have been written
-    /// since are told. (A page that were taken from the RAM would still be in here, so
-    /// none is: [`FreePages`](super::FreePages).)
+    /// since are told. (A page that is given back would still be in here, so none is while
+    /// there is this: [`FreePages`](super::FreePages).)
     layers: Layers,
     /// Bytes of them that were [copied ahead](Tracking::prepare) since the last freeze.
     ahead: usize,
-    _watch: Userfault,
+    _watch: Watch,
 }
 
 /// What a freeze had to copy, in bytes.
@@ -63,24 +65,33 @@ pub(super) enum Copied {
 const LEAST: usize = 16 << 20;
 /// Files on top of each other before they are made one.
 const DEEPEST: usize = 8;
-/// After tracking has turned out to be of no use.
+/// After tracking has turned out to be of no use, or could not begin.
 const FORKS_UNTIL_NEXT_TRY: u32 = 16;
 
+impl Copied {
+    /// What was copied while the machine was at rest.
+    pub(super) fn while_at_rest(self) -> usize {
+        match self {
+            Self::All(len) | Self::New { len, .. } => len,
+        }
+    }
+}
+
 impl Tracking {
-    /// Of this RAM, which calls [`end`](Self::end) before it goes.
-    pub(super) fn of(ram: &Mapping) -> Self {
-        // SAFETY: `end` lets go of it.
-        let ram = Some(unsafe { ram.alias() });
+    /// Of this RAM, which has this userfaultfd.
+    pub(super) fn of(ram: &Arc<AddressRange>, userfault: Option<Arc<Userfault>>) -> Self {
         Self(Arc::new(Mutex::new(Tracker {
-            ram,
+            ram: ram.clone(),
+            userfault,
+            tracked: None,
             least: LEAST,
-            ..Tracker::default()
+            not_before: 0,
         })))
     }
 
-    /// The RAM goes. Waits for who works on it.
-    pub(super) fn end(&self) {
-        *self.lock() = Tracker::default();
+    /// The RAM is given other contents.
+    pub(super) fn stop(&self) {
+        self.lock().tracked = None;
     }
 
     /// Before a freeze, while the machine runs: copies what would have to be copied while it
@@ -92,31 +103,33 @@ impl Tracking {
     pub(super) fn prepare(&self, pagemap: &Pagemap, anonymous: usize) -> io::Result<()> {
         match self.0.try_lock() {
             Ok(mut tracker) => tracker.prepare(pagemap, anonymous),
-            // Whoever works on it does just that.
+            // The background is at it.
             Err(_) => Ok(()),
         }
     }
 
-    /// Does `work` if no writes are noticed, and nobody begins with that meanwhile.
+    /// Does `work` if no writes are noticed, and none begin to be meanwhile.
     pub(super) fn unless_on<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        // Whoever works on it may be about to begin.
+        // The background may be about to begin.
         let tracker = self.0.try_lock().ok()?;
         tracker.tracked.is_none().then(work)
     }
 
-    /// Where the RAM, which stands still, is tracked: all that differs from its base, of
+    /// Where the RAM, which is at rest, is tracked: all that differs from its base, of
     /// which what is new has been copied into the arena.
     ///
     /// # Errors
-    /// When the host is out of memory. Nothing has changed then.
+    /// When the host is out of memory, or the copies cannot be sealed. Nothing has changed
+    /// then.
     pub(super) fn freeze(
         &self,
-        ram: &Mapping,
+        ram: &AddressRange,
         pagemap: &Pagemap,
         spare: &Spare,
-        hands: Option<&dyn Hands>,
+        helpers: Option<&dyn Helpers>,
+        at_rest: &AtRest,
     ) -> io::Result<Option<(Collected, Copied)>> {
-        // Whoever works on it takes longer than copying everything.
+        // The background takes longer than copying everything.
         let Ok(mut tracker) = self.0.try_lock() else {
             return Ok(None);
         };
@@ -124,7 +137,7 @@ impl Tracking {
             return Ok(None);
         };
         let find = |part| pagemap.written_ranges(ram, part);
-        let mut new = collect(ram, find, spare, hands)?;
+        let mut new = collect(ram, find, spare, helpers, at_rest)?;
         let copied = Copied::New {
             len: new.layers.len(),
             ahead: mem::take(ahead),
@@ -143,7 +156,7 @@ impl Tracking {
     /// bytes the next freeze is likely to copy.
     ///
     /// # Errors
-    /// When the host is out of memory.
+    /// When the host is out of memory; when the RAM cannot be watched just now.
     pub(super) fn settle(&self, copied: Copied, pagemap: &Pagemap) -> io::Result<usize> {
         let mut guard = self.lock();
         let tracker = &mut *guard;
@@ -167,7 +180,7 @@ impl Tracking {
         }
         Ok(match (copied, &tracker.tracked) {
             (Copied::All(_), Some(_)) => 0,
-            (Copied::All(len) | Copied::New { len, .. }, _) => len,
+            (copied, _) => copied.while_at_rest(),
         })
     }
 
@@ -178,19 +191,18 @@ impl Tracking {
 
 impl Tracker {
     fn prepare(&mut self, pagemap: &Pagemap, anonymous: usize) -> io::Result<()> {
-        let Some(ram) = &self.ram else { return Ok(()) };
         let Some(tracked) = &mut self.tracked else {
             return match self.not_before == 0 && anonymous >= self.least {
                 true => self.begin(pagemap),
                 false => Ok(()),
             };
         };
-        let written = pagemap.written_ranges(ram, 0..ram.len())?;
+        let written = pagemap.written_ranges(&self.ram, 0..self.ram.len())?;
         let len = ranges::len(&written);
         if len < self.least {
             return Ok(());
         }
-        match copied_out(ram, pagemap, written) {
+        match copied_out(&self.ram, pagemap, written) {
             Ok(layers) => {
                 tracked.layers.put(layers);
                 tracked.ahead += len;
@@ -204,53 +216,63 @@ impl Tracker {
         }
     }
 
-    /// From here on writes are noticed.
+    /// From here on writes are noticed, where the host has that.
     fn begin(&mut self, pagemap: &Pagemap) -> io::Result<()> {
-        let Some(ram) = &self.ram else { return Ok(()) };
-        let Ok(watch) = Userfault::watch(ram) else {
-            // This host has no such thing, and will not have it later.
-            self.not_before = u32::MAX;
+        let Some(userfault) = &self.userfault else {
             return Ok(());
         };
-        let ranges = pagemap.private_ranges(ram)?;
+        // Whatever fails now may not fail later.
+        let not_before = mem::replace(&mut self.not_before, FORKS_UNTIL_NEXT_TRY);
+        let watch = userfault.watch(&self.ram)?;
+        let ranges = pagemap.private_ranges(&self.ram)?;
         self.tracked = Some(Tracked {
-            layers: copied_out(ram, pagemap, ranges)?,
+            layers: copied_out(&self.ram, pagemap, ranges)?,
             ahead: 0,
             _watch: watch,
         });
+        self.not_before = not_before;
         Ok(())
     }
 }
 
 /// What a machine has in `ranges`. They are protected first: a page that is written meanwhile
 /// counts as written, so it does not matter how its copy turns out.
-fn copied_out(ram: &Mapping, pagemap: &Pagemap, ranges: Vec<Range<usize>>) -> io::Result<Layers> {
+fn copied_out(
+    ram: &AddressRange,
+    pagemap: &Pagemap,
+    ranges: Vec<Range<usize>>,
+) -> io::Result<Layers> {
     pagemap.protect(ram, &ranges)?;
-    let file = memfd::create("hyperfork-changes", 0)?;
+    let file = MemoryFile::create("hyperfork-changes", 0)?;
     let mut offset = 0;
     for range in &ranges {
         ram.write_out(range.clone(), &file, offset)?;
         offset += range.len() as u64;
     }
-    memfd::seal(&file)?;
-    Ok(Layers::of(ranges, Arc::new(file)))
+    Ok(Layers::of(ranges, file.complete()?))
 }
 
 /// The same contents in one file.
 fn flattened(layers: &Layers) -> io::Result<Layers> {
-    let file = memfd::create("hyperfork-changes", layers.len() as u64)?;
+    let file = MemoryFile::create("hyperfork-changes", layers.len() as u64)?;
     let mut offset = 0;
     layers.for_each(|bytes| {
         file.write_all_at(bytes, offset)?;
         offset += bytes.len() as u64;
         Ok(())
     })?;
-    memfd::seal(&file)?;
-    Ok(Layers::of(layers.ranges(), Arc::new(file)))
+    Ok(Layers::of(layers.ranges(), file.complete()?))
 }
 
 #[cfg(test)]
 impl Tracking {
+    /// As if nothing had been tried yet.
+    pub(super) fn reset(&self) {
+        let mut tracker = self.lock();
+        tracker.tracked = None;
+        tracker.not_before = 0;
+    }
+
     pub(super) fn begin_at(&self, least: usize) {
         self.lock().least = least;
     }

@@ -31,6 +31,83 @@ pub struct MachineState {
     pub ram: RamImageState,
 }
 
+/// Why a state is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// vCPUs are missing, or too many.
+    #[error("it has {found} vCPUs and says that it has {said}")]
+    Vcpus {
+        /// States of vCPUs.
+        found: usize,
+        /// vCPUs of its shape.
+        said: u8,
+    },
+    /// A machine has at least one.
+    #[error("it has no vCPU")]
+    NoVcpu,
+    /// Devices are missing, or too many.
+    #[error("it has {found} devices and says that it has {said}")]
+    Devices {
+        /// States of devices.
+        found: usize,
+        /// Devices of its shape.
+        said: usize,
+    },
+    /// Rings are missing, or too many.
+    #[error("its device {slot} has {found} rings and says that it has {said}")]
+    Rings {
+        /// The device's slot.
+        slot: usize,
+        /// States of rings.
+        found: usize,
+        /// Rings of its shape.
+        said: u8,
+    },
+    /// A ring that no driver can have set up, or that is ahead of its driver.
+    #[error("ring {ring} of its device {slot} cannot be one")]
+    Ring {
+        /// The device's slot.
+        slot: usize,
+        /// The ring's number.
+        ring: usize,
+    },
+}
+
+impl MachineState {
+    /// Checks the state against itself: that all is there that it says it has.
+    ///
+    /// # Errors
+    /// [`StateError`], the first that is found.
+    pub fn check(&self) -> Result<(), StateError> {
+        check(&self.shape, self.vcpus.len(), &self.devices)
+    }
+}
+
+fn check(shape: &Shape, vcpus: usize, devices: &[TransportState]) -> Result<(), StateError> {
+    let (cpus, rings) = (shape.cpus, &shape.rings);
+    if cpus == 0 {
+        return Err(StateError::NoVcpu);
+    }
+    if vcpus != usize::from(cpus) {
+        let (found, said) = (vcpus, cpus);
+        return Err(StateError::Vcpus { found, said });
+    }
+    if devices.len() != rings.len() {
+        let (found, said) = (devices.len(), rings.len());
+        return Err(StateError::Devices { found, said });
+    }
+    for (slot, (device, &said)) in devices.iter().zip(rings).enumerate() {
+        let found = device.queues.len();
+        if found != usize::from(said) {
+            return Err(StateError::Rings { slot, found, said });
+        }
+        if let Some(ring) = device.queues.iter().position(|queue| !queue.can_be()) {
+            return Err(StateError::Ring { slot, ring });
+        }
+    }
+    Ok(())
+}
+
 /// Memory that clones of one family have in common, for shells that wait for them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Preload {
@@ -92,3 +169,6 @@ impl Preload {
         decode(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Tar archives as they travel between host and guest: [`Stream::Data`] frames,
 //! then [`Stream::DataEnd`].
 
+mod checked;
 mod pack;
 mod unpack;
 

@@ -3,8 +3,9 @@
 //! A guest is not trusted. Entries whose names lead elsewhere, and entries
 //! through links that lead elsewhere, are refused by the tar library, which looks
 //! where a path really is before it writes there; links themselves are made as
-//! they are.
+//! they are. Nothing is kept in memory that grows with the archive.
 
+use super::checked::Checked;
 use crate::ui;
 use anyhow::{Context, bail};
 use std::fs;
@@ -51,7 +52,7 @@ pub(crate) fn unpack(archive: &mut impl Read, target: &Path) -> anyhow::Result<(
 /// The only entry of `tree`, if it can become `target`.
 fn only_entry(tree: &Path, target: &Path) -> anyhow::Result<PathBuf> {
     let paths = fs::read_dir(tree)?.map(|entry| Ok(entry?.path()));
-    let paths: Vec<PathBuf> = paths.collect::<io::Result<_>>()?;
+    let paths: Vec<PathBuf> = paths.take(2).collect::<io::Result<_>>()?;
     let [entry] = paths.as_slice() else {
         bail!(
             "{} is not a directory, and there is not one file to copy",
@@ -70,17 +71,19 @@ fn only_entry(tree: &Path, target: &Path) -> anyhow::Result<PathBuf> {
 
 fn entries_into(archive: &mut impl Read, directory: &Path) -> anyhow::Result<Root> {
     let mut root = Root::Named;
-    let mut archive = Archive::new(archive);
-    // Directories get their mode last: it may forbid to write into them.
-    let mut directories = Vec::new();
+    let mut archive = Archive::new(Checked::new(archive));
+    // Those that the last entry was in, the innermost last. Directories get their mode when
+    // the archive has left them, for it may forbid to write into them.
+    let mut within = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let name = entry.path()?.into_owned();
+        leave(&mut within, Some(&name), directory)?;
         if name == Path::new(".") {
             root = Root::Contents;
         }
         match entry.header().entry_type() {
-            EntryType::Directory => directories.push(entry),
+            EntryType::Directory => within.push((name, entry)),
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 ui::note(&format!(
                     "{} is left out: it is a device or a pipe",
@@ -90,15 +93,26 @@ fn entries_into(archive: &mut impl Read, directory: &Path) -> anyhow::Result<Roo
             _ => place(&mut entry, &name, directory)?,
         }
     }
-    // Those inside others first.
-    directories.sort_by_key(|entry| std::cmp::Reverse(entry.path_bytes().into_owned()));
-    for mut entry in directories {
-        let name = entry.path()?.into_owned();
-        place(&mut entry, &name, directory)?;
-    }
+    leave(&mut within, None, directory)?;
     // The rest is padding.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(root)
+}
+
+/// Places the directories that an entry of this name is not in, or all.
+fn leave(
+    within: &mut Vec<(PathBuf, Entry<'_, impl Read>)>,
+    name: Option<&Path>,
+    directory: &Path,
+) -> anyhow::Result<()> {
+    let holds = |left: &Path| {
+        let is_root = left == Path::new(".");
+        name.is_some_and(|name| name != left && (is_root || name.starts_with(left)))
+    };
+    while let Some((left, mut entry)) = within.pop_if(|(left, _)| !holds(left)) {
+        place(&mut entry, &left, directory)?;
+    }
+    Ok(())
 }
 
 fn place(entry: &mut Entry<'_, impl Read>, name: &Path, directory: &Path) -> anyhow::Result<()> {

@@ -100,7 +100,7 @@ fn document<P: Plan>(
         .filter(|path| *path != Path::new("-"));
     let name = plan.bench();
     let host = config::host()?;
-    let journal = Journal::open(file, HostRecord::now(state, host.pool)?, plan)?;
+    let journal = Journal::open(file, HostRecord::now(state, host.settings.pool)?, plan)?;
     if let Some(earlier) = &output.compare {
         // What cannot be compared is better known before it is measured.
         compare(&journal.document, earlier)?;

@@ -110,14 +110,16 @@ impl VirtioDevice for Balloon {
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn drive_hostile(is_clone: bool, script: &[u8]) {
     use super::hostile;
-    use crate::memory::Ram;
+    use crate::memory::{AtRest, Ram};
 
     let new = || Ram::reserve(hostile::MEMORY).expect("addresses");
     let mut ram = new();
     ram.back_with_zeroes().expect("memory");
     if is_clone {
-        let (image, aside) = ram.freeze().expect("memory");
-        aside.retire().expect("a seal");
+        // SAFETY: nothing writes it yet.
+        let at_rest = unsafe { AtRest::new() };
+        let image = ram.freeze(&at_rest).expect("memory");
+        ram.take_cleanup().run().expect("a seal");
         ram = new();
         ram.back_with(&image).expect("memory");
     }

@@ -12,9 +12,11 @@
 use super::VirtioDevice;
 use super::transport::{Lines, MmioTransport};
 use crate::bus::BusDevice;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use std::sync::Arc;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Guest memory: two regions, so that buffers can also reach from one into the
 /// other and into nothing.
@@ -56,7 +58,7 @@ pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
 /// # Panics
 /// When the device misbehaves.
 pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
-    let memory = GuestMemoryMmap::from_ranges(&REGIONS).expect("128 KiB of guest memory");
+    let memory = crate::memory::region::zeroed(&REGIONS);
     drive_in(Arc::new(memory), device, content, script);
 }
 
@@ -78,9 +80,12 @@ pub fn drive_in(
     let mut transport =
         MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
     transport.mute();
+    let preempt = Arc::new(AtomicBool::new(false));
+    transport.pause_by(preempt.clone());
     let mut driver = Driver {
         transport,
         memory,
+        preempt,
         script: Script(script),
     };
     driver.start();
@@ -100,6 +105,8 @@ pub fn drive_in(
 struct Driver<'a> {
     transport: MmioTransport,
     memory: Arc<GuestMemoryMmap>,
+    /// Whether devices are called away from their work after each piece.
+    preempt: Arc<AtomicBool>,
     script: Script<'a>,
 }
 
@@ -224,7 +231,11 @@ impl Driver<'_> {
                 self.write_register(STATUS, 0);
                 self.start();
             }
-            240..245 => {
+            240..242 => {
+                let preempted = self.script.u8().is_multiple_of(2);
+                self.preempt.store(preempted, Ordering::SeqCst);
+            }
+            242..245 => {
                 let mut fds = FdTable::default();
                 self.transport
                     .save(&mut fds)

@@ -21,12 +21,13 @@ pub(crate) mod testing;
 pub mod transport;
 pub mod vsock;
 
+use crate::devices::turns::Preemption;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 
 /// What a device sees of the machine while it works.
 pub struct Context<'a> {
@@ -35,6 +36,8 @@ pub struct Context<'a> {
     pub queues: &'a mut [Queue],
     /// Guest memory. May change under any read: never read a value twice.
     pub memory: &'a GuestMemoryMmap,
+    /// Asked between two pieces of work: whether to come back now.
+    pub preemption: &'a Preemption,
 }
 
 /// What the driver has to be told after a device has worked.
@@ -45,6 +48,9 @@ pub struct Notify {
     pub used: bool,
     /// The configuration space changed.
     pub config: bool,
+    /// The device was preempted in the middle of a ring's work: it wants to be called for
+    /// that ring again. This one does not concern the driver.
+    pub unfinished: bool,
 }
 
 /// Why a device can no longer work for this driver.
@@ -66,7 +72,9 @@ pub enum DeviceError {
 /// Methods are called one at a time: the `process_` ones on the device thread,
 /// those that answer register accesses on a vCPU's, `save` by whoever captures.
 /// None may block for long: the device thread serves every device of the VM, and
-/// a fork waits for it to come to rest.
+/// a fork waits for it to come to rest. Work that takes long is done in pieces, of
+/// 256 KiB of data at most, and between two of them a device asks whether it is
+/// [preempted](Context::preemption).
 pub trait VirtioDevice: Send {
     /// Device ID (section 5).
     fn device_id(&self) -> u32;
@@ -87,7 +95,7 @@ pub trait VirtioDevice: Send {
     /// The driver has reset the device: forget everything of it.
     fn reset(&mut self);
     /// Work on what the driver has put into ring `index` (and whatever follows
-    /// from it). Also called once for every ring when a paused or cloned machine
+    /// from it): at least one piece, also where it is preempted. Also called once for every ring when a paused or cloned machine
     /// goes on, so it must be harmless when there is nothing.
     ///
     /// # Errors
@@ -123,7 +131,7 @@ pub enum DeviceState {
     /// A memory balloon.
     Balloon(balloon::BalloonState),
     /// A disk.
-    Block(block::disk::DiskState),
+    Block(block::BlockState),
     /// A console.
     Console(console::ConsoleState),
     /// A network card.

@@ -5,9 +5,10 @@
 //! re-arms those after each call, for every ring that has moved.
 
 use super::{Context, DeviceError, Notify};
+use crate::memory::GuestMemoryMmap;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// A descriptor chain in guest memory.
 pub type Chain<'m> = DescriptorChain<&'m GuestMemoryMmap>;
@@ -26,21 +27,32 @@ pub fn pop<'m>(
     Ok(queue.iter(memory)?.next())
 }
 
+/// What has become of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is done, and so many bytes are written into it.
+    Done(u32),
+    /// The device was preempted. The chain goes back to where it came from, and is the next
+    /// one of this ring again.
+    Unfinished,
+}
+
 /// Takes chains off ring `index` one by one, has `work` done for each, and
 /// returns it as used with the number of bytes `work` says it has written.
 ///
 /// At most one ring's worth in a call, so that a driver that never stops cannot
-/// keep the thread from other devices: the transport calls again.
+/// keep the thread from other devices, and none after the first once it is preempted: the
+/// transport calls again.
 ///
 /// # Errors
 /// Those of the ring, and the first one of `work`.
 pub fn serve(
     context: Context<'_>,
     index: usize,
-    work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
+    mut work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
 ) -> Result<Notify, DeviceError> {
     let most = context.queues[index].size();
-    serve_at_most(most, context, index, work)
+    serve_at_most(most, context, index, |chain| work(chain).map(Outcome::Done))
 }
 
 /// The same for a single chain, whose work may take long.
@@ -50,34 +62,59 @@ pub fn serve(
 pub fn serve_one(
     context: Context<'_>,
     index: usize,
-    work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
+    mut work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
 ) -> Result<Notify, DeviceError> {
-    serve_at_most(1, context, index, work)
+    serve_at_most(1, context, index, |chain| work(chain).map(Outcome::Done))
+}
+
+/// As [`serve`], for work that is done in pieces and can be preempted between them.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_in_pieces(
+    context: Context<'_>,
+    index: usize,
+    work: impl FnMut(Chain<'_>) -> Result<Outcome, DeviceError>,
+) -> Result<Notify, DeviceError> {
+    let most = context.queues[index].size();
+    serve_at_most(most, context, index, work)
 }
 
 fn serve_at_most(
     most: u16,
     context: Context<'_>,
     index: usize,
-    mut work: impl FnMut(Chain<'_>) -> Result<u32, DeviceError>,
+    mut work: impl FnMut(Chain<'_>) -> Result<Outcome, DeviceError>,
 ) -> Result<Notify, DeviceError> {
-    let Context { queues, memory } = context;
+    let Context {
+        queues,
+        memory,
+        preemption,
+    } = context;
     let queue = &mut queues[index];
+    let mut notify = Notify::default();
     let mut any = false;
     for _ in 0..most {
+        let before = queue.next_avail();
         let Some(chain) = pop(queue, memory)? else {
             break;
         };
         let head = chain.head_index();
-        let written = work(chain)?;
-        queue.add_used(memory, head, written)?;
+        match work(chain)? {
+            Outcome::Done(written) => queue.add_used(memory, head, written)?,
+            Outcome::Unfinished => {
+                queue.set_next_avail(before);
+                notify.unfinished = true;
+                break;
+            }
+        }
         any = true;
+        if preemption.is_wanted() {
+            break;
+        }
     }
-    let used = any && queue.needs_notification(memory)?;
-    Ok(Notify {
-        used,
-        config: false,
-    })
+    notify.used = any && queue.needs_notification(memory)?;
+    Ok(notify)
 }
 
 /// Returns several chains as used, by head and bytes written, so that the driver sees all

@@ -5,13 +5,13 @@
 //! fork is not: mixing in something new is the agent's job.)
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use vm_memory::GuestMemoryMmap;
 
 /// Bytes given for one request at most. The device may give fewer than asked
 /// for (5.4.6.2), and a driver that wants more asks again.

@@ -1,10 +1,11 @@
 //! A well-behaved driver, for the devices' tests.
 
 use super::VirtioDevice;
-use super::transport::{Lines, MmioTransport, TransportState};
-use crate::bus::BusDevice;
-use std::sync::{Arc, Mutex, MutexGuard};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use super::transport::{Lines, MmioTransport, Slot, TransportState};
+use crate::bus::SharedBusDevice;
+use crate::memory::GuestMemoryMmap;
+use std::sync::{Arc, MutexGuard};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 /// Entries of each ring.
 pub(crate) const RING_SIZE: u16 = 16;
@@ -25,7 +26,7 @@ pub(crate) const EVENT_IDX: u64 = 1 << 29;
 
 /// A machine with one device and nothing else, and the driver in it.
 pub(crate) struct Driver {
-    pub(crate) transport: Arc<Mutex<MmioTransport>>,
+    pub(crate) transport: Arc<Slot>,
     pub(crate) memory: Arc<GuestMemoryMmap>,
     /// Per ring: chains offered, used entries seen.
     rings: Vec<(u16, u16)>,
@@ -49,7 +50,7 @@ impl Driver {
 
     /// Starts `device` with all it offers but the features in `without`.
     pub(crate) fn start_without(device: impl VirtioDevice + 'static, without: u64) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         Self::start_in_without(Arc::new(memory), device, without)
     }
 
@@ -69,6 +70,25 @@ impl Driver {
         let lines = Lines::new(device.queue_sizes().len()).unwrap();
         let transport = MmioTransport::new(Box::new(device), lines, memory.clone()).unwrap();
         let driver = Self::with(transport, memory);
+        driver.shake_hands(without);
+        driver
+    }
+
+    /// After a reset.
+    pub(crate) fn start_again(&mut self) {
+        self.rings.fill((0, 0));
+        self.next_descriptor = 0;
+        for index in 0..self.rings.len() {
+            for ring in [AVAILABLE, USED] {
+                let start = GuestAddress(ring_base(index) + ring);
+                self.memory.write_obj(0u32, start).unwrap();
+            }
+        }
+        self.shake_hands(0);
+    }
+
+    fn shake_hands(&self, without: u64) {
+        let driver = self;
         driver.write(STATUS, ACKNOWLEDGE);
         driver.write(STATUS, ACKNOWLEDGE | DRIVER);
         let features = driver.offered_features() & !without | VERSION_1;
@@ -84,13 +104,12 @@ impl Driver {
             driver.read(STATUS),
             ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
         );
-        driver
     }
 
     pub(crate) fn with(mut transport: MmioTransport, memory: Arc<GuestMemoryMmap>) -> Self {
         transport.mute();
         let rings = vec![(0, 0); transport.queue_count()];
-        let transport = Arc::new(Mutex::new(transport));
+        let transport = Arc::new(Slot::new(transport));
         Self {
             transport,
             memory,
@@ -107,7 +126,7 @@ impl Driver {
         device: impl VirtioDevice + 'static,
         state: &TransportState,
     ) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];
         self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
         memory.write_slice(&all, GuestAddress(0)).unwrap();
@@ -123,17 +142,17 @@ impl Driver {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, MmioTransport> {
-        self.transport.lock().unwrap()
+        self.transport.lock()
     }
 
     pub(crate) fn read(&self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        self.lock().read(offset, &mut data);
+        self.transport.read(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
     pub(crate) fn write(&self, offset: u64, value: u32) {
-        self.lock().write(offset, &value.to_le_bytes());
+        self.transport.write(offset, &value.to_le_bytes());
     }
 
     pub(crate) fn offered_features(&self) -> u64 {
@@ -221,6 +240,13 @@ impl Driver {
         self.memory
             .write_obj(*offered, GuestAddress(base + 2))
             .unwrap();
+    }
+
+    /// Makes the first writable buffer of a chain in ring 0 shorter, behind the device's back.
+    pub(crate) fn shorten(&self, offered: &Offered, readable: u16, len: u32) {
+        let slot = (offered.head + readable) % RING_SIZE;
+        let at = ring_base(0) + 16 * u64::from(slot) + 8;
+        self.memory.write_obj(len, GuestAddress(at)).unwrap();
     }
 
     /// Whether the driver has to notify the device, having offered `count`

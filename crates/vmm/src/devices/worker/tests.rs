@@ -1,15 +1,19 @@
 use super::*;
-use crate::bus::BusDevice;
+use crate::bus::SharedBusDevice;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::Driver;
 use crate::devices::virtio::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
 use crate::sys::fds::FdTable;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// How long anything may take here that does not hang.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(devices: Devices, mode: Mode) -> io::Result<DeviceWorker> {
     let worker = DeviceWorker::spawn(Names::None)?;
-    worker.attach(devices)?;
+    worker.attach(devices, |why| panic!("{why}"))?;
     if mode == Mode::Running {
         worker.resume();
     }
@@ -23,14 +27,16 @@ fn kick(driver: &Driver) {
     }
 }
 
-/// Waits for the answer to a request. It has to come, however long it takes.
+/// Waits for the answer to a request.
 fn wait_for_used(driver: &mut Driver) -> (u16, u32) {
-    loop {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         if let Some(used) = driver.take_used(0) {
             return used;
         }
         thread::sleep(Duration::from_micros(50));
     }
+    panic!("no answer");
 }
 
 #[test]
@@ -50,7 +56,9 @@ fn a_driver_that_keeps_the_ring_full_and_notifies_only_when_it_must_is_served_fo
     let _worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     let mut outstanding = 0;
     let mut served = 0;
+    let deadline = Instant::now() + PATIENCE;
     while served < 20_000 {
+        assert!(Instant::now() < deadline, "{served} served");
         while outstanding < 16 {
             driver.offer(0, &[], &[1]);
             outstanding += 1;
@@ -69,7 +77,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     for _ in 0..200 {
-        worker.pause();
+        assert!(worker.pause(PATIENCE));
         driver.offer(0, &[], &[8]);
         kick(&driver);
         thread::yield_now();
@@ -83,7 +91,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
 fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone() {
     let mut parent = Driver::start(Rng);
     let worker = start(vec![parent.transport.clone()], Mode::Paused).unwrap();
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
     parent.offer(0, &[], &[8]);
     kick(&parent);
     let state = parent.lock().save(&mut FdTable::default()).unwrap();
@@ -99,18 +107,18 @@ fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone(
 fn pausing_and_resuming_in_any_order_ends_as_last_asked() {
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Paused).unwrap();
-    worker.pause();
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(PATIENCE));
     for _ in 0..500 {
         worker.resume();
-        worker.pause();
+        assert!(worker.pause(PATIENCE));
     }
     worker.resume();
     worker.resume();
     driver.offer(0, &[], &[8]);
     kick(&driver);
     wait_for_used(&mut driver);
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
 }
 
 /// Panics at the first request.
@@ -148,14 +156,73 @@ fn a_device_that_panics_fails_alone() {
     let worker = start(devices, Mode::Running).unwrap();
     faulty.offer(0, &[], &[8]);
     kick(&faulty);
+    let deadline = Instant::now() + PATIENCE;
     while panics.load(Ordering::Relaxed) == 0 {
+        assert!(Instant::now() < deadline, "it has not panicked");
         thread::yield_now();
     }
     healthy.offer(0, &[], &[8]);
     kick(&healthy);
     wait_for_used(&mut healthy);
-    worker.pause();
+    assert!(worker.pause(PATIENCE));
     let mut status = [0; 4];
-    lock(&faulty.transport).read(0x70, &mut status);
+    faulty.transport.read(0x70, &mut status);
     assert_eq!(status[0], 0x4f, "needs a reset");
+}
+
+/// Asks the thread to rest, which it has to do in time whatever has become of it.
+fn pause_in_time(worker: &Arc<DeviceWorker>) {
+    let (sender, done) = channel();
+    let worker = worker.clone();
+    thread::spawn(move || {
+        let _ = sender.send(worker.pause(PATIENCE));
+    });
+    let rests = done.recv_timeout(PATIENCE).expect("a pause hangs");
+    assert!(rests);
+}
+
+#[test]
+fn a_device_thread_that_cannot_be_confined_is_an_error_with_its_cause_or_a_fault() {
+    let worker = DeviceWorker::spawn_confined(|| Err(io::Error::other("no such filters")));
+    let worker = Arc::new(worker.unwrap());
+    let (sender, told) = channel();
+    let driver = Driver::start(Rng);
+    let attached = worker.attach(vec![driver.transport.clone()], move |why| {
+        let _ = sender.send(why);
+    });
+    // It depends on which thread comes first.
+    let why = match attached {
+        Err(error) => error.to_string(),
+        Ok(()) => told.recv_timeout(PATIENCE).expect("a fault is told"),
+    };
+    assert!(why.contains("cannot be confined: no such filters"), "{why}");
+    for _ in 0..3 {
+        worker.resume();
+        pause_in_time(&worker);
+    }
+}
+
+#[test]
+fn a_device_thread_that_dies_is_a_fault_told_at_once_and_no_pause_waits_for_it() {
+    let (die, dies) = channel::<()>();
+    // Its death can come at any time: here while it starts.
+    let worker = DeviceWorker::spawn_confined(move || {
+        let _ = dies.recv();
+        panic!("a bug, on purpose")
+    });
+    let worker = Arc::new(worker.unwrap());
+    let (sender, told) = channel();
+    let driver = Driver::start(Rng);
+    let attached = worker.attach(vec![driver.transport.clone()], move |why| {
+        let _ = sender.send(why);
+    });
+    attached.unwrap();
+    worker.resume();
+    drop(die);
+    let why = told.recv_timeout(PATIENCE).expect("a fault is told");
+    assert!(why.contains("panicked: a bug, on purpose"), "{why}");
+    for _ in 0..3 {
+        pause_in_time(&worker);
+        worker.resume();
+    }
 }

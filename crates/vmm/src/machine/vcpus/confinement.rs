@@ -1,26 +1,30 @@
 //! What a vCPU's thread may ask of the host's kernel.
 
-use crate::sys::pagemap;
-use crate::sys::seccomp::{Allowed, Confinement};
+use crate::kvm::requests;
+use crate::sys::seccomp::{Allowed, Call, Confinement, Request, SEND, calls};
+use crate::sys::{pagemap, tap};
 use std::io;
 
-/// KVM's (linux/kvm.h), and a TAP device's (linux/if_tun.h): a driver that chooses its
-/// card's offloads does so on the thread of the vCPU it runs on.
-const IOCTLS: &[u8] = &[0xae, b'T'];
+/// What a driver's writes to the registers of a device come to: one that starts anew ends the
+/// connections of its predecessor.
+const DEVICES: &[&[Call]] = &[calls![SYS_recvfrom SYS_shutdown], &[SEND]];
+
+/// A driver that chooses its card's offloads does so on the thread of the vCPU it runs on.
+const OFFLOAD: Request = ("TUNSETOFFLOAD", tap::SET_OFFLOAD);
 
 /// What its helping with a capture comes to.
-const HELPING: &[u32] = &[pagemap::SCAN];
+const HELPING: Request = ("PAGEMAP_SCAN", pagemap::SCAN);
 
-/// What a driver's writes to the registers of a device come to.
-const DEVICES: &[libc::c_long] = &[libc::SYS_epoll_ctl, libc::SYS_shutdown];
+const ALLOWED: Allowed = Allowed {
+    calls: DEVICES,
+    requests: &[&requests::OF_A_VCPU, &[OFFLOAD, HELPING]],
+};
 
 /// # Errors
 /// As [`Confinement::new`].
 pub(super) fn new() -> io::Result<Confinement> {
-    Confinement::new(&Allowed {
-        calls: &[DEVICES],
-        ioctls: IOCTLS,
-        requests: HELPING,
-        unix_sockets: false,
-    })
+    Confinement::new(&ALLOWED)
 }
+
+#[cfg(test)]
+mod tests;

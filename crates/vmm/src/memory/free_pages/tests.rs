@@ -1,6 +1,6 @@
 use super::*;
 use crate::memory::layout::{HOLE_END, HOLE_START};
-use crate::memory::{Ram, RamImage};
+use crate::memory::{AtRest, Ram, RamImage};
 use vm_memory::{Bytes, GuestAddress};
 
 const SIZE: u64 = 4 << 20;
@@ -13,8 +13,9 @@ fn booted() -> Ram {
 }
 
 fn frozen(ram: &mut Ram) -> RamImage {
-    let (image, aside) = ram.freeze().unwrap();
-    aside.retire().unwrap();
+    // SAFETY: only this test writes it, and not meanwhile.
+    let image = ram.freeze(&unsafe { AtRest::new() }).unwrap();
+    ram.take_cleanup().run().unwrap();
     image
 }
 
@@ -72,10 +73,10 @@ fn nothing_is_taken_while_a_freeze_is_prepared() {
     assert!((0..64).all(|page| read(&clone, page) == 1));
 
     write(&parent, 100..110, 2);
-    let held = parent.free_pages().hold();
+    let held = parent.free_pages().backing.lock().unwrap();
     take(&parent, 100..110);
-    assert_eq!(own_pages(&parent), 10);
     drop(held);
+    assert_eq!(own_pages(&parent), 10);
     take(&parent, 100..110);
     assert_eq!(own_pages(&parent), 0);
 }
@@ -222,7 +223,8 @@ fn addresses_above_the_hole_are_those_of_the_rest_of_memory() {
     let start = HOLE_START as usize;
     assert_eq!(in_high(HOLE_END, HOLE_END + 0x1000), start..start + 0x1000);
 
-    let free_pages = FreePages::of(HOLE_START + SIZE);
+    let ram = Ram::reserve(HOLE_START + SIZE).unwrap();
+    let free_pages = ram.free_pages();
     free_pages.take(HOLE_END, SIZE).unwrap();
     free_pages.take(0, HOLE_START).unwrap();
     assert!(free_pages.take(HOLE_START - 4096, 8192).is_err());

@@ -21,6 +21,21 @@ pub enum Base {
     },
     /// QEMU's format.
     Qcow2(Qcow2),
+    /// One that tells of each access before it happens, and so can be as slow as a test wants.
+    #[cfg(test)]
+    Watched(Box<Base>, Watch),
+}
+
+/// What is told of each access.
+#[cfg(test)]
+#[derive(Clone)]
+pub struct Watch(pub std::sync::Arc<dyn Fn() + Send + Sync>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Watch")
+    }
 }
 
 /// An image at rest: its files by descriptor.
@@ -48,6 +63,8 @@ impl Base {
         match self {
             Self::Raw { len, .. } => *len,
             Self::Qcow2(image) => image.size(),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.size(),
         }
     }
 
@@ -60,6 +77,11 @@ impl Base {
         match self {
             Self::Raw { file, .. } => file.read_exact_at(buffer, offset),
             Self::Qcow2(image) => image.read_at(offset, buffer),
+            #[cfg(test)]
+            Self::Watched(base, watch) => {
+                (watch.0)();
+                base.read_at(offset, buffer)
+            }
         }
     }
 
@@ -75,6 +97,8 @@ impl Base {
                 bytes,
                 stored: true,
             }]),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.runs(bytes),
         }
     }
 
@@ -86,6 +110,8 @@ impl Base {
         Ok(match self {
             Self::Raw { file, .. } => BaseState::Raw(fds.push(file)?),
             Self::Qcow2(image) => BaseState::Qcow2(image.save(fds)?),
+            #[cfg(test)]
+            Self::Watched(base, _) => base.save(fds)?,
         })
     }
 

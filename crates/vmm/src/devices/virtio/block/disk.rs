@@ -15,23 +15,23 @@
 //! no cluster is copied often. That happens at the first write after the fork,
 //! not while the parent is paused.
 
+use super::absorb;
 use super::base::{Base, BaseState};
 use super::clusters::{CLUSTER, Extent};
 use super::layer::{Layer, TopLayer};
 use super::overlays::Overlays;
 use super::sparse::Run;
+use super::usage::Counters;
 use crate::sys::fds::{FdIndex, FdTable};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// Bytes of a sector, the unit of all virtio block requests (5.2.4).
 pub const SECTOR: u64 = 512;
-
-/// Frozen layers from which on a new top absorbs some.
-const LAYERS_MAX: usize = 8;
 
 /// A disk of one VM.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct Disk {
     top: Option<TopLayer>,
     /// Where tops are made. `None` for a read-only disk.
     overlays: Option<Overlays>,
-    failures: Failures,
+    counters: Arc<Counters>,
 }
 
 /// A disk at rest: its base and frozen layers by descriptor.
@@ -64,26 +64,6 @@ pub(super) struct LayerState {
     pub(super) clusters: Vec<Extent>,
 }
 
-/// What the host could not do for the guest.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    latest: String,
-}
-
-/// What a disk takes of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of the disk.
-    pub size: u64,
-    /// Bytes of storage of the layers that clones share.
-    pub shared: u64,
-    /// Bytes of storage of the private layer.
-    pub private: u64,
-    /// That requests failed because of the host, and why the latest did.
-    pub error: Option<String>,
-}
-
 impl Disk {
     /// See [`Block::new`](super::Block::new).
     pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {
@@ -91,13 +71,14 @@ impl Disk {
     }
 
     fn with(base: Base, overlays: Option<Overlays>) -> Self {
+        let base_len = base.size();
         Self {
-            base_len: base.size(),
             base,
+            base_len,
             layers: Vec::new(),
             top: None,
             overlays,
-            failures: Failures::default(),
+            counters: Arc::new(Counters::of_size(base_len.next_multiple_of(SECTOR))),
         }
     }
 
@@ -147,6 +128,7 @@ impl Disk {
             let layer = Layer::from_saved(file, &layer.clusters, disk.clusters())?;
             disk.layers.push(layer);
         }
+        disk.count_shared();
         Ok(disk)
     }
 
@@ -160,24 +142,20 @@ impl Disk {
         Self::from_state(&state, &fds, None)
     }
 
-    /// What it takes of the host now.
-    pub fn usage(&self) -> Usage {
-        let failures = &self.failures;
-        Usage {
-            size: self.len(),
-            shared: self.layers.iter().map(Layer::storage).sum(),
-            private: self.top.as_ref().map_or(0, |top| top.layer().storage()),
-            error: (failures.count > 0).then(|| match failures.count {
-                1 => format!("a request failed: {}", failures.latest),
-                count => format!("{count} requests failed, the latest: {}", failures.latest),
-            }),
-        }
+    /// Where it is kept what it takes of the host.
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
-    /// Notes that a request failed.
-    pub fn note_failure(&mut self, error: &io::Error) {
-        self.failures.count += 1;
-        self.failures.latest = error.to_string();
+    /// Notes what its private layer takes now. Called when there have been writes.
+    pub(super) fn count_private(&self) {
+        let private = self.top.as_ref().map_or(0, |top| top.layer().storage());
+        self.counters.set_private(private);
+    }
+
+    fn count_shared(&self) {
+        let shared = self.layers.iter().map(Layer::storage).sum();
+        self.counters.set_shared(shared);
     }
 
     /// Bytes of the disk: whole sectors.
@@ -199,6 +177,7 @@ impl Disk {
     fn freeze(&mut self) {
         if let Some(top) = self.top.take_if(|top| top.layer().clusters().count() > 0) {
             self.layers.push(top.freeze());
+            self.counters.share();
         }
     }
 
@@ -383,27 +362,43 @@ impl Disk {
         }
     }
 
+    /// Has the next write not take longer than others: makes the top, if there is none. Unless
+    /// it is overdue, joining layers is put off when that is `preempted`.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    pub(super) fn prepare_to_write(&mut self, preempted: &dyn Fn() -> bool) -> io::Result<()> {
+        if self.top.is_none() {
+            self.top = Some(self.new_top(preempted)?);
+        }
+        Ok(())
+    }
+
     fn top(&mut self) -> io::Result<&mut TopLayer> {
         let top = match self.top.take() {
             Some(top) => top,
-            None => self.new_top()?,
+            None => self.new_top(&|| false)?,
         };
         Ok(self.top.insert(top))
     }
 
-    fn new_top(&mut self) -> io::Result<TopLayer> {
+    fn new_top(&mut self, preempted: &dyn Fn() -> bool) -> io::Result<TopLayer> {
         let overlays = self
             .overlays
             .as_ref()
             .ok_or(io::ErrorKind::PermissionDenied)?;
         let mut top = TopLayer::create(overlays, self.clusters())?;
-        let first = first_absorbed(&self.layers);
-        match absorb(&mut top, &self.layers[first..]) {
+        let first = absorb::first(&self.layers);
+        let preempted = || preempted() && !absorb::is_overdue(&self.layers);
+        match absorb::absorb(&mut top, &self.layers[first..], &preempted) {
             Ok(()) => {
-                self.layers.truncate(first);
+                if first < self.layers.len() {
+                    self.layers.truncate(first);
+                    self.count_shared();
+                }
                 Ok(top)
             }
-            // No room to tidy up. The layers are as they were.
+            // No room to tidy up, or no time. The layers are as they were.
             Err(_) => TopLayer::create(overlays, self.clusters()),
         }
     }
@@ -412,52 +407,4 @@ impl Disk {
 /// The clusters that lie in a range of bytes with all of theirs.
 fn whole_clusters(offset: u64, len: u64) -> Range<u64> {
     offset.div_ceil(CLUSTER)..(offset + len) / CLUSTER
-}
-
-/// The first of the layers that a new top absorbs: all above it too, so many
-/// that what is left beneath is at least twice as big as all of them.
-fn first_absorbed(layers: &[Layer]) -> usize {
-    if layers.len() < LAYERS_MAX {
-        return layers.len();
-    }
-    let mut first = layers.len() - 2;
-    let mut sum: u64 = layers[first..]
-        .iter()
-        .map(|layer| layer.clusters().count())
-        .sum();
-    while first > 0 && layers[first - 1].clusters().count() < 2 * sum {
-        first -= 1;
-        sum += layers[first].clusters().count();
-    }
-    first
-}
-
-/// Takes over what `layers` hold, the higher over the lower. What was discarded takes no
-/// storage in the new top either.
-fn absorb(top: &mut TopLayer, layers: &[Layer]) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * CLUSTER as usize];
-    for layer in layers {
-        for extent in layer.clusters().extents() {
-            let end = extent.first + extent.count;
-            for run in layer.runs(extent.first * CLUSTER..end * CLUSTER)? {
-                let clusters = run.bytes.start / CLUSTER..run.bytes.end / CLUSTER;
-                if run.stored || top.punch(clusters).is_err() {
-                    copy(layer, top, run.bytes, &mut buffer)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn copy(layer: &Layer, top: &mut TopLayer, bytes: Range<u64>, buffer: &mut [u8]) -> io::Result<()> {
-    let mut at = bytes.start;
-    while at < bytes.end {
-        let len = (bytes.end - at).min(buffer.len() as u64);
-        let run = &mut buffer[..len as usize];
-        layer.read_at(at, run)?;
-        top.write_at(at, run)?;
-        at += len;
-    }
-    Ok(())
 }

@@ -1,31 +1,49 @@
 //! A disk seen from outside the device thread.
 
-use super::disk::{Disk, Usage};
+use super::disk::Disk;
+use super::usage::{Counters, Usage};
+use crate::devices::turns::Turns;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::process;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 /// A machine's disk. The device thread has it while it works on requests.
 #[derive(Debug, Clone)]
-pub struct DiskHandle(Arc<Mutex<Disk>>);
+pub struct DiskHandle {
+    disk: Arc<Turns<Disk>>,
+    counters: Arc<Counters>,
+}
 
 impl DiskHandle {
     pub(super) fn new(disk: Disk) -> Self {
-        Self(Arc::new(Mutex::new(disk)))
+        Self {
+            counters: disk.counters().clone(),
+            disk: Arc::new(Turns::new(disk)),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disk.lock()
     }
 
-    /// What it takes of the host now.
+    /// The same for the device thread, which lets others go first.
+    pub(super) fn lock_last(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock_last()
+    }
+
+    /// Whether another thread waits for the disk.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.disk.is_wanted()
+    }
+
+    /// What it takes of the host, as of the latest write. Waits for no request.
     pub fn usage(&self) -> Usage {
-        self.lock().usage()
+        self.counters.usage()
     }
 
-    /// The disk as it is now: between two requests. It costs no time by size, and what
+    /// The disk as it is now: between two pieces of requests. It costs no time by size, and what
     /// it holds stays as it is.
     ///
     /// # Errors

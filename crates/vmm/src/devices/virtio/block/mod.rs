@@ -11,6 +11,8 @@
 //! | [`disk`] | base and layers as one disk: read, write, freeze, copy out |
 //! | [`handle`] | a disk seen from outside the device thread |
 //! | [`sparse`] | where a file has storage |
+//! | [`usage`] | what a disk takes of the host |
+//! | `absorb` | how layers are joined |
 //! | `request` | one request of the driver |
 //!
 //! **Flushes.** The overlay is as ephemeral as the VM: it has no name in any
@@ -19,6 +21,7 @@
 //! disk for write-through (5.2.5.2), which within the VM's life it is. A flush
 //! that comes all the same succeeds.
 
+mod absorb;
 pub mod base;
 mod chain;
 pub mod clusters;
@@ -34,6 +37,7 @@ mod probe;
 pub mod qcow2;
 mod request;
 pub mod sparse;
+pub mod usage;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
 use crate::sys::fds::FdTable;
@@ -42,6 +46,8 @@ use clusters::CLUSTER;
 use disk::{Disk, DiskState, SECTOR};
 use handle::DiskHandle;
 use overlays::Overlays;
+use request::Request;
+use serde::{Deserialize, Serialize};
 use std::io;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
@@ -52,8 +58,12 @@ const SEG_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
 /// Bytes of one data segment.
 const SIZE_MAX: u32 = 128 << 10;
 /// Data bytes of one request. More than any driver that keeps [`SEG_MAX`] and
-/// [`SIZE_MAX`] asks for; it bounds how long one request can hold the thread.
+/// [`SIZE_MAX`] asks for.
 const REQUEST_MAX: usize = SEG_MAX as usize * SIZE_MAX as usize;
+/// Bytes of a request that are served at a time.
+const PIECE: u64 = 128 << 10;
+/// Bytes of a discard that are: it costs no data.
+const DISCARD_PIECE: u64 = 64 << 20;
 /// Sectors of one discard: 1 GiB. It costs no data.
 const DISCARD_SECTORS_MAX: u32 = 1 << 21;
 /// Sectors of one request to write zeroes: 16 MiB. It may cost as much data.
@@ -65,8 +75,18 @@ pub struct Block {
     disk: DiskHandle,
     read_only: bool,
     config: [u8; CONFIG_LEN],
-    /// Carries data between file and guest; kept, so a request allocates little.
+    /// Carries a piece of data between file and guest; kept, so a request allocates little.
     buffer: Vec<u8>,
+    /// A request that the thread was called away from. Its chain is the next in the ring.
+    unfinished: Option<Request>,
+}
+
+/// The state of a disk's device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockState {
+    disk: DiskState,
+    /// How far a request is that was under way.
+    unfinished: Option<Request>,
 }
 
 impl Block {
@@ -74,7 +94,7 @@ impl Block {
     /// `read_only`, what the guest writes goes to unlinked files in `overlays`, made
     /// at the first write.
     pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {
-        Self::with(Disk::new(base, read_only, overlays))
+        Self::with(Disk::new(base, read_only, overlays), None)
     }
 
     /// A disk as it was when `state` was saved; its own writes go to new files
@@ -83,8 +103,15 @@ impl Block {
     /// # Errors
     /// `InvalidData` when the state is not one of a disk, or its base has
     /// changed its length; when the process is out of descriptors.
-    pub fn restore(state: &DiskState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
-        Ok(Self::with(Disk::restore(state, fds, overlays)?))
+    pub fn restore(state: &BlockState, fds: &FdTable, overlays: &Overlays) -> io::Result<Self> {
+        let disk = Disk::restore(&state.disk, fds, overlays)?;
+        if let Some(request) = &state.unfinished
+            && !request.is_of(&disk)
+        {
+            let what = "a request under way that this disk cannot have";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(Self::with(disk, state.unfinished))
     }
 
     /// The disk, for those who look at it from outside.
@@ -92,13 +119,14 @@ impl Block {
         self.disk.clone()
     }
 
-    fn with(disk: Disk) -> Self {
+    fn with(disk: Disk, unfinished: Option<Request>) -> Self {
         let config = config(&disk);
         Self {
             read_only: disk.is_read_only(),
             disk: DiskHandle::new(disk),
             config,
-            buffer: vec![0; SIZE_MAX as usize],
+            buffer: vec![0; PIECE as usize],
+            unfinished,
         }
     }
 }
@@ -130,18 +158,32 @@ impl VirtioDevice for Block {
 
     fn activate(&mut self, _: u64) {}
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.unfinished = None;
+    }
 
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let memory = context.memory;
-        let disk = &mut *self.disk.lock();
-        ring::serve(context, index, |chain| {
-            request::serve(disk, chain, memory, &mut self.buffer)
-        })
+        let (memory, preemption) = (context.memory, context.preemption);
+        let disk = &mut *self.disk.lock_last();
+        let mut server = request::Server {
+            disk,
+            buffer: &mut self.buffer,
+            unfinished: &mut self.unfinished,
+            has_written: false,
+            preempted: &|| preemption.is_wanted() || self.disk.is_wanted(),
+        };
+        let served = ring::serve_in_pieces(context, index, |chain| server.serve(chain, memory));
+        if server.has_written {
+            disk.count_private();
+        }
+        served
     }
 
     fn save(&mut self, fds: &mut FdTable) -> io::Result<DeviceState> {
-        Ok(DeviceState::Block(self.disk.lock().save(fds)?))
+        Ok(DeviceState::Block(BlockState {
+            disk: self.disk.lock().save(fds)?,
+            unfinished: self.unfinished,
+        }))
     }
 }
 

@@ -1,13 +1,19 @@
 //! One request of the block driver (5.2.6): a header, data, a status byte.
 
+use super::clusters::CLUSTER;
 use super::disk::{Disk, SECTOR};
-use super::{DISCARD_SECTORS_MAX, REQUEST_MAX, ZERO_SECTORS_MAX};
+use super::{DISCARD_PIECE, DISCARD_SECTORS_MAX, PIECE, REQUEST_MAX, ZERO_SECTORS_MAX};
 use crate::devices::virtio::DeviceError;
-use crate::devices::virtio::ring::Chain;
+use crate::devices::virtio::ring::{Chain, Outcome};
+use crate::memory::GuestMemoryMmap;
+use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use virtio_bindings::virtio_blk::*;
 use virtio_queue::{Reader, Writer};
-use vm_memory::GuestMemoryMmap;
+
+/// Bytes of a header: type, 4 that are reserved, sector.
+const HEADER_LEN: usize = 16;
 
 /// What GET_ID answers, padded with zeroes to 20 bytes (5.2.6).
 const ID: &[u8; VIRTIO_BLK_ID_BYTES as usize] = b"hyperfork\0\0\0\0\0\0\0\0\0\0\0";
@@ -19,6 +25,8 @@ enum Refusal {
     Unsupported(u32),
     #[error("sectors {sector}+{bytes} bytes are not on the disk, or too much at once")]
     Range { sector: u64, bytes: u64 },
+    #[error("the driver has changed a request under way")]
+    Changed,
     #[error("the disk failed")]
     Io(#[from] io::Error),
 }
@@ -27,150 +35,275 @@ impl Refusal {
     fn status(&self) -> u8 {
         let status = match self {
             Self::Unsupported(_) => VIRTIO_BLK_S_UNSUPP,
-            Self::Range { .. } | Self::Io(_) => VIRTIO_BLK_S_IOERR,
+            Self::Range { .. } | Self::Changed | Self::Io(_) => VIRTIO_BLK_S_IOERR,
         };
         status as u8
     }
 }
 
-/// Serves the request in `chain`; returns the bytes written into it. `buffer`
-/// is scratch space.
-///
-/// # Errors
-/// When the chain leaves guest memory, or has no place for a header or for the
-/// status, so that the driver cannot be answered.
-pub(super) fn serve(
-    disk: &mut Disk,
-    chain: Chain<'_>,
-    memory: &GuestMemoryMmap,
-    buffer: &mut [u8],
-) -> Result<u32, DeviceError> {
-    let mut input = chain.clone().reader(memory)?;
-    let mut output = chain.writer(memory)?;
-    let status_at = output
-        .available_bytes()
-        .checked_sub(1)
-        .ok_or(DeviceError::Request(
-            "a block request without a status byte",
-        ))?;
-    let mut status = output.split_at(status_at)?;
+/// A request whose data moves, in pieces. Between two of them the thread may be called away:
+/// then this says how far it is, and nothing that the driver has written is read twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// Where its chain begins.
+    head: u16,
+    kind: Kind,
+    /// The bytes of the disk that it is about.
+    start: u64,
+    end: u64,
+    /// It is done up to here.
+    at: u64,
+}
 
-    let mut header = [0; 16];
-    input
-        .read_exact(&mut header)
-        .map_err(|_| DeviceError::Request("a block request without a header"))?;
-    let kind = u32_at(&header, 0);
-    let sector = u64_at(&header, 8);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Read,
+    Write,
+    Zero,
+    Discard,
+}
 
-    let result = match kind {
-        VIRTIO_BLK_T_IN => read(disk, sector, &mut output, buffer),
-        VIRTIO_BLK_T_OUT => write(disk, sector, &mut input, buffer),
-        VIRTIO_BLK_T_FLUSH => Ok(()),
-        VIRTIO_BLK_T_GET_ID => identify(&mut output),
-        VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if !disk.is_read_only() => {
-            clear(disk, kind, &mut input)
+impl Request {
+    /// Whether it can be one of this disk.
+    pub(super) fn is_of(&self, disk: &Disk) -> bool {
+        (self.start..=self.end).contains(&self.at) && self.end <= disk.len()
+    }
+
+    /// Where the piece ends that is next: between two clusters, so that none of those is
+    /// written in two halves.
+    fn piece_end(&self) -> u64 {
+        let most = match self.kind {
+            Kind::Read | Kind::Write | Kind::Zero => PIECE,
+            Kind::Discard => DISCARD_PIECE,
+        };
+        match self.end - self.at <= most {
+            true => self.end,
+            false => (self.at + most) / CLUSTER * CLUSTER,
         }
-        _ => Err(Refusal::Unsupported(kind)),
-    };
-    if let Err(Refusal::Io(error)) = &result {
-        disk.note_failure(error);
     }
-    let code = match &result {
-        Ok(()) => VIRTIO_BLK_S_OK as u8,
-        Err(refusal) => refusal.status(),
-    };
-    status.write_all(&[code])?;
-    Ok((output.bytes_written() + 1) as u32)
 }
 
-fn read(
-    disk: &Disk,
-    sector: u64,
-    output: &mut Writer<'_>,
-    buffer: &mut [u8],
-) -> Result<(), Refusal> {
-    let mut left = output.available_bytes();
-    let mut at = on_disk(disk, sector, left as u64, REQUEST_MAX as u64)?;
-    while left > 0 {
-        let len = left.min(buffer.len());
-        disk.read_at(at, &mut buffer[..len])?;
-        output.write_all(&buffer[..len])?;
-        at += len as u64;
-        left -= len;
-    }
-    Ok(())
+/// What it takes to serve requests.
+pub(super) struct Server<'a> {
+    pub(super) disk: &'a mut Disk,
+    /// Scratch space for a piece.
+    pub(super) buffer: &'a mut [u8],
+    pub(super) unfinished: &'a mut Option<Request>,
+    /// Whether the disk may take more or less of the host by now.
+    pub(super) has_written: bool,
+    pub(super) preempted: &'a dyn Fn() -> bool,
 }
 
-fn write(
-    disk: &mut Disk,
-    sector: u64,
-    input: &mut Reader<'_>,
-    buffer: &mut [u8],
-) -> Result<(), Refusal> {
-    let mut left = input.available_bytes();
-    let mut at = on_disk(disk, sector, left as u64, REQUEST_MAX as u64)?;
-    while left > 0 {
-        let len = left.min(buffer.len());
-        input.read_exact(&mut buffer[..len])?;
-        disk.write_at(at, &buffer[..len])?;
-        at += len as u64;
-        left -= len;
-    }
-    Ok(())
+/// Where a request's data is in guest memory.
+struct Data<'m> {
+    /// What follows the header.
+    from_driver: Reader<'m>,
+    /// What precedes the status.
+    to_driver: Writer<'m>,
 }
 
-fn identify(output: &mut Writer<'_>) -> Result<(), Refusal> {
-    let len = output.available_bytes().min(ID.len());
-    Ok(output.write_all(&ID[..len])?)
-}
+impl Server<'_> {
+    /// Serves the request in `chain`, or a part of it.
+    ///
+    /// # Errors
+    /// When the chain leaves guest memory, or has no place for a header or for the
+    /// status, so that the driver cannot be answered.
+    pub(super) fn serve(
+        &mut self,
+        chain: Chain<'_>,
+        memory: &GuestMemoryMmap,
+    ) -> Result<Outcome, DeviceError> {
+        let head = chain.head_index();
+        let mut header = chain.clone().reader(memory)?;
+        let mut to_driver = chain.writer(memory)?;
+        let status_at = to_driver
+            .available_bytes()
+            .checked_sub(1)
+            .ok_or(DeviceError::Request(
+                "a block request without a status byte",
+            ))?;
+        let mut status = to_driver.split_at(status_at)?;
+        if header.available_bytes() < HEADER_LEN {
+            return Err(DeviceError::Request("a block request without a header"));
+        }
+        let mut data = Data {
+            from_driver: header.split_at(HEADER_LEN)?,
+            to_driver,
+        };
 
-/// DISCARD and WRITE_ZEROES: one segment of sector, number of sectors, flags.
-fn clear(disk: &mut Disk, kind: u32, input: &mut Reader<'_>) -> Result<(), Refusal> {
-    let discard = kind == VIRTIO_BLK_T_DISCARD;
-    let max = if discard {
-        DISCARD_SECTORS_MAX
-    } else {
-        ZERO_SECTORS_MAX
-    };
-    let mut segment = [0; 16];
-    if input.available_bytes() != segment.len() {
-        return Err(Refusal::Range {
-            sector: 0,
-            bytes: input.available_bytes() as u64,
+        // Where another chain is next now, the driver has broken its own request off.
+        let unfinished = self.unfinished.take().filter(|it| it.head == head);
+        let (begun, mut written) = match unfinished {
+            Some(request) => (data.skip(&request).map(|()| Some(request)), 0),
+            None => {
+                let begun = self.begin(head, &mut header, &mut data);
+                (begun, data.to_driver.bytes_written())
+            }
+        };
+        let result = begun.and_then(|request| {
+            let Some(mut request) = request else {
+                return Ok(true);
+            };
+            let is_done = self.go_on(&mut request, &mut data);
+            if request.kind == Kind::Read {
+                written = (request.at - request.start) as usize;
+            }
+            if let Ok(false) = is_done {
+                *self.unfinished = Some(request);
+            }
+            is_done
         });
+        if let Err(Refusal::Io(error)) = &result {
+            self.disk.counters().note_failure(error);
+        }
+        let code = match &result {
+            Ok(false) => return Ok(Outcome::Unfinished),
+            Ok(true) => VIRTIO_BLK_S_OK as u8,
+            Err(refusal) => refusal.status(),
+        };
+        status.write_all(&[code])?;
+        Ok(Outcome::Done((written + 1) as u32))
     }
-    input.read_exact(&mut segment)?;
-    let sector = u64_at(&segment, 0);
-    let len = u64::from(u32_at(&segment, 8)) * SECTOR;
-    let flags = u32_at(&segment, 12);
-    // 5.2.6.2: discards have no flags; zeroing may allow to unmap.
-    let allowed = if discard {
-        0
-    } else {
-        VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP
-    };
-    if flags & !allowed != 0 {
-        return Err(Refusal::Unsupported(kind));
+
+    /// Reads what the driver wants. Does it, where that takes no time; otherwise gives what
+    /// there is to do.
+    fn begin(
+        &self,
+        head: u16,
+        header: &mut Reader<'_>,
+        data: &mut Data<'_>,
+    ) -> Result<Option<Request>, Refusal> {
+        let mut bytes = [0; HEADER_LEN];
+        header.read_exact(&mut bytes)?;
+        let (kind, sector) = (u32_at(&bytes, 0), u64_at(&bytes, 8));
+        let (what, range) = match kind {
+            VIRTIO_BLK_T_IN => {
+                let len = data.to_driver.available_bytes() as u64;
+                (Kind::Read, self.on_disk(sector, len, REQUEST_MAX as u64)?)
+            }
+            VIRTIO_BLK_T_OUT => {
+                let len = data.from_driver.available_bytes() as u64;
+                (Kind::Write, self.on_disk(sector, len, REQUEST_MAX as u64)?)
+            }
+            VIRTIO_BLK_T_FLUSH => return Ok(None),
+            VIRTIO_BLK_T_GET_ID => {
+                let len = data.to_driver.available_bytes().min(ID.len());
+                data.to_driver.write_all(&ID[..len])?;
+                return Ok(None);
+            }
+            VIRTIO_BLK_T_DISCARD if !self.disk.is_read_only() => {
+                let max = DISCARD_SECTORS_MAX;
+                (Kind::Discard, self.segment(kind, 0, max, data)?)
+            }
+            VIRTIO_BLK_T_WRITE_ZEROES if !self.disk.is_read_only() => {
+                let (flags, max) = (VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP, ZERO_SECTORS_MAX);
+                (Kind::Zero, self.segment(kind, flags, max, data)?)
+            }
+            _ => return Err(Refusal::Unsupported(kind)),
+        };
+        Ok(Some(Request {
+            head,
+            kind: what,
+            start: range.start,
+            end: range.end,
+            at: range.start,
+        }))
     }
-    let at = on_disk(disk, sector, len, u64::from(max) * SECTOR)?;
-    match discard {
-        true => disk.discard(at, len)?,
-        false => disk.zero(at, len)?,
+
+    /// What DISCARD and WRITE_ZEROES are about: one segment of sector, number of sectors,
+    /// flags (5.2.6.2: discards have none; zeroing may allow to unmap).
+    fn segment(
+        &self,
+        kind: u32,
+        allowed_flags: u32,
+        max: u32,
+        data: &mut Data<'_>,
+    ) -> Result<Range<u64>, Refusal> {
+        let mut segment = [0; 16];
+        if data.from_driver.available_bytes() != segment.len() {
+            return Err(Refusal::Range {
+                sector: 0,
+                bytes: data.from_driver.available_bytes() as u64,
+            });
+        }
+        data.from_driver.read_exact(&mut segment)?;
+        if u32_at(&segment, 12) & !allowed_flags != 0 {
+            return Err(Refusal::Unsupported(kind));
+        }
+        let len = u64::from(u32_at(&segment, 8)) * SECTOR;
+        self.on_disk(u64_at(&segment, 0), len, u64::from(max) * SECTOR)
     }
-    Ok(())
+
+    /// Does the next pieces, one at least. Returns whether they were the last.
+    fn go_on(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<bool, Refusal> {
+        if request.kind != Kind::Read {
+            self.has_written = true;
+            self.disk.prepare_to_write(self.preempted)?;
+        }
+        while request.at < request.end {
+            self.piece(request, data)?;
+            if request.at < request.end && (self.preempted)() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn piece(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<(), Refusal> {
+        let (at, end) = (request.at, request.piece_end());
+        match request.kind {
+            Kind::Read => {
+                let bytes = &mut self.buffer[..(end - at) as usize];
+                self.disk.read_at(at, bytes)?;
+                data.to_driver.write_all(bytes)?;
+            }
+            Kind::Write => {
+                let bytes = &mut self.buffer[..(end - at) as usize];
+                data.from_driver.read_exact(bytes)?;
+                self.disk.write_at(at, bytes)?;
+            }
+            Kind::Zero => self.disk.zero(at, end - at)?,
+            Kind::Discard => self.disk.discard(at, end - at)?,
+        }
+        request.at = end;
+        Ok(())
+    }
+
+    /// A range of whole sectors that lies on the disk, in bytes.
+    fn on_disk(&self, sector: u64, bytes: u64, max: u64) -> Result<Range<u64>, Refusal> {
+        let start = sector.checked_mul(SECTOR);
+        let end = start.and_then(|start| start.checked_add(bytes));
+        match (start, end) {
+            (Some(start), Some(end))
+                if bytes.is_multiple_of(SECTOR) && bytes <= max && end <= self.disk.len() =>
+            {
+                Ok(start..end)
+            }
+            _ => Err(Refusal::Range { sector, bytes }),
+        }
+    }
 }
 
-/// The byte offset of a range of whole sectors that lies on the disk.
-fn on_disk(disk: &Disk, sector: u64, bytes: u64, max: u64) -> Result<u64, Refusal> {
-    let start = sector.checked_mul(SECTOR);
-    let end = start.and_then(|start| start.checked_add(bytes));
-    match (start, end) {
-        (Some(start), Some(end))
-            if bytes.is_multiple_of(SECTOR) && bytes <= max && end <= disk.len() =>
-        {
-            Ok(start)
+impl Data<'_> {
+    /// Skips what of a request's data has been moved.
+    fn skip(&mut self, request: &Request) -> Result<(), Refusal> {
+        let (all, done) = (request.end - request.start, request.at - request.start);
+        let has = match request.kind {
+            Kind::Read => self.to_driver.available_bytes(),
+            Kind::Write => self.from_driver.available_bytes(),
+            Kind::Zero | Kind::Discard => return Ok(()),
+        };
+        if has as u64 != all {
+            return Err(Refusal::Changed);
         }
-        _ => Err(Refusal::Range { sector, bytes }),
+        let changed = |_| Refusal::Changed;
+        match request.kind {
+            Kind::Read => {
+                self.to_driver = self.to_driver.split_at(done as usize).map_err(changed)?;
+            }
+            _ => self.from_driver = self.from_driver.split_at(done as usize).map_err(changed)?,
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! something can be done about it: the client's input while there is room for
 //! it, the client's output while there is some.
 
+use crate::sys::peer::Peers;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -20,6 +21,7 @@ const OUTPUT_MAX: usize = 1 << 20;
 pub(super) struct Clients {
     epoll: OwnedFd,
     listener: UnixListener,
+    peers: Peers,
     client: Option<Client>,
     input: VecDeque<u8>,
 }
@@ -41,6 +43,7 @@ impl Clients {
         Ok(Self {
             epoll,
             listener,
+            peers: Peers::of_this_process(),
             client: None,
             input: VecDeque::new(),
         })
@@ -87,7 +90,8 @@ impl Clients {
         // After the client has had its chance to be found gone. An error is one
         // of the connection accepted, or passes.
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.client.is_none() && stream.set_nonblocking(true).is_ok() {
+            let may_attach = self.client.is_none() && self.peers.include(&stream);
+            if may_attach && stream.set_nonblocking(true).is_ok() {
                 let output = VecDeque::new();
                 self.client = Some(Client {
                     stream,

@@ -14,6 +14,7 @@ mod client;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
 use crate::devices::log::Log;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use client::Clients;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::QueueT;
-use vm_memory::GuestMemoryMmap;
 
 /// The ring whose buffers the guest gives us to fill with input (5.3.2).
 const RECEIVE: usize = 0;
@@ -71,7 +71,7 @@ impl Console {
     /// Moves what the client has typed into the guest's buffers, while there is
     /// both.
     fn receive(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let queue = &mut queues[RECEIVE];
         let mut any = false;
         for _ in 0..queue.size() {
@@ -92,6 +92,7 @@ impl Console {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::devices::virtio::hostile;
 use crate::devices::virtio::testing::Driver;
+use crate::sys::peer::stranger_at;
 use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::unix::net::UnixStream;
@@ -15,6 +16,17 @@ struct Terminal {
 
 fn log() -> Log {
     Log::new(tempfile::tempfile().unwrap()).unwrap()
+}
+
+#[test]
+fn another_user_is_not_attached_and_keeps_nobody_out() {
+    let mut terminal = Terminal::new();
+    let stranger = stranger_at(&terminal.socket());
+    terminal.driver.lock().process_host_events();
+    let client = terminal.attach();
+    terminal.print(b"secret");
+    assert_eq!(read_exact(&client, 6), b"secret");
+    assert_eq!((&stranger).read(&mut [0]).unwrap(), 0);
 }
 
 impl Terminal {

@@ -130,7 +130,7 @@ impl Net {
     /// Moves frames both ways as far as rings, TAP and limits allow, and has itself woken
     /// when there is more to do.
     fn work(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let now = now();
         let merge = self.has(VIRTIO_NET_F_MRG_RXBUF);
         let sent = self
@@ -146,6 +146,7 @@ impl Net {
         Ok(Notify {
             used: sent.used | received.used,
             config: false,
+            ..Notify::default()
         })
     }
 }

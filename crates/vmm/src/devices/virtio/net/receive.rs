@@ -1,11 +1,11 @@
 //! From the TAP to the driver.
 
 use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::tap::{HEADER_LEN, Tap};
 use std::io::Write;
 use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// Where `num_buffers` is in the header (5.1.6).
 const NUM_BUFFERS: usize = 10;

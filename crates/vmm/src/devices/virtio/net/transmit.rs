@@ -1,11 +1,11 @@
 //! From the driver to the TAP.
 
 use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::tap::{HEADER_LEN, Tap};
 use std::io::Read;
 use std::time::Duration;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// Takes frames out of the ring.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ mod tree;
 mod wire;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::{FdIndex, FdTable};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,6 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use tree::Tree;
 use virtio_bindings::virtio_ids::VIRTIO_ID_9P;
-use vm_memory::GuestMemoryMmap;
 use wire::{Encoder, HEADER_LEN, MAX_MESSAGE};
 
 /// `VIRTIO_9P_MOUNT_TAG`: the configuration space holds the tag.

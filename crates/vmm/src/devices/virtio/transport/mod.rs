@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   vCPU threads                          the device thread (worker.rs)
-//!   register accesses ── BusDevice ──┐    queue event ──> process_queue
-//!   (registers.rs)                   ▼    host event  ──> process_host_events
-//!                         Mutex<MmioTransport>
+//!   register accesses ──────── Slot ─┐    queue event ──> process_queue
+//!   (slot.rs, registers.rs)          ▼    host event  ──> process_host_events
+//!                         Turns<MmioTransport>
 //!   ioeventfd ──> queue event             irq event ──> irqfd ──> guest
 //! ```
 //!
@@ -15,6 +15,8 @@
 //!
 //! No wake-up gets lost:
 //! * The worker empties a queue event before it looks at the ring.
+//! * A device that comes back before it is done with a ring, because it was
+//!   preempted, has that ring's event signalled again.
 //! * After each call into the device, every ring that has moved is re-armed
 //!   (`avail_event`, 2.7.10) and, if the driver has added buffers meanwhile, its
 //!   queue event is signalled again. A ring that has not moved is still armed.
@@ -25,19 +27,23 @@
 //!   injection may have been on its way when the interrupt controller was saved.
 
 mod registers;
+mod slot;
 mod state;
 
+pub use slot::Slot;
 pub use state::{QueueState, TransportState};
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
+use crate::devices::turns::Preemption;
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
-use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Registers, Status};
-use std::io::{self, Write};
+use registers::{FEATURES, INTERRUPT_CONFIG, INTERRUPT_USED, Live, Registers, Status};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Failures told on stderr in a device's life. A hostile driver can cause any
@@ -74,6 +80,10 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
     registers: Registers,
+    /// The registers that vCPUs reach beside the transport's lock.
+    live: Arc<Live>,
+    /// Whether a device has to come back in the middle of its work.
+    preemption: Preemption,
     rings: Vec<Ring>,
     /// The rings themselves, in the form devices take them.
     queues: Vec<Queue>,
@@ -116,6 +126,8 @@ impl MmioTransport {
             device,
             memory,
             registers: Registers::default(),
+            live: Arc::default(),
+            preemption: Preemption::default(),
             rings: rings.collect(),
             queues,
             irq: lines.irq,
@@ -144,10 +156,12 @@ impl MmioTransport {
                 "the saved driver uses features this device does not have",
             ));
         }
-        transport.registers = state.registers.clone();
+        let (registers, live) = Registers::restore(&state.registers);
+        transport.registers = registers;
+        transport.live = Arc::new(live);
         // A clone may differ from its parent in configuration space (a socket
         // device's CID), so a driver that was reading it has to start again.
-        transport.registers.next_config_generation();
+        transport.live.next_config_generation();
         for (index, setup) in state.queues.iter().enumerate() {
             if setup.ready && !transport.place_ring(index, setup) {
                 return Err(invalid("a saved ring is not in guest memory"));
@@ -167,7 +181,7 @@ impl MmioTransport {
         Ok(TransportState {
             device: self.device.save(fds)?,
             queues: self.ring_states(),
-            registers: self.registers.clone(),
+            registers: self.registers.save(&self.live),
         })
     }
 
@@ -219,8 +233,18 @@ impl MmioTransport {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &self.preemption,
         };
         let result = self.device.process_queue(index, context);
+        if matches!(
+            result,
+            Ok(Notify {
+                unfinished: true,
+                ..
+            })
+        ) {
+            signal(&self.rings[index].event);
+        }
         self.settle(result);
     }
 
@@ -229,6 +253,7 @@ impl MmioTransport {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &self.preemption,
         };
         let result = self.device.process_host_events(context);
         self.settle(result);
@@ -244,13 +269,22 @@ impl MmioTransport {
     /// was signalled meanwhile, or was on its way when the state was saved, is
     /// made up for. The interrupt event must be connected by now.
     pub fn resume(&mut self) {
-        if self.registers.interrupt_status != 0 {
+        if self.live.interrupt_status() != 0 {
             signal(&self.irq);
         }
         for index in 0..self.rings.len() {
-            self.process_queue(index);
+            match self.preemption.is_wanted() {
+                // It comes back to this one by the event.
+                true => signal(&self.rings[index].event),
+                false => self.process_queue(index),
+            }
         }
         self.process_host_events();
+    }
+
+    /// Has the device come back in the middle of its work while `pause` is set.
+    pub fn pause_by(&mut self, pause: Arc<AtomicBool>) {
+        self.preemption.pause_by(pause);
     }
 
     /// Gives the device up until the driver resets it (2.1.2).
@@ -263,13 +297,10 @@ impl MmioTransport {
                 .unwrap_or_default();
             let id = self.device.device_id();
             // Nobody may be listening any more, which is no reason to panic.
-            let _ = writeln!(
-                io::stderr(),
-                "virtio device {id} needs reset: {error}{because}"
-            );
+            crate::sys::note!("virtio device {id} needs reset: {error}{because}");
         }
-        let was_live = self.registers.status.is_live();
-        self.registers.status.insert(Status::NEEDS_RESET);
+        let was_live = self.live.status().is_live();
+        self.live.add_status(Status::NEEDS_RESET);
         self.update_readiness();
         if was_live {
             self.interrupt(INTERRUPT_CONFIG);
@@ -283,9 +314,9 @@ impl MmioTransport {
             Err(error) => return self.fail(&error),
         };
         if notify.config {
-            self.registers.next_config_generation();
+            self.live.next_config_generation();
         }
-        if self.registers.status.is_live() {
+        if self.live.status().is_live() {
             let used = if notify.used { INTERRUPT_USED } else { 0 };
             let config = if notify.config { INTERRUPT_CONFIG } else { 0 };
             self.interrupt(used | config);
@@ -307,7 +338,7 @@ impl MmioTransport {
 
     fn interrupt(&mut self, cause: u32) {
         if cause != 0 {
-            self.registers.interrupt_status |= cause;
+            self.live.add_interrupt(cause);
             signal(&self.irq);
         }
     }
@@ -331,7 +362,7 @@ impl MmioTransport {
 
     /// Makes the rings the device sees ready or not.
     fn update_readiness(&mut self) {
-        let live = self.registers.status.is_live();
+        let live = self.live.status().is_live();
         for (queue, ring) in self.queues.iter_mut().zip(&self.rings) {
             queue.set_ready(ring.setup.ready && live);
         }
@@ -346,7 +377,8 @@ impl MmioTransport {
     /// As after power-on (2.4), but for the descriptors and what was told.
     fn reset(&mut self) {
         self.device.reset();
-        self.registers.reset();
+        self.registers = Registers::default();
+        self.live.reset();
         for (queue, ring) in self.queues.iter_mut().zip(&mut self.rings) {
             ring.setup = QueueState::default();
             ring.armed_at = 0;

@@ -4,6 +4,7 @@
 use super::{MmioTransport, QueueState, signal};
 use crate::bus::BusDevice;
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -43,19 +44,15 @@ impl Status {
         self.0 & bits == bits
     }
 
-    pub(super) fn insert(&mut self, bits: u32) {
-        self.0 |= bits;
-    }
-
     /// Whether the device may use its rings and interrupt.
     pub(super) fn is_live(self) -> bool {
         self.has(Self::DRIVER_OK) && !self.has(Self::NEEDS_RESET)
     }
 }
 
-/// The registers that are one per device.
+/// The registers that are one per device, at rest.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Registers {
+pub(super) struct RegistersState {
     device_features_sel: u32,
     driver_features_sel: u32,
     pub(super) driver_features: u64,
@@ -65,19 +62,99 @@ pub(super) struct Registers {
     config_generation: u32,
 }
 
+/// Those of them that only the holder of the transport needs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Registers {
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    pub(super) driver_features: u64,
+    queue_sel: u32,
+}
+
 impl Registers {
-    /// As after power-on. ConfigGeneration goes on: a driver that reads it
-    /// around a reset must not find it unchanged.
-    pub(super) fn reset(&mut self) {
-        let config_generation = self.config_generation;
-        *self = Self {
-            config_generation,
-            ..Self::default()
-        };
+    pub(super) fn save(&self, live: &Live) -> RegistersState {
+        RegistersState {
+            device_features_sel: self.device_features_sel,
+            driver_features_sel: self.driver_features_sel,
+            driver_features: self.driver_features,
+            queue_sel: self.queue_sel,
+            status: live.status(),
+            interrupt_status: live.interrupt_status(),
+            config_generation: live.config_generation.load(Ordering::SeqCst),
+        }
     }
 
-    pub(super) fn next_config_generation(&mut self) {
-        self.config_generation = self.config_generation.wrapping_add(1);
+    pub(super) fn restore(state: &RegistersState) -> (Self, Live) {
+        let registers = Self {
+            device_features_sel: state.device_features_sel,
+            driver_features_sel: state.driver_features_sel,
+            driver_features: state.driver_features,
+            queue_sel: state.queue_sel,
+        };
+        let live = Live {
+            status: state.status.0.into(),
+            interrupt_status: state.interrupt_status.into(),
+            config_generation: state.config_generation.into(),
+        };
+        (registers, live)
+    }
+}
+
+/// The registers that a vCPU reads and acknowledges while its device works. Each is one
+/// number; only the holder of the transport changes them, but for an acknowledgement.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    status: AtomicU32,
+    interrupt_status: AtomicU32,
+    config_generation: AtomicU32,
+}
+
+impl Live {
+    /// The register at `offset`, if it is one of these.
+    pub(super) fn read(&self, offset: u64) -> Option<u32> {
+        let register = match u32::try_from(offset).ok()? {
+            VIRTIO_MMIO_STATUS => &self.status,
+            VIRTIO_MMIO_INTERRUPT_STATUS => &self.interrupt_status,
+            VIRTIO_MMIO_CONFIG_GENERATION => &self.config_generation,
+            _ => return None,
+        };
+        Some(register.load(Ordering::SeqCst))
+    }
+
+    /// Writes the register at `offset`, if it is one of these. Returns whether it is.
+    pub(super) fn write(&self, offset: u64, value: u32) -> bool {
+        let acknowledges = offset == u64::from(VIRTIO_MMIO_INTERRUPT_ACK);
+        if acknowledges {
+            self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
+        }
+        acknowledges
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status(self.status.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn add_status(&self, bits: u32) {
+        self.status.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    pub(super) fn interrupt_status(&self) -> u32 {
+        self.interrupt_status.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn add_interrupt(&self, cause: u32) {
+        self.interrupt_status.fetch_or(cause, Ordering::SeqCst);
+    }
+
+    pub(super) fn next_config_generation(&self) {
+        self.config_generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// As after power-on. ConfigGeneration goes on: a driver that reads it
+    /// around a reset must not find it unchanged.
+    pub(super) fn reset(&self) {
+        self.status.store(0, Ordering::SeqCst);
+        self.interrupt_status.store(0, Ordering::SeqCst);
     }
 }
 
@@ -112,6 +189,9 @@ impl BusDevice for MmioTransport {
 impl MmioTransport {
     fn read_register(&self, offset: u32) -> u32 {
         let registers = &self.registers;
+        if let Some(value) = self.live.read(offset.into()) {
+            return value;
+        }
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
@@ -125,16 +205,16 @@ impl MmioTransport {
                     .map_or(0, |&size| size.into())
             }
             VIRTIO_MMIO_QUEUE_READY => self.selected().map_or(0, |setup| setup.ready.into()),
-            VIRTIO_MMIO_INTERRUPT_STATUS => registers.interrupt_status,
-            VIRTIO_MMIO_STATUS => registers.status.0,
             // No shared memory regions: length and base read as all ones.
             VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            VIRTIO_MMIO_CONFIG_GENERATION => registers.config_generation,
             _ => 0,
         }
     }
 
     fn write_register(&mut self, offset: u32, value: u32) {
+        if self.live.write(offset.into(), value) {
+            return;
+        }
         match offset {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.registers.driver_features_sel = value,
@@ -148,7 +228,6 @@ impl MmioTransport {
                     signal(&ring.event);
                 }
             }
-            VIRTIO_MMIO_INTERRUPT_ACK => self.registers.interrupt_status &= !value,
             VIRTIO_MMIO_STATUS => self.write_status(value),
             VIRTIO_MMIO_QUEUE_DESC_LOW => self.set_up_ring(|ring| set_low(&mut ring.desc, value)),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => self.set_up_ring(|ring| set_high(&mut ring.desc, value)),
@@ -175,7 +254,7 @@ impl MmioTransport {
     /// Changes the selected ring's registers: after the features are agreed
     /// (3.1.1), and not while the ring is ready (4.2.2.2).
     fn set_up_ring(&mut self, change: impl FnOnce(&mut QueueState)) {
-        let agreed = self.registers.status.has(Status::FEATURES_OK);
+        let agreed = self.live.status().has(Status::FEATURES_OK);
         let ring = self.rings.get_mut(self.registers.queue_sel as usize);
         if let Some(ring) = ring.filter(|ring| agreed && !ring.setup.ready) {
             change(&mut ring.setup);
@@ -186,7 +265,7 @@ impl MmioTransport {
     /// reads 0 back.
     fn write_queue_ready(&mut self, value: u32) {
         let index = self.registers.queue_sel as usize;
-        let agreed = self.registers.status.has(Status::FEATURES_OK);
+        let agreed = self.live.status().has(Status::FEATURES_OK);
         let Some(setup) = self.selected().copied().filter(|_| agreed) else {
             return;
         };
@@ -200,7 +279,7 @@ impl MmioTransport {
     }
 
     fn write_driver_features(&mut self, value: u32) {
-        let status = self.registers.status;
+        let status = self.live.status();
         if !status.has(Status::DRIVER) || status.has(Status::FEATURES_OK) {
             return;
         }
@@ -216,7 +295,7 @@ impl MmioTransport {
         if value == 0 {
             return self.reset();
         }
-        let old = self.registers.status;
+        let old = self.live.status();
         let mut new = value & Status::OF_DRIVER & !old.0;
         if new & Status::FEATURES_OK != 0 && !(old.has(Status::DRIVER) && self.features_agree()) {
             new &= !Status::FEATURES_OK;
@@ -224,7 +303,7 @@ impl MmioTransport {
         if !Status(old.0 | new).has(Status::FEATURES_OK) {
             new &= !Status::DRIVER_OK;
         }
-        self.registers.status.insert(new);
+        self.live.add_status(new);
         if new & Status::DRIVER_OK != 0 {
             self.device.activate(self.registers.driver_features);
             self.update_readiness();

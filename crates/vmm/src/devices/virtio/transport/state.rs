@@ -1,16 +1,17 @@
 //! What of a transport outlives the process.
 
-use super::registers::Registers;
+use super::registers::RegistersState;
 use crate::devices::virtio::DeviceState;
+use crate::memory::GuestMemoryMmap;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// A device and its transport at rest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TransportState {
-    pub(super) registers: Registers,
-    pub(super) queues: Vec<QueueState>,
+    pub(super) registers: RegistersState,
+    /// Its rings.
+    pub queues: Vec<QueueState>,
     /// The device's own part; choose the device to restore by it.
     pub device: DeviceState,
 }
@@ -36,6 +37,13 @@ pub struct QueueState {
 }
 
 impl QueueState {
+    /// Whether a driver can have set it up so (2.7), and the device come so far.
+    pub fn can_be(&self) -> bool {
+        let is_size = self.size.is_power_of_two() && self.size <= 1 << 15;
+        let taken = self.next_avail.wrapping_sub(self.next_used);
+        !self.ready || is_size && u32::from(taken) <= self.size
+    }
+
     /// The ring described, if the specification allows it (2.7) and it lies in
     /// guest memory.
     pub(super) fn to_queue(

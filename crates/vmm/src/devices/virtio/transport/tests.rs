@@ -14,7 +14,7 @@ const NONE: (u64, u32) = (0, 0);
 
 /// A driver that has not said anything yet.
 fn fresh() -> Driver {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
+    let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY as usize)]);
     let memory = Arc::new(memory);
     Driver::with(
         MmioTransport::new(Box::new(Rng), Lines::new(1).unwrap(), memory.clone()).unwrap(),

@@ -5,9 +5,10 @@
 //! gives back, and it notifies the device of it.
 
 use crate::devices::virtio::{DeviceError, ring};
+use crate::memory::GuestMemoryMmap;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (5.10.6.7), as on the ring.
 const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();

@@ -1,6 +1,7 @@
 //! The public side on the host: `<path>` for connections to the guest, and
 //! `<path>_<port>` for connections from it (the convention of Firecracker).
 
+use crate::sys::peer::Peers;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
@@ -18,6 +19,7 @@ const MAX_GREETING: usize = 32;
 pub(super) struct Listener {
     pub(super) socket: UnixListener,
     pub(super) path: PathBuf,
+    peers: Peers,
 }
 
 impl Listener {
@@ -28,14 +30,20 @@ impl Listener {
         Ok(Self {
             socket,
             path: path.to_owned(),
+            peers: Peers::of_this_process(),
         })
     }
 
-    /// The next client, if one waits and the process can take it.
+    /// The next client, if one waits and the process can take it. Those of other users are
+    /// closed.
     pub(super) fn accept(&self) -> Option<UnixStream> {
-        let (stream, _) = self.socket.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
-        Some(stream)
+        loop {
+            let (stream, _) = self.socket.accept().ok()?;
+            if self.peers.include(&stream) {
+                stream.set_nonblocking(true).ok()?;
+                return Some(stream);
+            }
+        }
     }
 
     /// Connects to the host's listener for `port`; `None` if nobody answers.

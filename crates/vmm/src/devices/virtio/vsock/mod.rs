@@ -38,6 +38,7 @@ mod tests;
 pub use handle::VsockHandle;
 
 use super::{Context, DeviceError, DeviceState, Notify, VirtioDevice, ring};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use events::Events;
 use muxer::Muxer;
@@ -48,7 +49,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 /// `VIRTIO_VSOCK_F_STREAM` (5.10.3), the only socket type.
 const F_STREAM: u64 = 1 << 0;
@@ -105,7 +105,7 @@ impl Vsock {
     /// Moves everything that can be moved. Each ring may be what another one was
     /// waiting for, so they are always served together.
     fn pump(&mut self, context: Context<'_>) -> Result<Notify, DeviceError> {
-        let Context { queues, memory } = context;
+        let Context { queues, memory, .. } = context;
         let [rx, tx, event] = queues else {
             return Ok(Notify::default());
         };
@@ -115,6 +115,7 @@ impl Vsock {
         Ok(Notify {
             used,
             config: false,
+            ..Notify::default()
         })
     }
 

@@ -6,13 +6,15 @@
 
 use super::super::packet::{HEADER_LEN, Header};
 use super::super::{QUEUE_SIZES, Vsock, VsockHandle, VsockState};
+use crate::devices::turns::Preemption;
 use crate::devices::virtio::{Context, DeviceState, Notify, VirtioDevice};
+use crate::memory::GuestMemoryMmap;
 use crate::sys::fds::FdTable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 pub(super) const RX: usize = 0;
 pub(super) const TX: usize = 1;
@@ -170,7 +172,7 @@ impl Guest {
         ];
         Self {
             cid,
-            memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap(),
+            memory: crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]),
             device,
             handle,
             queues: QUEUE_SIZES.map(|size| Queue::new(size).unwrap()).into(),
@@ -207,7 +209,7 @@ impl Guest {
         let bytes = postcard::to_stdvec(&state).unwrap();
         let state: VsockState = postcard::from_bytes(&bytes).unwrap();
         let (device, handle) = Vsock::restore(cid, &state).unwrap();
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let memory = crate::memory::region::zeroed(&[(GuestAddress(0), MEMORY)]);
         let mut all = vec![0; MEMORY];
         self.memory.read_slice(&mut all, GuestAddress(0)).unwrap();
         memory.write_slice(&all, GuestAddress(0)).unwrap();
@@ -299,6 +301,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_queue(ring, context).unwrap();
         self.after_call(notify);
@@ -338,6 +341,7 @@ impl Guest {
         let context = Context {
             queues: &mut self.queues,
             memory: &self.memory,
+            preemption: &Preemption::default(),
         };
         let notify = self.device.process_host_events(context).unwrap();
         self.after_call(notify);

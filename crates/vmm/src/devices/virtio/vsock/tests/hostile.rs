@@ -6,10 +6,12 @@ use super::super::credit::BUFFER;
 use super::super::fuzzing::drive_packets;
 use super::super::packet::{HOST_CID, Header, TYPE_STREAM};
 use super::guest::{EVENT, Guest, RX, TX};
+use super::{asked, nothing, public};
 use crate::devices::virtio::{DeviceState, VirtioDevice, hostile};
 use crate::sys::fds::FdTable;
+use crate::sys::peer::stranger_at;
 use proptest::prelude::*;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// Packets that often belong to a connection: one of few ports, a known
@@ -166,4 +168,24 @@ proptest! {
         let _stream = handle.connect(1024).unwrap();
         hostile::drive(Box::new(clone), &script);
     }
+}
+
+#[test]
+fn another_user_reaches_no_guest() {
+    let mut guest = Guest::boot(3);
+    let (_dir, path) = public(&mut guest);
+    let stranger = stranger_at(&path);
+    // It may have been closed by now.
+    let _ = (&stranger).write_all(b"CONNECT 1024\n");
+    guest.settle();
+    match (&stranger).read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?}"),
+    }
+    nothing(&mut guest);
+    let own = UnixStream::connect(&path).unwrap();
+    (&own).write_all(b"CONNECT 1024\n").unwrap();
+    guest.settle();
+    asked(&mut guest);
 }

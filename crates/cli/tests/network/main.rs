@@ -1,9 +1,11 @@
 //! VMs with a network, on Linux with the image `base`. As root: a network takes
-//! `CAP_NET_ADMIN`, and the last test is about hosts without it.
+//! `CAP_NET_ADMIN`, and [`unprivileged`] is about hosts without it.
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../support/mod.rs"]
 mod support;
+mod unprivileged;
 
 use serde_json::Value;
 use std::collections::HashSet;
@@ -13,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Ended, HYPERFORK, User, eventually};
+use support::{Ended, User, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -84,10 +86,20 @@ fn port_of(info: &Value, guest: u16) -> u16 {
     host.try_into().unwrap()
 }
 
+/// An address of this host that is not of its loopback interface.
+fn own_address() -> Ipv4Addr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").expect("a way out");
+    match socket.local_addr().unwrap() {
+        SocketAddr::V4(address) => *address.ip(),
+        SocketAddr::V6(address) => panic!("{address}"),
+    }
+}
+
 #[test]
 fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
     let user = User::new();
-    boot(&user, &["-p", "0:7"]);
+    boot(&user, &["-p", "0.0.0.0:0:7"]);
     let parent = user.json(&["inspect", "p"]);
     let ip = address(&parent);
     let listener = TcpListener::bind((hosts_end(ip), 0)).unwrap();
@@ -156,6 +168,15 @@ fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
     let refused = user.run(&["exec", "p-1", "--", "nc", "-w", "60", &ip.to_string(), "7"]);
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("No route to host"), "{refused:?}");
+    // Nor by the port that is published for it, at whatever address of the host's.
+    let own_end = hosts_end(address(&clones[0]));
+    assert_eq!(echo((own_end, port(&parent)), "host"), "host");
+    for host in [own_end, hosts_end(ip), own_address()] {
+        let published = port(&parent);
+        let script = format!("(echo hello; sleep 3) | nc -w 60 {host} {published}");
+        let ended = user.run(&["exec", "p-1", "--", "sh", "-c", &script]);
+        assert!(!ended.stdout.contains("hello"), "{host}: {ended:?}");
+    }
 
     // However a VM ends, its network goes with it.
     let victim = user.json(&["inspect", "p-1"])["pid"].to_string();
@@ -265,7 +286,7 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
         &["run", "-d", "--quiet", "--name", "p", "-p", &publish],
     );
     assert!(
-        error.contains(&format!("tcp port {port} of this host")),
+        error.contains(&format!("tcp port {port} of 127.0.0.1")),
         "{error}"
     );
     // Nor can a VM have what is not this host's.
@@ -276,6 +297,21 @@ fn a_port_in_use_is_told_and_nothing_is_left() {
     );
     assert!(error.contains("udp port 0 of 192.0.2.1"), "{error}");
     user.must_be_clean();
+}
+
+#[test]
+fn a_published_port_is_open_to_this_host_alone_unless_an_address_says_otherwise() {
+    let user = User::new();
+    boot(&user, &["-p", "0:7", "-p", "0.0.0.0:0:9"]);
+    let parent = user.json(&["inspect", "p"]);
+    let addresses = parent["ports"].as_array().unwrap();
+    let addresses: Vec<_> = addresses.iter().map(|port| &port["address"]).collect();
+    assert_eq!(addresses, ["127.0.0.1", "0.0.0.0"]);
+    let connects = |ip, port| TcpStream::connect((ip, port)).is_ok();
+    let [alone, everywhere] = [7, 9].map(|guest| port_of(&parent, guest));
+    let outside = own_address();
+    assert!(connects(Ipv4Addr::LOCALHOST, alone) && connects(Ipv4Addr::LOCALHOST, everywhere));
+    assert!(!connects(outside, alone) && connects(outside, everywhere));
 }
 
 #[test]
@@ -322,136 +358,4 @@ fn addresses_that_run_out_are_told_and_nothing_is_left_of_processes_that_were_ki
     eventually("the end of all interfaces", || interfaces() == 0);
     assert_eq!(run("q").status, 0);
     assert_eq!(sh(&user, "q", "hostname"), "q\n");
-}
-
-/// The program, without what making networks takes; `before` is done first, by a shell that
-/// has it still.
-fn unprivileged(user: &User, before: &str, args: &[&str]) -> Ended {
-    let as_root = user.command(args);
-    let mut command = Command::new("unshare");
-    let script = format!("{before} exec setpriv --bounding-set -net_admin,-sys_admin -- \"$@\"");
-    command.args(["--mount", "sh", "-c", &script, "sh", HYPERFORK]);
-    command.args(args);
-    for (name, value) in as_root.get_envs() {
-        command.env(name, value.unwrap_or_default());
-    }
-    Ended::of(command.output().expect("unshare"))
-}
-
-/// An address of this host that is not of its loopback interface.
-fn own_address() -> Ipv4Addr {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect("192.0.2.1:9").expect("a way out");
-    match socket.local_addr().unwrap() {
-        SocketAddr::V4(address) => *address.ip(),
-        SocketAddr::V6(address) => panic!("{address}"),
-    }
-}
-
-#[test]
-fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish_ports() {
-    /// `EHOSTUNREACH`, `ECONNRESET`.
-    const REFUSED: u8 = 113;
-    const RESET: u8 = 104;
-    let user = User::new();
-    let without = |args: &[&str]| unprivileged(&user, "", args);
-    let host = own_address();
-    let [open, closed] = [(); 2].map(|()| TcpListener::bind("0.0.0.0:0").unwrap());
-    let [open_port, closed_port] =
-        [&open, &closed].map(|listener| listener.local_addr().unwrap().port());
-    let run = [
-        "run", "-d", "--quiet", "--name", "p", "--memory", "256MiB", "--cpus", "1",
-    ];
-    let error = without(&[&run[..], &["--net", "own"]].concat()).must_have_failed(125);
-    assert!(
-        error.contains("CAP_NET_ADMIN") && error.contains("--net user"),
-        "{error}"
-    );
-    // Nobody listens at port 1.
-    let egress = format!("{host}:{open_port}/tcp,{host}:1");
-    let publish = ["-p", "0:7", "-p", "0:8/udp"];
-    let ended = without(&[&run[..], &publish, &["--egress", &egress]].concat());
-    assert_eq!(
-        (ended.status, ended.stdout.as_str()),
-        (0, "p\n"),
-        "{ended:?}"
-    );
-    assert!(ended.stderr.contains("--net user"), "{ended:?}");
-    start_callback(&user, "p");
-    sh(
-        &user,
-        "p",
-        &format!(
-            "(nc {host} {open_port} </dev/ptmx >/tmp/got 2>&1; touch /tmp/ended) >/dev/null 2>&1 &"
-        ),
-    );
-    let (mut kept, _) = open.accept().unwrap();
-    assert_eq!(without(&["fork", "p", "-n", "2"]).status, 0);
-    let forked = without(&["fork", "p", "--strategy", "process-fork"]);
-    assert_eq!(forked.status, 0, "{forked:?}");
-    for name in ["p", "p-1", "p-2", "p-3"] {
-        let info = user.json(&["inspect", name]);
-        assert_eq!([&info["net"], &info["ip"]], [&"user".into(), &Value::Null]);
-        let calls = |ip, port_there| calls_back(port(&info), ip, port_there);
-        assert_eq!(calls(host, open_port), 0);
-        assert!(open.accept().is_ok(), "it connected to somebody else");
-        assert_eq!(calls(host, closed_port), REFUSED);
-        // Its process is told of that too late to refuse.
-        assert!([0, RESET].contains(&calls(host, 1)));
-        // Other VMs, and its gateway, which is its own process.
-        for ip in [Ipv4Addr::new(10, 213, 0, 7), Ipv4Addr::UNSPECIFIED] {
-            assert_eq!(calls(ip, open_port), REFUSED);
-        }
-        let datagrams = (Ipv4Addr::LOCALHOST, port_of(&info, 8));
-        for word in [name, &name.repeat(10)] {
-            assert_eq!(echo_datagram(datagrams, word), word);
-        }
-    }
-    // Of what its parent was connected to a clone has nothing, and its programs know.
-    sh(&user, "p-1", "until [ -e /tmp/ended ]; do sleep 0.1; done");
-    kept.write_all(b"still\n").unwrap();
-    sh(
-        &user,
-        "p",
-        "until grep -q still /tmp/got; do sleep 0.1; done",
-    );
-    closed.set_nonblocking(true).unwrap();
-    assert!(closed.accept().is_err(), "a guest got through");
-}
-
-#[test]
-fn who_may_not_have_a_network_at_all_is_told_and_has_vms_all_the_same() {
-    let user = User::new();
-    let without =
-        |args: &[&str]| unprivileged(&user, "mount --bind /dev/null /dev/net/tun &&", args);
-    let run = [
-        "run", "-d", "--quiet", "--name", "p", "--memory", "256MiB", "--cpus", "1",
-    ];
-    for asked in [
-        &["--net", "own"][..],
-        &["--net", "user"],
-        &["-p", "0:7"],
-        &["--egress", "none"],
-    ] {
-        let error = without(&[&run[..], asked].concat()).must_have_failed(125);
-        assert!(error.contains("--net none"), "{error}");
-    }
-    let ended = without(&run);
-    assert_eq!(
-        (ended.status, ended.stdout.as_str()),
-        (0, "p\n"),
-        "{ended:?}"
-    );
-    assert!(
-        ended.stderr.starts_with("no network: ") && ended.stderr.lines().count() == 1,
-        "{ended:?}"
-    );
-    let info = user.json(&["inspect", "p"]);
-    assert_eq!([&info["ip"], &info["net"]], [&Value::Null, &Value::Null]);
-    let report: Value =
-        serde_json::from_str(&without(&["fork", "p", "--json"]).stdout).expect("a report");
-    assert_eq!(report["clones"][0]["ip"], Value::Null);
-    assert_eq!(sh(&user, "p-1", "hostname; ls /sys/class/net"), "p-1\nlo\n");
-    let findings = without(&["doctor"]).stdout;
-    assert!(findings.contains("VMs have none"), "{findings}");
 }

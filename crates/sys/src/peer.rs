@@ -1,0 +1,61 @@
+//! Who is at the other end of a Unix socket.
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Uid, geteuid};
+use std::os::unix::net::UnixStream;
+
+/// Whom a socket of this process is for. Its directory keeps others out already; this holds
+/// where a directory was opened to them, or a descriptor of it was passed on.
+#[derive(Debug, Clone, Copy)]
+pub struct Peers {
+    /// Who runs this process.
+    user: Uid,
+}
+
+impl Peers {
+    /// Who runs this process, and root. (Looked up once: a confined thread cannot ask.)
+    pub fn of_this_process() -> Self {
+        Self { user: geteuid() }
+    }
+
+    /// Whether one of them has made this connection.
+    pub fn include(&self, connection: &UnixStream) -> bool {
+        socket_peercred(connection).is_ok_and(|peer| peer.uid == self.user || peer.uid.is_root())
+    }
+}
+
+/// In tests, which run as root: a connection to this socket by another user, to whom it and
+/// its directory have been opened.
+#[doc(hidden)]
+pub fn stranger_at(socket: &std::path::Path) -> UnixStream {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let nobody = Uid::from_raw(65534);
+    let directory = socket.parent().expect("a directory");
+    set_permissions(directory, Permissions::from_mode(0o711)).expect("our directory");
+    set_permissions(socket, Permissions::from_mode(0o777)).expect("our socket");
+    let connect = || {
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root's right");
+        UnixStream::connect(socket)
+    };
+    let connected = std::thread::scope(|scope| scope.spawn(connect).join());
+    connected.expect("no panic").expect("a connection")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn of_two_users_that_connect_the_own_one_is_a_peer() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let peers = Peers::of_this_process();
+        let _stranger = stranger_at(&socket);
+        assert!(!peers.include(&listener.accept().unwrap().0));
+        let _own = UnixStream::connect(&socket).unwrap();
+        assert!(peers.include(&listener.accept().unwrap().0));
+    }
+}

@@ -1,0 +1,71 @@
+//! Why there is no machine.
+
+use super::run::REST_LIMIT;
+use super::slots::SlotError;
+use super::vcpus::{End, VcpuJobError};
+use crate::boot::BootError;
+use crate::kvm::KvmError;
+use crate::memory::layout;
+use crate::memory::ram::RamError;
+use crate::snapshot::{Shape, StateError};
+use std::io;
+
+/// Why there is no machine, or no capture of one.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The state of a vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuJobError),
+    /// The machine is no more.
+    #[error("the machine has ended")]
+    Ended(#[from] End),
+    /// A vCPU or a device could not be stopped in time.
+    #[error(
+        "the machine did not come to rest within {} s: a disk or a shared directory of the host may hang",
+        REST_LIMIT.as_secs()
+    )]
+    NotAtRest,
+    /// Memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A device.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// More devices than interrupt lines.
+    #[error("{count} devices are too many: a VM has {max} slots", max = layout::VIRTIO_MAX)]
+    TooManyDevices {
+        /// Devices wanted.
+        count: usize,
+    },
+    /// The state is for another kind of shell.
+    #[error("a shell of {shell:?} cannot take a machine of {state:?}")]
+    Shape {
+        /// What there is.
+        shell: Box<Shape>,
+        /// What is needed.
+        state: Box<Shape>,
+    },
+    /// The state does not fit itself.
+    #[error("the captured state contradicts itself")]
+    State(#[from] StateError),
+    /// The host failed in something else.
+    #[error("{what} failed")]
+    Host {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl MachineError {
+    pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}

@@ -1,0 +1,165 @@
+//! Going on where another machine was captured.
+
+use super::assemble::{Parts, assemble};
+use super::slots::{self, Backends};
+use super::vcpus::{VcpuJobs, Vcpus};
+use super::{Events, Machine, MachineError, Shell};
+use crate::boot::{self, BootError};
+use crate::devices::serial::Serial;
+use crate::devices::virtio::transport::MmioTransport;
+use crate::kvm::{Clocks, GoingOn, HostKind, KvmError, VcpuState, VmState};
+use crate::memory::{RamImage, layout};
+use crate::snapshot::MachineState;
+use crate::sys::clock::{Monotonic, host_tsc};
+use crate::sys::fds::FdTable;
+use hyperfork_api::Identity;
+use std::mem;
+
+/// When the phases of a restore ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Restored {
+    /// The image is under the memory slot.
+    pub memory: Monotonic,
+    /// All state is set.
+    pub state: Monotonic,
+}
+
+/// vCPUs whose state is being set, by their threads, while the rest of the machine is built.
+pub(super) struct PendingRestore {
+    done: VcpuJobs<()>,
+    /// How the machine's clocks go on since.
+    going_on: GoingOn,
+    since: Monotonic,
+}
+
+impl PendingRestore {
+    pub(super) fn begin(
+        vcpus: &Vcpus,
+        states: Vec<VcpuState>,
+        clocks: &Clocks,
+    ) -> Result<Self, MachineError> {
+        let since = Monotonic::now();
+        let going_on = clocks.go_on(since, host_tsc())?;
+        Ok(Self {
+            done: vcpus.restore(states, going_on.tsc_back),
+            going_on,
+            since,
+        })
+    }
+
+    /// Waits for it, and sets what of the VM has to come after it.
+    pub(super) fn finish(self, machine: &Machine, vm: &VmState) -> Result<(), MachineError> {
+        // Before the interrupt controllers, which may have something for their APICs.
+        self.done.finish()?;
+        machine.vm.restore(vm)?;
+        // It goes on from here, the TSCs from before.
+        let passed = Monotonic::now().ns_since(self.since);
+        let then = self.going_on.kvm_clock_ns;
+        let now = then.checked_add(passed).ok_or(KvmError::Clock(then))?;
+        let (vcpus, memory) = (machine.vcpus.cpus(), machine.ram.memory());
+        Ok(machine.vm.set_clock_of(vcpus, memory, now)?)
+    }
+}
+
+impl Machine {
+    /// Goes on where `state` was captured, with `identity`.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn restore(
+        mut shell: Shell,
+        mut state: MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<(Self, Restored), MachineError> {
+        if shell.shape != state.shape {
+            return Err(MachineError::Shape {
+                shell: Box::new(shell.shape),
+                state: Box::new(state.shape),
+            });
+        }
+        state.check()?;
+        let vcpus = mem::take(&mut state.vcpus);
+        let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
+        RamImage::restore(state.ram.clone(), fds)
+            .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
+            .map_err(MachineError::host("mapping the memory image"))?;
+        let memory_done = Monotonic::now();
+        let machine = Self::rebuild(shell, vcpus, &state, fds, identity, backends, events)?;
+        Ok((
+            machine,
+            Restored {
+                memory: memory_done,
+                state: Monotonic::now(),
+            },
+        ))
+    }
+
+    /// As [`restore`](Self::restore), in a shell that has the memory already.
+    ///
+    /// # Errors
+    /// [`MachineError`].
+    pub fn go_on(
+        shell: Shell,
+        state: &mut MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<Self, MachineError> {
+        state.check()?;
+        let vcpus = mem::take(&mut state.vcpus);
+        let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
+        Self::rebuild(shell, vcpus, state, fds, identity, backends, events)
+    }
+
+    fn rebuild(
+        mut shell: Shell,
+        vcpus: PendingRestore,
+        state: &MachineState,
+        fds: &FdTable,
+        identity: &Identity,
+        backends: &Backends,
+        events: Events,
+    ) -> Result<Self, MachineError> {
+        let memory = shell.ram.memory().clone();
+        let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
+        let device_states = state.devices.iter().map(|transport| &transport.device);
+        let slots = slots::restored(
+            device_states,
+            fds,
+            identity.cid,
+            backends,
+            shell.ram.free_pages(),
+        )?;
+        let serial_irq = shell.serial_line()?;
+        let devices = slots.devices.into_iter().zip(shell.lines.drain(..));
+        let devices = devices.zip(&state.devices).map(|((device, lines), state)| {
+            MmioTransport::restore(device, lines, state, memory.clone())
+        });
+        let parts = Parts {
+            vm: &state.vm,
+            vcpus,
+            serial: Serial::restore(&state.serial, serial_irq, backends.log.clone())
+                .map_err(MachineError::host("restoring the serial port"))?,
+            devices: devices
+                .collect::<Result<_, _>>()
+                .map_err(MachineError::host("restoring a device"))?,
+            guest_fork: state.guest_fork,
+            disks: slots.disks,
+            vsock: slots.vsock,
+        };
+        let machine = assemble(shell, parts, identity, events)?;
+        // What the doorbell then tells of. It is for kernels that a PVM host cannot run, and in
+        // memory that the embedded guest, which has no devices, takes for its own.
+        if is_read {
+            boot::generation::write(&memory, identity).map_err(BootError::from)?;
+        }
+        // Queued before the first instruction, so that the guest cannot miss that it
+        // is a clone.
+        machine.vm.interrupt(layout::DOORBELL_IRQ)?;
+        Ok(machine)
+    }
+}
