@@ -20,13 +20,15 @@ use trouble::{descriptors_of, finish_within, lives, pid_of, pool_of, signal, soo
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Party {
     Parent,
+    /// The parent, where there is no pool to do it.
+    Alone,
     /// The parent, on the thread that waits for the clones: a panic there is not its end.
     Waiter,
     Clone,
     Pool,
 }
 
-use Party::{Parent, Pool, Waiter};
+use Party::{Alone, Parent, Pool, Waiter};
 
 /// The steps, in their order. Each has a fault point, and there are no others.
 const STEPS: &[(&str, Party, &str)] = &[
@@ -35,9 +37,14 @@ const STEPS: &[(&str, Party, &str)] = &[
     ("the pool gives them", Pool, "pool.take"),
     ("they are received", Parent, "shells.receive"),
     ("a name is claimed", Parent, "shells.name"),
-    ("a process is started", Parent, "shells.spawn"),
-    ("it is told what to build", Parent, "shells.order"),
+    ("a process is started", Alone, "shells.spawn"),
+    ("it is told what to build", Alone, "shells.order"),
     ("it opens KVM", Party::Clone, "shell.kvm"),
+    ("it makes a VM", Party::Clone, "shell.vm"),
+    ("its memory is registered", Party::Clone, "shell.memory"),
+    ("its vCPUs are made", Party::Clone, "shell.vcpus"),
+    ("its devices' lines are made", Party::Clone, "shell.lines"),
+    ("its vCPUs' threads start", Party::Clone, "shell.threads"),
     (
         "it has its sockets and logs",
         Party::Clone,
@@ -51,6 +58,11 @@ const STEPS: &[(&str, Party, &str)] = &[
         "capture.prepare",
     ),
     ("the parent stands still", Parent, "capture.pause"),
+    ("its vCPUs are read", Parent, "capture.vcpus"),
+    ("the VM is read", Parent, "capture.vm"),
+    ("its devices are read", Parent, "capture.devices"),
+    ("its memory is frozen", Parent, "capture.freeze"),
+    ("the frozen memory is shared", Parent, "capture.share"),
     ("its state is encoded", Parent, "capture.encode"),
     // Hand-over.
     ("a clone is told what it is", Parent, "handover.order"),
@@ -72,6 +84,16 @@ const STEPS: &[(&str, Party, &str)] = &[
     ("the clone has its place", Party::Clone, "clone.place"),
     ("the state has arrived", Party::Clone, "clone.state"),
     ("it is decoded", Party::Clone, "clone.decode"),
+    ("its vCPUs are set", Party::Clone, "restore.vcpus"),
+    ("its memory is placed", Party::Clone, "restore.memory"),
+    ("its devices are restored", Party::Clone, "restore.devices"),
+    ("the VM's state is set", Party::Clone, "restore.vm"),
+    (
+        "devices and vCPUs are connected",
+        Party::Clone,
+        "restore.connect",
+    ),
+    ("it runs", Party::Clone, "clone.run"),
     ("the launcher is watched", Party::Clone, "clone.watch"),
     (
         "the guest is told who it is",
@@ -166,14 +188,14 @@ impl Case {
     /// Whether the parent itself is what is killed.
     fn kills_parent(&self) -> bool {
         match self.party {
-            Parent => matches!(self.action, "kill" | "panic"),
+            Parent | Alone => matches!(self.action, "kill" | "panic"),
             Waiter => self.action == "kill",
             Party::Clone | Pool => false,
         }
     }
 
     fn stops_parent(&self) -> bool {
-        matches!(self.party, Parent | Waiter) && self.action == "stop"
+        matches!(self.party, Parent | Alone | Waiter) && self.action == "stop"
     }
 }
 
@@ -216,8 +238,16 @@ impl Family {
         let _ = fs::remove_file(&struck);
         // Written whole, at once.
         let new = run_dir.join(".faults.new");
-        fs::write(&new, format!("{} {}\n", case.point, case.action)).unwrap();
+        let whose = match case.party {
+            Parent | Alone | Waiter => format!("pid={}", self.parent),
+            Pool => format!("pid={}", pool_of(&self.user).expect("a pool")),
+            Party::Clone => String::new(),
+        };
+        fs::write(&new, format!("{} {} {whose}\n", case.point, case.action)).unwrap();
         fs::rename(&new, &file).unwrap();
+        if case.party == Alone {
+            signal(pool_of(&self.user).expect("a pool"), "KILL");
+        }
         // More than there are in stock: some shells are taken, others are built.
         let command = self
             .user

@@ -125,6 +125,10 @@ pub(crate) fn run(
 ) -> Result<(), String> {
     // First of all: somebody waits for its first instruction, and what is to be done here
     // takes the processor it could run on.
+    if let Err(error) = fault::point("clone.run") {
+        drop(vm);
+        return Err(give_up(&launcher, claim, &error));
+    }
     let urgent = urgent.filter(Urgent::is_granted);
     match urgent {
         Some(_) => vm.machine.set_off(URGENT_RUN),

@@ -205,12 +205,14 @@ impl Begun {
     /// than the caller's thread does.
     pub(crate) fn finish(mut self) -> Finished {
         let report = match (self.failure, &self.times) {
-            (None, Some(times)) => self.clones.wait(times, self.timeout, self.best_effort),
+            (None, Some(times)) => self
+                .clones
+                .wait(self.timeout, self.best_effort)
+                .and_then(|()| self.clones.release(times, self.best_effort)),
             (failure, _) => Err(failure.unwrap_or(ForkError::GivenUp)),
         };
-        match &report {
-            Ok(_) => self.clones.release(),
-            Err(_) => self.clones.end(),
+        if report.is_err() {
+            self.clones.end();
         }
         LauncherEnd::end_all(self.unused);
         Finished {

@@ -28,6 +28,14 @@ enum Action {
     Panic,
 }
 
+/// A line of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Armed {
+    action: Action,
+    nth: Option<u32>,
+    pid: Option<u32>,
+}
+
 pub(super) fn arm_from(run_dir: &Path) {
     // A clone made by fork(2) has its parent's, which is the same.
     let _ = RUN_DIR.set(run_dir.to_owned());
@@ -40,11 +48,13 @@ pub(super) fn reach(name: &'static str) -> io::Result<()> {
     let Ok(file) = fs::read_to_string(run_dir.join(FILE)) else {
         return Ok(());
     };
-    let Some((action, nth)) = file.lines().find_map(|line| parse(line, name)) else {
+    let Some(armed) = file.lines().find_map(|line| parse(line, name)) else {
         return Ok(());
     };
     let times = count(name, &file);
-    if nth.is_some_and(|nth| nth != times) {
+    let strikes = armed.nth.is_none_or(|nth| nth == times)
+        && armed.pid.is_none_or(|pid| pid == std::process::id());
+    if !strikes {
         return Ok(());
     }
     let struck = OpenOptions::new()
@@ -52,7 +62,7 @@ pub(super) fn reach(name: &'static str) -> io::Result<()> {
         .append(true)
         .open(run_dir.join(STRUCK));
     struck.and_then(|mut struck| writeln!(struck, "{name}"))?;
-    match action {
+    match armed.action {
         Action::Error(Some(errno)) => Err(errno.into()),
         Action::Error(None) => Err(io::Error::other(format!("fault point {name}"))),
         Action::Kill => Ok(kill_process(getpid(), Signal::KILL)?),
@@ -78,7 +88,7 @@ fn count(name: &'static str, file: &str) -> u32 {
 }
 
 /// What a line of the file says of a point, if anything.
-fn parse(line: &str, name: &str) -> Option<(Action, Option<u32>)> {
+fn parse(line: &str, name: &str) -> Option<Armed> {
     let mut words = line.split_whitespace();
     if words.next() != Some(name) {
         return None;
@@ -93,7 +103,18 @@ fn parse(line: &str, name: &str) -> Option<(Action, Option<u32>)> {
         "panic" => Action::Panic,
         _ => return None,
     };
-    Some((action, words.next().and_then(|nth| nth.parse().ok())))
+    let mut armed = Armed {
+        action,
+        nth: None,
+        pid: None,
+    };
+    for word in words {
+        match word.strip_prefix("pid=") {
+            Some(pid) => armed.pid = Some(pid.parse().ok()?),
+            None => armed.nth = Some(word.parse().ok()?),
+        }
+    }
+    Some(armed)
 }
 
 #[cfg(test)]
@@ -101,10 +122,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_names_a_point_an_action_and_maybe_which_time() {
+    fn a_line_names_a_point_an_action_and_maybe_which_time_and_process() {
+        let armed = |action, nth, pid| Some(Armed { action, nth, pid });
         let enospc = Action::Error(Some(Errno::NOSPC));
-        assert_eq!(parse("a.b ENOSPC 2", "a.b"), Some((enospc, Some(2))));
-        assert_eq!(parse("a.b kill", "a.b"), Some((Action::Kill, None)));
+        assert_eq!(parse("a.b ENOSPC 2", "a.b"), armed(enospc, Some(2), None));
+        assert_eq!(parse("a.b kill", "a.b"), armed(Action::Kill, None, None));
+        let stop = armed(Action::Stop, None, Some(7));
+        assert_eq!(parse("a.b stop pid=7", "a.b"), stop);
         assert_eq!(parse("a.b kill", "a.c"), None);
         assert_eq!(parse("a.b burn", "a.b"), None);
         assert_eq!(parse("", "a.b"), None);

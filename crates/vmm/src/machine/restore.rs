@@ -11,6 +11,7 @@ use crate::kvm::{Clocks, GoingOn, HostKind, KvmError, VcpuState, VmState};
 use crate::memory::{RamImage, layout};
 use crate::snapshot::MachineState;
 use crate::sys::clock::{Monotonic, host_tsc};
+use crate::sys::fault;
 use crate::sys::fds::FdTable;
 use hyperfork_api::Identity;
 use std::mem;
@@ -51,6 +52,7 @@ impl PendingRestore {
     pub(super) fn finish(self, machine: &Machine, vm: &VmState) -> Result<(), MachineError> {
         // Before the interrupt controllers, which may have something for their APICs.
         self.done.finish()?;
+        fault::point("restore.vm").map_err(MachineError::host("setting the VM's state"))?;
         machine.vm.restore(vm)?;
         // It goes on from here, the TSCs from before.
         let passed = Monotonic::now().ns_since(self.since);
@@ -81,9 +83,11 @@ impl Machine {
             });
         }
         state.check()?;
+        fault::point("restore.vcpus").map_err(MachineError::host("setting the vCPUs' state"))?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
-        RamImage::restore(state.ram.clone(), fds)
+        fault::point("restore.memory")
+            .and_then(|()| RamImage::restore(state.ram.clone(), fds))
             .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
@@ -126,6 +130,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
         let is_read = shell.host == HostKind::Hardware && !shell.shape.rings.is_empty();
+        fault::point("restore.devices").map_err(MachineError::host("restoring a device"))?;
         let device_states = state.devices.iter().map(|transport| &transport.device);
         let slots = slots::restored(
             device_states,
