@@ -1,6 +1,7 @@
 //! The one gate.
 
-use crate::run::{cargo, run, step};
+use crate::run::{run, step};
+use crate::workspace::cargo;
 use anyhow::Result;
 
 /// # Errors
@@ -20,9 +21,14 @@ pub(crate) fn ci() -> Result<()> {
     ]))?;
     step("layers");
     crate::layers::check()?;
-    step("licences");
-    crate::licences::check()?;
+    step("licences, bans, advisories");
+    crate::deny::check()?;
+    step("results");
+    crate::results::results(true)?;
+    let built = crate::test::build()?;
     step("generated files");
-    crate::docs::docs(true)?;
-    crate::test::test(None)
+    crate::docs::with_program(true)?;
+    let result = crate::test::run_all(&built, None);
+    crate::times::tell();
+    result?.conclude()
 }

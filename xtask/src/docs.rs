@@ -2,8 +2,8 @@
 //! README's picture, from the committed figures.
 
 use crate::plot::fork_svg;
-use crate::run::{cargo, output};
-use crate::workspace::root;
+use crate::run::output;
+use crate::workspace::{cargo, program, root};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::process::Command;
@@ -13,6 +13,20 @@ use std::process::Command;
 /// # Errors
 /// When one is not current, or what it is made of cannot be had.
 pub(crate) fn docs(check: bool) -> Result<()> {
+    crate::run::run(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--package",
+        "hyperfork-cli",
+    ]))?;
+    with_program(check)
+}
+
+/// The same, with the program as it was built last.
+///
+/// # Errors
+/// As [`docs`].
+pub(crate) fn with_program(check: bool) -> Result<()> {
     let documents = [
         ("docs/cli.md", reference()?),
         ("docs/results/fork.svg", fork_svg()?),
@@ -30,15 +44,10 @@ pub(crate) fn docs(check: bool) -> Result<()> {
 }
 
 fn reference() -> Result<String> {
-    crate::run::run(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--package",
-        "hyperfork-cli",
-    ]))?;
+    let program = program()?;
     let help = |verbs: &[&str]| -> Result<String> {
         let text = output(
-            Command::new(crate::test::target_dir().join("debug/hyperfork"))
+            Command::new(&program)
                 .args(verbs)
                 .arg("--help")
                 .env("COLUMNS", "100"),

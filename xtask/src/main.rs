@@ -1,15 +1,20 @@
-//! What the project does to itself: `cargo xtask ci | test | level1 | layers | licences | docs`.
+//! What the project does to itself: `cargo xtask ci | test | level1 | soak | layers | deny | results |
+//! docs`.
 #![forbid(unsafe_code)]
 
 mod ci;
 mod compare;
+mod deny;
 mod docs;
 mod layers;
 mod level1;
-mod licences;
 mod plot;
+mod programs;
+mod results;
 mod run;
+mod soak;
 mod test;
+mod times;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +29,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Everything a change has to pass: format, lints, layers, licences, generated files, tests
+    /// Everything a change has to pass: format, lints, layers, licences, results, generated files, tests
     Ci,
     /// All tests: prepares what they need (guest images), runs them here and in the emulated hardware-KVM machine
     Test {
@@ -38,10 +43,18 @@ enum Verb {
     },
     /// Compare two builds: the same forks, in turn, as ratios
     Compare(compare::Compare),
-    /// Check that no layer imports from above
+    /// What CI runs a short round of, for longer
+    Soak(soak::Args),
+    /// Check that no layer imports from above, and no files import each other in a circle
     Layers,
-    /// Check the licences of all dependencies
-    Licences,
+    /// Check licences, bans, sources and advisories of all dependencies
+    Deny,
+    /// Format the raw figures in docs/results, or check them
+    Results {
+        /// Only check
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the generated documents, or check that they are current
     Docs {
         /// Only check
@@ -56,8 +69,10 @@ fn main() -> anyhow::Result<()> {
         Verb::Test { filter } => test::test(filter.as_deref()),
         Verb::Level1 { filter } => test::emulated(filter.as_deref()),
         Verb::Compare(args) => compare::run(&args),
+        Verb::Soak(args) => soak::soak(&args),
         Verb::Layers => layers::check(),
-        Verb::Licences => licences::check(),
+        Verb::Deny => deny::check(),
+        Verb::Results { check } => results::results(check),
         Verb::Docs { check } => docs::docs(check),
     }
 }

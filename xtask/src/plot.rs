@@ -1,4 +1,8 @@
 //! The picture in the README, drawn from the committed figures.
+//!
+//! By hand, though `bench` has plotters: that has axes and curves, but no bars that lie and have
+//! their names beside them, so rectangles and texts would be placed here all the same; and xtask
+//! is what a fresh checkout compiles first.
 
 use crate::workspace::root;
 use anyhow::{Context, Result};
@@ -6,8 +10,9 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
 
-/// Where the figures are.
-const RESULTS: &str = "docs/results/2026-11-21-pvm";
+/// Where the figures are, of guests of one shape on one host.
+const BOOT: &str = "docs/results/boot/boot.json";
+const FORKS: &str = "docs/results/linux/ready.json";
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 250.0;
@@ -18,27 +23,26 @@ const AXIS: (f64, f64) = (1e3, 1e7);
 
 /// Draws medians as bars.
 pub(crate) fn fork_svg() -> Result<String> {
-    let boots = lines("boot.jsonl")?;
-    let forks = lines("fork.jsonl")?;
-    let of_clone = |key: &str| median(forks.iter().map(|fork| &fork["clones"][0][key]));
+    let boot = read(BOOT)?;
+    let forks = read(FORKS)?;
+    let forks = forks["b"].as_array().context("there are no forks")?;
+    let of_forks = |key: &str| median(forks.iter().map(|fork| &fork[key]));
+    let boot_us = boot["rows"][0]["ready_p50_us"].as_f64();
     let bars = [
         (
             "cold boot to ready",
-            median(boots.iter().map(|boot| &boot["boot_ready_us"]))?,
+            boot_us.context("there is no time of a boot")?,
         ),
-        ("fork to the agent's first answer", of_clone("ready_us")?),
-        ("fork to the first guest instruction", of_clone("total_us")?),
-        (
-            "the parent's pause",
-            median(forks.iter().map(|fork| &fork["pause_us"]))?,
-        ),
+        ("fork to the agent's first answer", of_forks("ready_us")?),
+        ("fork to the first guest instruction", of_forks("total_us")?),
+        ("the parent's pause", of_forks("pause_us")?),
     ];
     let height = TOP + ROW * bars.len() as f64 + 40.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"sans-serif\" font-size=\"14\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
-         <text x=\"12\" y=\"24\" font-size=\"15\" fill=\"#222\">A Linux guest of 512 MiB and 2 CPUs \
+         <text x=\"12\" y=\"24\" font-size=\"15\" fill=\"#222\">A Linux guest of 256 MiB and 2 CPUs \
          on a PVM host (medians, log scale)</text>\n"
     );
     for (exponent, label) in ["1 ms", "10 ms", "100 ms", "1 s", "10 s"]
@@ -89,12 +93,9 @@ fn duration(us: f64) -> String {
     }
 }
 
-fn lines(file: &str) -> Result<Vec<Value>> {
-    let path = root().join(RESULTS).join(file);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    text.lines()
-        .map(|line| Ok(serde_json::from_str(line)?))
-        .collect()
+fn read(file: &'static str) -> Result<Value> {
+    let text = fs::read_to_string(root().join(file)).context(file)?;
+    serde_json::from_str(&text).context(file)
 }
 
 fn median<'a>(values: impl Iterator<Item = &'a Value>) -> Result<f64> {

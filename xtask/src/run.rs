@@ -5,14 +5,8 @@ use std::process::{Command, Stdio};
 
 /// Says what is being done.
 pub(crate) fn step(what: &str) {
+    crate::times::step(what);
     println!("\n── {what}");
-}
-
-/// Cargo, in the workspace's root.
-pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(args).current_dir(crate::workspace::root());
-    command
 }
 
 /// Runs to the end; an error unless it succeeds.

@@ -21,8 +21,7 @@ struct Guest {
 
 impl Guest {
     fn boot() -> Self {
-        // Not under /tmp: the agent mounts another one there.
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let directory = tempfile::tempdir_in(SHORT).unwrap();
         let process = Command::new("env")
             .args(["--default-signal", "setpriv"])
             .arg("--bounding-set=-sys_time")

@@ -11,7 +11,7 @@
 //! | 130, 143 | ended by SIGINT, SIGTERM |
 //! | any | `run` and `exec`: the command's |
 
-use crate::args::Verb;
+use crate::args::{Usage, Verb};
 use crate::interrupt::Interrupted;
 use crate::ui::StdoutClosed;
 use hyperfork_api::guest::Failure;
@@ -29,11 +29,6 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// A program ended by a signal: the shell's convention.
 const BY_SIGNAL: i32 = 128;
-
-/// The arguments are well-formed, but not together.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Usage(pub(crate) String);
 
 /// The status when this verb fails for a reason that has none of its own.
 pub(crate) fn trouble_with(verb: &Verb) -> u8 {

@@ -11,7 +11,10 @@ use support::User;
 
 /// A compressed image made by `qemu-img convert -c -O qcow2 -o cluster_size=4k` of
 /// [`sectors`].
-const QCOW2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sectors.qcow2");
+fn qcow2() -> String {
+    let path = support::package().join("tests/data/sectors.qcow2");
+    path.to_str().unwrap().to_owned()
+}
 
 /// A MiB; the sectors of the first and the last 64 KiB have their number in them.
 fn sectors() -> Vec<u8> {
@@ -77,8 +80,9 @@ fn disks_are_private_to_each_clone_their_images_are_never_written_and_a_full_one
     let before = fs::read(&data).unwrap();
     let (attached, shared) = (data.display().to_string(), format!("{}:ro", data.display()));
     let mut args = vec!["run", "-d", "--quiet", "--name", "p", "--memory", "256MiB"];
-    let read_only = format!("{QCOW2}:ro");
-    for disk in [&attached, &read_only, &shared, QCOW2] {
+    let qcow2 = qcow2();
+    let read_only = format!("{qcow2}:ro");
+    for disk in [&attached, &read_only, &shared, &qcow2] {
         args.extend(["--disk", disk]);
     }
     let large = user.path("large");
@@ -219,7 +223,7 @@ fn a_disk_that_cannot_be_one_is_told_in_one_line_and_nothing_is_left() {
     let locked = file("locked", &[0; 4096]);
     let writer = File::options().write(true).open(&locked).unwrap();
     writer.lock().unwrap();
-    let mut escaping = fs::read(QCOW2).unwrap();
+    let mut escaping = fs::read(qcow2()).unwrap();
     // The header's fields backing_file_offset and backing_file_size, and the format.
     escaping.resize(64 << 10, 0);
     let escaping = file("escaping", &escaping);

@@ -12,8 +12,8 @@
 //! artifact is not locked belongs to a builder that died, and can go. Lock files
 //! themselves stay: removing one while somebody waits on it would make two locks.
 
-use crate::recipe::Meta;
-use crate::{BuildError, HostError, Progress};
+use crate::error::is_disk_full;
+use crate::{BuildError, CacheError, Environment, Progress};
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, retry_on_intr};
 use serde::{Deserialize, Serialize};
@@ -21,66 +21,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-/// Why an artifact cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// A file operation failed.
-    #[error("cannot {action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The disk is full, or would become so.
-    #[error(
-        "not enough disk space to build {title}: it needs {needed_mib} MiB and {path} has \
-         {free_mib} MiB left; make room or set XDG_CACHE_HOME to a directory elsewhere"
-    )]
-    DiskFull {
-        /// What was to be built.
-        title: String,
-        /// The cache's root.
-        path: PathBuf,
-        /// Space the build needs, MiB.
-        needed_mib: u64,
-        /// Space there was, MiB.
-        free_mib: u64,
-    },
-    /// The build failed.
-    #[error("cannot build {title}")]
-    Build {
-        /// What was to be built.
-        title: String,
-        /// Why.
-        #[source]
-        source: BuildError,
-    },
-    /// This machine lacks something.
-    #[error(transparent)]
-    Host(#[from] HostError),
-}
-
-impl CacheError {
-    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::File {
-            action,
-            path,
-            source,
-        }
-    }
-}
-
-/// Whether an error means that there is no space to write.
-pub(crate) fn is_disk_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-}
 
 /// Names an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -99,6 +39,16 @@ impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.key)
     }
+}
+
+/// What is told about an artifact beside its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// Artifacts it was made from: kept as long as it is, to build its successor
+    /// quickly.
+    pub(crate) inputs: Vec<Id>,
+    /// Variables for the programs that run from it.
+    pub(crate) environment: Environment,
 }
 
 /// An artifact that is there, and stays there while this value lives.

@@ -24,6 +24,7 @@
 mod cache;
 mod digest;
 mod distribution;
+mod error;
 mod host;
 mod image;
 mod kernel;
@@ -36,14 +37,14 @@ mod rootfs;
 mod store;
 mod tool;
 
-pub use cache::CacheError;
 pub use digest::{Digest, Hasher};
 pub use distribution::{BusyboxTree, DebianTree};
+pub use error::{BuildError, CacheError};
 pub use host::HostError;
 pub use image::{Environment, Image};
 pub use kernel::LinuxKernel;
 pub use progress::Progress;
-pub use recipe::{BuildError, ImageRecipe, Job, Recipe};
+pub use recipe::{ImageRecipe, Job, Recipe};
 pub use resize::resize;
 pub use rootfs::{Ext4Root, GuestFile};
 pub use store::{ImageError, ImageStore};

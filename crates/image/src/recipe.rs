@@ -1,10 +1,8 @@
 //! What the cache can build: artifacts, and images made of them.
 
-use crate::cache::{Artifact, CacheError, Id};
-use crate::{Digest, Environment, HostError, ImageStore, Progress, ToolError};
-use serde::{Deserialize, Serialize};
-use std::io;
-use std::path::{Path, PathBuf};
+use crate::cache::{Artifact, Id};
+use crate::{BuildError, CacheError, Digest, Environment, Progress};
+use std::path::PathBuf;
 
 /// How to make one artifact: a directory of files, determined by its inputs.
 pub trait Recipe: Send + Sync {
@@ -35,14 +33,17 @@ pub trait Recipe: Send + Sync {
     fn build(&self, job: &mut Job<'_>) -> Result<Environment, BuildError>;
 }
 
-/// What is told about an artifact beside its files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Meta {
-    /// Artifacts it was made from: kept as long as it is, to build its successor
-    /// quickly.
-    pub(crate) inputs: Vec<Id>,
-    /// Variables for the programs that run from it.
-    pub(crate) environment: Environment,
+/// Where a build gets the artifacts that it makes its own from.
+pub(crate) trait Artifacts {
+    /// An artifact, built now if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    fn artifact(
+        &self,
+        recipe: &dyn Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Artifact, CacheError>;
 }
 
 /// One build under way.
@@ -53,7 +54,7 @@ pub struct Job<'a> {
     pub work: PathBuf,
     /// Who wants to know.
     pub progress: &'a mut dyn Progress,
-    store: &'a ImageStore,
+    artifacts: &'a dyn Artifacts,
     inputs: Vec<Artifact>,
 }
 
@@ -62,13 +63,13 @@ impl<'a> Job<'a> {
         out: PathBuf,
         work: PathBuf,
         progress: &'a mut dyn Progress,
-        store: &'a ImageStore,
+        artifacts: &'a dyn Artifacts,
     ) -> Self {
         Self {
             out,
             work,
             progress,
-            store,
+            artifacts,
             inputs: Vec::new(),
         }
     }
@@ -79,7 +80,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// It cannot be built.
     pub fn input(&mut self, recipe: &dyn Recipe) -> Result<PathBuf, BuildError> {
-        let input = self.store.artifact(recipe, self.progress);
+        let input = self.artifacts.artifact(recipe, self.progress);
         let input = input.map_err(Box::new)?;
         let path = input.path().to_owned();
         self.inputs.push(input);
@@ -104,52 +105,6 @@ impl<'a> Job<'a> {
         let result = step(self.progress)?;
         self.progress.finished(title);
         Ok(result)
-    }
-}
-
-/// Why an artifact could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A tool failed.
-    #[error(transparent)]
-    Tool(#[from] ToolError),
-    /// A file operation of ours failed.
-    #[error("cannot {action} {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The machine lacks something.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// An artifact it is made from could not be had.
-    #[error(transparent)]
-    Input(#[from] Box<CacheError>),
-}
-
-impl BuildError {
-    /// For `map_err`: the operation that failed and on what.
-    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::File {
-            action,
-            path,
-            source,
-        }
-    }
-
-    /// Whether the disk was full.
-    pub fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Tool(error) => matches!(error, ToolError::DiskFull { .. }),
-            Self::File { source, .. } => crate::cache::is_disk_full(source),
-            Self::Host(_) | Self::Input(_) => false,
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Images by name: built, looked up, listed, removed.
 
-use crate::cache::{Artifact, Cache, Id, Order};
+use crate::cache::{Artifact, Cache, Id, Meta, Order};
 use crate::manifest::Manifest;
-use crate::recipe::Meta;
+use crate::recipe::Artifacts;
 use crate::{
     CacheError, Hasher, HostError, Image, ImageRecipe, Job, Progress, Recipe, host, known,
 };
@@ -175,41 +175,6 @@ impl ImageStore {
         Ok(())
     }
 
-    /// An artifact of the cache, built now if it is not there.
-    ///
-    /// # Errors
-    /// It cannot be built.
-    pub(crate) fn artifact(
-        &self,
-        recipe: &dyn Recipe,
-        progress: &mut dyn Progress,
-    ) -> Result<Artifact, CacheError> {
-        if let Some(id) = self.locate(recipe)
-            && let Some(artifact) = self.cache.find(&id)?
-        {
-            return Ok(artifact);
-        }
-        let packages = recipe.host_packages();
-        host::require(&packages, progress)?;
-        let id = self.locate(recipe).ok_or_else(|| {
-            HostError::PackagesMissing(packages.iter().map(|name| (*name).to_owned()).collect())
-        })?;
-        let title = recipe.title();
-        let order = Order {
-            id: &id,
-            title: &title,
-            space_needed: recipe.space_needed(),
-        };
-        self.cache.ensure(&order, progress, |out, work, progress| {
-            let mut job = Job::new(out, work, progress, self);
-            let environment = recipe.build(&mut job)?;
-            Ok(Meta {
-                inputs: job.inputs(),
-                environment,
-            })
-        })
-    }
-
     /// What the recipe would make on this machine. Where the package it builds
     /// from is not installed, what it has made of any version.
     fn locate(&self, recipe: &dyn Recipe) -> Option<Id> {
@@ -259,6 +224,39 @@ impl ImageStore {
             rootfs,
             environment: self.cache.meta(&manifest.rootfs)?.environment,
             created_unix_s: manifest.created_unix_s,
+        })
+    }
+}
+
+impl Artifacts for ImageStore {
+    fn artifact(
+        &self,
+        recipe: &dyn Recipe,
+        progress: &mut dyn Progress,
+    ) -> Result<Artifact, CacheError> {
+        if let Some(id) = self.locate(recipe)
+            && let Some(artifact) = self.cache.find(&id)?
+        {
+            return Ok(artifact);
+        }
+        let packages = recipe.host_packages();
+        host::require(&packages, progress)?;
+        let id = self.locate(recipe).ok_or_else(|| {
+            HostError::PackagesMissing(packages.iter().map(|name| (*name).to_owned()).collect())
+        })?;
+        let title = recipe.title();
+        let order = Order {
+            id: &id,
+            title: &title,
+            space_needed: recipe.space_needed(),
+        };
+        self.cache.ensure(&order, progress, |out, work, progress| {
+            let mut job = Job::new(out, work, progress, self);
+            let environment = recipe.build(&mut job)?;
+            Ok(Meta {
+                inputs: job.inputs(),
+                environment,
+            })
         })
     }
 }

@@ -61,9 +61,10 @@ fn builder(role: &str, root: &Path) {
     let recipe = match role {
         "--builder-with-tool" => recipe(|job| {
             let pid_file = job.out.with_file_name("pid");
-            let wait = format!("echo $$ > {}; exec sleep 1000", pid_file.display());
+            let wait = "echo $$ > \"$0\"; exec sleep 1000";
             job.step("waiting in a tool", |_| {
-                Ok(Tool::new("sh").args(["-c", &wait]).run(|_| ())?)
+                let tool = Tool::new("sh").args(["-c", wait]).arg(&pid_file);
+                Ok(tool.run(|_| ())?)
             })
         }),
         "--builder-at-gate" => recipe(move |job| {
@@ -250,17 +251,15 @@ fn a_disk_that_fills_up_is_one_clear_line_and_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         // The small disk is in a mount namespace of its own, so it goes with the
         // builder; what is on it is looked at from inside.
-        let script = format!(
-            "mount -t tmpfs -o size=16m tmpfs {root} && {program} {role} {root}/cache && \
-             cd {root}/cache && find tmp images -mindepth 1 && find . -path './roots/*' && \
-             echo checked",
-            root = directory.path().display(),
-            program = std::env::current_exe().unwrap().display(),
-        );
+        let script = "mount -t tmpfs -o size=16m tmpfs \"$0\" && \"$1\" \"$2\" \"$0/cache\" && \
+             cd \"$0/cache\" && find tmp images -mindepth 1 && find . -path './roots/*' && \
+             echo checked";
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "--map-root-user", "sh", "-c"])
-            .arg(&script);
+            .args(["--mount", "--map-root-user", "sh", "-c", script])
+            .arg(directory.path())
+            .arg(std::env::current_exe().unwrap())
+            .arg(role);
         let mut builder = Builder::spawn(command);
         let told = builder.wait_for("failed ");
         assert!(

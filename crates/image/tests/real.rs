@@ -82,7 +82,7 @@ fn the_python_image_has_a_numpy_that_starts_without_warnings_and_without_wide_re
     check(&image);
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
-    ask(&image, &format!("rdump / {}", root.display()));
+    ask(&image, &format!("rdump / \"{}\"", root.display()));
     // As a program of the guest finds it on a PVM host, warnings being errors.
     let python = |program: &str| {
         let environment: Vec<String> = image

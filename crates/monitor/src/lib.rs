@@ -14,6 +14,7 @@
 //! | [`prepared`] | a shell and all around it that does not depend on what it becomes |
 //! | [`owner`] | the one thread that changes the VM |
 //! | [`fork`] | the fork path: begin in `fork/mod.rs` and go downhill |
+//! | [`task`] | what the owner is told or asked |
 //! | [`control`] | the control socket |
 //! | [`identify`], [`follow`] | talking to the guest's agent |
 //! | [`publish`] | published ports |
@@ -28,6 +29,7 @@ mod owner;
 mod prepared;
 mod publish;
 mod signals;
+mod task;
 mod vm;
 
 use hyperfork_host::{pool, program};

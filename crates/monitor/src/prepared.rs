@@ -2,9 +2,9 @@
 //! long, and has little to do when it is wanted.
 
 use crate::control::{self, Pending};
-use crate::owner::{self, Task};
 use crate::publish::{self, Published};
 use crate::signals;
+use crate::task::{self, Task};
 use hyperfork_host::handover::{BuildShell, NewVm};
 use hyperfork_host::{Config, RunDir, VmDir};
 use hyperfork_net::Namespace;
@@ -133,7 +133,7 @@ impl Prepared {
         let around = self.around;
         let published = publish::connect(&mut new, around.network.as_ref())?;
         let (spec, identity) = (&new.spec, &new.identity);
-        let events = owner::events(around.tasks.0.clone());
+        let events = task::events(around.tasks.0.clone());
         let backends = &around.backends;
         let machine = Machine::boot(self.shell, &self.host, spec, identity, backends, events)?;
         Ok(ReadyVm {
@@ -158,7 +158,7 @@ impl Prepared {
         let state = MachineState::decode(state)?;
         let around = self.around;
         let published = publish::connect(&mut new, around.network.as_ref())?;
-        let events = owner::events(around.tasks.0.clone());
+        let events = task::events(around.tasks.0.clone());
         let backends = &around.backends;
         let (machine, restored) =
             Machine::restore(self.shell, state, fds, &new.identity, backends, events)?;
@@ -184,7 +184,7 @@ impl Prepared {
         let built = Monotonic::now();
         let around = self.around;
         let published = publish::connect(&mut new, around.network.as_ref())?;
-        let events = owner::events(around.tasks.0.clone());
+        let events = task::events(around.tasks.0.clone());
         let backends = &around.backends;
         let machine = Machine::go_on(self.shell, state, fds, &new.identity, backends, events)?;
         let restored = Restored {

@@ -1,30 +1,18 @@
 //! The life of a VM's process: order, shell, machine, owner.
 
-use crate::owner::{Owner, Task};
+use crate::owner;
 use crate::prepared::{Prepared, ReadyVm};
 use crate::signals;
-use hyperfork_api::one_line;
 use hyperfork_host::handover::{BuildShell, Order, Progress, VmEnd};
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::sched::{self, Urgent};
-use hyperfork_sys::{descriptors, fault, note, secrecy};
+use hyperfork_sys::{descriptors, fault, secrecy};
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
-use std::thread;
-use std::time::Duration;
-
-/// How long a clone is left alone to come out for the first time. Idle guests may take
-/// longer: a tick of their clock.
-const FIRST_EXIT: Duration = Duration::from_millis(5);
-
-/// How long a clone's vCPUs take the processor from others at most, when nothing keeps them
-/// from entering. Entering a guest takes 60 µs on a PVM host.
-const URGENT_RUN: Duration = Duration::from_micros(200);
 
 /// A VM's process, from its first order to its end. The hand-over socket is its standard
 /// input.
@@ -54,13 +42,13 @@ pub(crate) fn main() -> Result<(), String> {
         settings: order.settings,
     };
     match make(&launcher, &config, &order, &mut claim) {
-        Ok(Some((vm, urgent))) => run(vm, urgent, launcher, config, claim),
+        Ok(Some((vm, urgent))) => owner::live(vm, urgent, launcher, config, claim),
         // The launcher wants no VM after all.
         Ok(None) => {
             claim.abandon();
             Ok(())
         }
-        Err(error) => Err(give_up(&launcher, claim, &*error)),
+        Err(error) => Err(launcher.give_up(claim, &*error)),
     }
 }
 
@@ -110,65 +98,4 @@ fn make(
 fn next_order(launcher: &VmEnd) -> io::Result<(Option<(Order, FdTable)>, Urgent)> {
     let urgent = Urgent::now();
     Ok((launcher.order()?, urgent))
-}
-
-/// Lets the machine run and owns it until its end.
-///
-/// # Errors
-/// When it cannot even begin, in one line.
-pub(crate) fn run(
-    mut vm: ReadyVm,
-    urgent: Option<Urgent>,
-    launcher: VmEnd,
-    config: Config,
-    claim: Claim,
-) -> Result<(), String> {
-    // First of all: somebody waits for its first instruction, and what is to be done here
-    // takes the processor it could run on.
-    if let Err(error) = fault::point("clone.run") {
-        drop(vm);
-        return Err(give_up(&launcher, claim, &error));
-    }
-    let urgent = urgent.filter(Urgent::is_granted);
-    match urgent {
-        Some(_) => vm.machine.set_off(URGENT_RUN),
-        None => vm.machine.resume(),
-    }
-    drop(urgent);
-    if vm.restored.is_some() {
-        vm.machine.await_first_exit(FIRST_EXIT);
-    }
-    let watched = fault::point("clone.watch");
-    if let Err(error) = watched.and_then(|()| watch_launcher(&launcher, vm.around.tasks.0.clone()))
-    {
-        drop(vm);
-        return Err(give_up(&launcher, claim, &error));
-    }
-    Owner::run(vm, launcher, config, claim);
-    Ok(())
-}
-
-/// There will be no VM: leaves nothing, and tells the launcher why.
-pub(crate) fn give_up(launcher: &VmEnd, claim: Claim, error: &dyn Error) -> String {
-    let words = one_line(error);
-    claim.abandon();
-    launcher.report(&Progress::Failed(words.clone()));
-    words
-}
-
-/// Tells the owner when the launcher lets go of the VM, or is gone before.
-fn watch_launcher(launcher: &VmEnd, tasks: Sender<Task>) -> io::Result<()> {
-    let launcher = launcher.try_clone()?;
-    thread::Builder::new()
-        .name("launcher".into())
-        .spawn(move || {
-            let told = tasks.send(match launcher.released() {
-                true => Task::Released(launcher),
-                false => Task::Abandoned,
-            });
-            if told.is_err() {
-                note!("the VM has ended before its launcher let go of it");
-            }
-        })?;
-    Ok(())
 }

@@ -18,6 +18,7 @@ pub mod address;
 mod egress;
 pub mod exchange;
 mod filter;
+mod inside;
 mod link;
 mod namespace;
 mod netlink;

@@ -59,6 +59,8 @@ pub enum Is {
     OwnProcess,
     /// No address at all.
     Null,
+    /// Any number but 0.
+    NotZero,
 }
 
 /// A request of ioctl(2): its name and number.
@@ -125,7 +127,7 @@ const KICK: Argument = Argument {
 
 const OWN_THREAD: Argument = Argument {
     index: 0,
-    is: Is::Exactly("0", 0),
+    is: Is::Exactly("the calling thread", 0),
 };
 
 /// Data over a connection that is there: it names nobody else.
@@ -158,8 +160,17 @@ const COMMON: &[&[Call]] = &[
             &[&[without!(2, PROT_EXEC), without!(3, MAP_SHARED)]]
         ),
         call!(SYS_mprotect, &[&[without!(2, PROT_EXEC)]]),
-        // As realloc(3) does it; duplicates of a mapping, for one, take other flags.
-        call!(SYS_mremap, &[&[exactly!(3, MREMAP_MAYMOVE)]]),
+        // As realloc(3) does it. By an old length of 0 a shared mapping would be duplicated.
+        call!(
+            SYS_mremap,
+            &[&[
+                Argument {
+                    index: 1,
+                    is: Is::NotZero,
+                },
+                exactly!(3, MREMAP_MAYMOVE)
+            ]]
+        ),
         call!(SYS_sched_getattr, &[&[OWN_THREAD]]),
         call!(SYS_sched_setattr, &[&[OWN_THREAD]]),
         // A vCPU that can never run again has its peers stop.
@@ -294,10 +305,11 @@ impl Argument {
             Is::Without(_, bit) => (SeccompCmpOp::MaskedEq(bit.into()), 0),
             Is::OwnProcess => (SeccompCmpOp::Eq, std::process::id()),
             Is::Null => (SeccompCmpOp::Eq, 0),
+            Is::NotZero => (SeccompCmpOp::Ne, 0),
         };
         let compared_bits = match self.is {
             Is::Exactly(..) | Is::Without(..) | Is::OwnProcess => SeccompCmpArgLen::Dword,
-            Is::Null => SeccompCmpArgLen::Qword,
+            Is::Null | Is::NotZero => SeccompCmpArgLen::Qword,
         };
         SeccompCondition::new(self.index, compared_bits, compared, with.into())
     }
@@ -315,6 +327,7 @@ impl fmt::Display for Argument {
             Is::Without(name, bit) => write!(f, "argument {index} & {bit:#x} = 0 ({name})"),
             Is::OwnProcess => write!(f, "argument {index} = its own process"),
             Is::Null => write!(f, "argument {index} = null"),
+            Is::NotZero => write!(f, "argument {index} is not 0"),
         }
     }
 }

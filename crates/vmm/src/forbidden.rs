@@ -67,6 +67,7 @@ const ATTEMPTS: &[Attempt] = &[
     attempt!("mmap of what can be executed": SYS_mmap, 0, 4096, libc::PROT_EXEC, libc::MAP_PRIVATE, NO_FILE, 0),
     attempt!("mprotect of what can be executed": SYS_mprotect, 0, 0, libc::PROT_EXEC),
     attempt!("mremap to elsewhere": SYS_mremap, 0, 0, 0, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, 0),
+    attempt!("mremap that duplicates": SYS_mremap, 0, 0, 4096, libc::MREMAP_MAYMOVE, 0),
     attempt!("madvise that makes holes": SYS_madvise, 0, 0, libc::MADV_REMOVE),
     attempt!(SYS_memfd_create, NOWHERE, 0),
     attempt!(SYS_userfaultfd, -1),

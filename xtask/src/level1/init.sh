@@ -20,9 +20,6 @@ $busybox mount -t sysfs sys sys
 $busybox mount -t devtmpfs dev dev
 $busybox mkdir -p dev/pts dev/shm
 $busybox mount -t devpts devpts dev/pts
-for directory in dev/shm run tmp; do
-    $busybox mount -t tmpfs -o mode=1777 tmpfs $directory
-done
 $busybox ifconfig lo 127.0.0.1 up
 
 port() {

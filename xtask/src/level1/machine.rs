@@ -1,11 +1,11 @@
 //! The emulated machine, running.
 
+use super::files::Files;
 use super::lines::Lines;
 use super::qemu::Qemu;
 use super::{Job, Prepared};
 use anyhow::{Result, bail};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 /// How often an interrupt or the time limit is looked for.
 const POLL: Duration = Duration::from_millis(100);
-/// Lines of the kernel's log shown when the machine fails.
-const TAIL: usize = 30;
 
 /// Boots, runs the job, and gives its commands' statuses.
 pub(super) fn run(
@@ -60,60 +58,6 @@ pub(super) fn run(
         );
     }
     Ok(statuses)
-}
-
-/// What a machine leaves.
-pub(super) struct Files {
-    /// What its kernel says.
-    pub(super) console: PathBuf,
-    /// The commands' statuses.
-    pub(super) status: PathBuf,
-    /// What its threads waited for when time was nearly up.
-    pub(super) threads: PathBuf,
-    /// What QEMU says.
-    pub(super) errors: PathBuf,
-}
-
-impl Files {
-    fn in_directory(directory: &Path) -> Self {
-        let file = |name| directory.join(name);
-        Self {
-            console: file("console.log"),
-            status: file("status"),
-            threads: file("threads"),
-            errors: file("qemu.log"),
-        }
-    }
-
-    /// The commands' statuses, as far as they were told.
-    fn statuses(&self) -> Vec<i32> {
-        let told = read(&self.status);
-        told.lines()
-            .filter_map(|line| line.strip_prefix("exit ")?.parse().ok())
-            .collect()
-    }
-
-    /// What there is to find out why it failed.
-    fn told(&self) -> String {
-        let mut told = String::new();
-        for (who, path, most) in [
-            ("QEMU", &self.errors, TAIL),
-            ("its threads", &self.threads, usize::MAX),
-            ("its kernel", &self.console, TAIL),
-        ] {
-            let text = read(path);
-            let lines: Vec<&str> = text.lines().collect();
-            for line in &lines[lines.len().saturating_sub(most)..] {
-                told.push_str(&format!("{who}: {line}\n"));
-            }
-        }
-        told
-    }
-}
-
-/// A file's text; none where there is no such file.
-fn read(path: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 /// Becomes true at Ctrl-C or a polite request to end.

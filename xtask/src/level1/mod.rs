@@ -22,6 +22,7 @@
 //! Files keep their paths, so that whatever was compiled or configured with a path
 //! of the host (`env!("CARGO_BIN_EXE_…")`, the image cache) works unchanged.
 
+mod files;
 mod initramfs;
 mod lines;
 mod machine;
@@ -33,7 +34,7 @@ mod root;
 mod suite;
 
 use prepared::Prepared;
-pub(crate) use suite::{TARGETS, job};
+pub(crate) use suite::{TARGETS, job, selection};
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;

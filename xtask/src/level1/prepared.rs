@@ -2,6 +2,7 @@
 
 use super::initramfs::{self, Contents};
 use super::packages::{self, Package};
+use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -60,7 +61,7 @@ impl Prepared {
         let mut digest = DefaultHasher::new();
         (&kernel, &busybox, INIT, MODULES, GUEST_INIT, GUEST_MODULES).hash(&mut digest);
 
-        let cache = cache_directory()?.join("level1");
+        let cache = workspace::cache_directory()?.join("level1");
         let prepared = Self {
             directory: cache.join(format!("{:016x}", digest.finish())),
         };
@@ -74,7 +75,7 @@ impl Prepared {
             };
             fs::create_dir(&complete.directory)?;
             complete.fill(&kernel, &busybox, scratch.path())?;
-            // Somebody else may have been quicker, with the same.
+            // Another run may have been quicker, with the same.
             if let Err(error) = fs::rename(&complete.directory, &prepared.directory)
                 && !prepared.directory.exists()
             {
@@ -132,13 +133,4 @@ impl Prepared {
     pub(super) fn busybox(&self) -> PathBuf {
         self.directory.join("busybox")
     }
-}
-
-/// The user's cache of this project.
-pub(super) fn cache_directory() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    Ok(cache.join("hyperfork"))
 }

@@ -1,7 +1,7 @@
 //! QEMU, being the emulated machine.
 
-use super::Prepared;
-use super::machine::Files;
+use super::files::Files;
+use super::prepared::Prepared;
 use crate::run::output;
 use anyhow::{Context, Result};
 use std::ffi::OsString;

@@ -33,7 +33,7 @@ pub(super) fn build(scratch: &Path, busybox: &Path, job: &Job) -> Result<PathBuf
     for command in &job.commands {
         fs::create_dir_all(tree.inside(&command.directory)?)?;
     }
-    fs::write(tree.0.join("job"), script(job))?;
+    fs::write(tree.0.join("job"), script(job)?)?;
     fs::write(tree.0.join("threads"), THREADS)?;
 
     let disk = scratch.join("root.ext4");
@@ -148,10 +148,39 @@ fn is_elf(path: &Path) -> Result<bool> {
     Ok(magic == b"\x7fELF")
 }
 
+/// Where programs expect a file system in memory.
+const IN_MEMORY: [&str; 3] = ["/dev/shm", "/run", "/tmp"];
+/// Where the machine has its own things, so that nothing of a job can be there.
+const TAKEN: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Those of [`IN_MEMORY`] that hide nothing of the job: a checkout may well be in /tmp.
+fn in_memory(job: &Job) -> Result<Vec<&'static str>> {
+    let directories = job.commands.iter().map(|command| &command.directory);
+    let paths: Vec<&PathBuf> = job.files.iter().chain(directories).collect();
+    if let Some(path) = paths
+        .iter()
+        .find(|path| TAKEN.iter().any(|taken| path.starts_with(taken)))
+    {
+        bail!(
+            "the emulated machine cannot have {}: keep checkout, target directory and \
+             cache out of {}",
+            path.display(),
+            TAKEN.join(", ")
+        );
+    }
+    let hides = |directory: &&str| paths.iter().any(|path| path.starts_with(directory));
+    Ok(IN_MEMORY.into_iter().filter(|dir| !hides(dir)).collect())
+}
+
 /// The job as a shell script; file descriptor 3 takes the statuses, 4 what the threads
 /// do.
-fn script(job: &Job) -> Vec<u8> {
-    let mut script = b"export HOME=".to_vec();
+fn script(job: &Job) -> Result<Vec<u8>> {
+    let mut script = Vec::new();
+    for directory in in_memory(job)? {
+        let mount = format!("mount -t tmpfs -o mode=1777 tmpfs {directory} || exit\n");
+        script.extend(mount.bytes());
+    }
+    script.extend(b"export HOME=");
     let home = std::env::var_os("HOME").unwrap_or_else(|| "/root".into());
     script.extend(quoted(&home));
     script.extend(b" PATH=/usr/sbin:/usr/bin TERM=dumb\n");
@@ -167,14 +196,15 @@ fn script(job: &Job) -> Vec<u8> {
     for Command { argv, directory } in &job.commands {
         script.extend(b"(cd ");
         script.extend(quoted(directory.as_os_str()));
-        script.extend(b" && exec");
+        // As cargo tells it.
+        script.extend(b" && export CARGO_MANIFEST_DIR=\"$PWD\" && exec");
         for word in argv {
             script.push(b' ');
             script.extend(quoted(word));
         }
         script.extend(b") 3>&- 4>&-\necho exit $? >&3\n");
     }
-    script
+    Ok(script)
 }
 
 /// One word of the shell, whatever is in it.
@@ -205,6 +235,33 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(printed.stdout, word.as_bytes());
+    }
+
+    /// A job with one file.
+    fn job(file: &str) -> Job {
+        Job {
+            files: vec![file.into()],
+            env: Vec::new(),
+            commands: vec![Command {
+                argv: vec![file.into()],
+                directory: "/somewhere".into(),
+            }],
+            limit: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn nothing_is_mounted_over_the_files_of_a_job() {
+        for (file, mounted) in [
+            ("/home/a b/test", &["/dev/shm", "/run", "/tmp"][..]),
+            ("/tmp/a b/test", &["/dev/shm", "/run"]),
+            ("/run/user/0/test", &["/dev/shm", "/tmp"]),
+            ("/tmpfiles/test", &["/dev/shm", "/run", "/tmp"]),
+        ] {
+            assert_eq!(in_memory(&job(file)).unwrap(), mounted, "{file}");
+        }
+        let error = in_memory(&job("/dev/shm/test")).unwrap_err().to_string();
+        assert!(error.contains("/dev/shm/test"), "{error}");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Tests of the workspace as a job for the emulated machine.
 
-use super::{Command, Job, Prepared, packages, prepared};
-use crate::run::{cargo, output};
+use super::packages;
+use super::prepared::Prepared;
+use super::{Command, Job};
+use crate::programs::Program;
 use crate::workspace;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A test target: `cargo test --package … --test …`.
@@ -85,11 +87,33 @@ const SETTINGS: &str = "/etc/mke2fs.conf";
 /// What the tests read, in the workspace.
 const DATA: &str = "crates/cli/tests/data";
 
-/// Builds the targets and makes a job of them; a filter as for `cargo test`.
+impl Target<'_> {
+    fn is(&self, program: &Program) -> bool {
+        program.is_integration_test()
+            && self.package == format!("hyperfork-{}", program.package_name())
+            && self.test == program.target
+    }
+}
+
+/// Arguments of `cargo test` that select all of [`TARGETS`] and as little else as possible.
+pub(crate) fn selection() -> Vec<&'static str> {
+    let targets = TARGETS.iter();
+    targets
+        .flat_map(|target| ["--package", target.package, "--test", target.test])
+        .collect()
+}
+
+/// A job that runs these targets, which must be among what was built; a filter as for
+/// `cargo test`.
 ///
 /// # Errors
-/// When something does not compile, or an image is missing.
-pub(crate) fn job(targets: &[Target<'_>], filter: Option<&str>, limit: Duration) -> Result<Job> {
+/// When one is not, or an image is missing.
+pub(crate) fn job(
+    targets: &[Target<'_>],
+    built: &[Program],
+    filter: Option<&str>,
+    limit: Duration,
+) -> Result<Job> {
     let prepared = Prepared::ensure()?;
     let mut job = Job {
         files: vec![
@@ -105,6 +129,8 @@ pub(crate) fn job(targets: &[Target<'_>], filter: Option<&str>, limit: Duration)
                 prepared.guest_initramfs().into(),
             ),
             ("HYPERFORK_TEST_MAY_SET_CLOCK".into(), "1".into()),
+            // Four times as many are made on the host, and thousands by `soak nano`.
+            ("HYPERFORK_TEST_NANO_FORKS".into(), "25".into()),
         ],
         commands: Vec::new(),
         limit,
@@ -122,13 +148,11 @@ pub(crate) fn job(targets: &[Target<'_>], filter: Option<&str>, limit: Duration)
         job.files.extend(image_files(image)?);
     }
     for target in targets {
-        let built = build(target)?;
         let program = built
             .iter()
-            .find(|artifact| artifact.target.name == target.test && artifact.is("test"))
-            .and_then(|artifact| Some((artifact.executable.clone()?, &artifact.manifest_path)))
+            .find(|program| target.is(program))
             .with_context(|| format!("cargo has built no test {}", target.test))?;
-        let mut argv = vec![program.0.clone().into()];
+        let mut argv = vec![program.executable.clone().into()];
         // Emulated processors are slow enough for one at a time.
         argv.push("--test-threads=1".into());
         argv.extend(target.arguments.iter().map(Into::into));
@@ -139,52 +163,15 @@ pub(crate) fn job(targets: &[Target<'_>], filter: Option<&str>, limit: Duration)
         job.commands.push(Command {
             argv,
             // As cargo does.
-            directory: program.1.parent().unwrap_or(Path::new("/")).to_owned(),
+            directory: program.package.clone(),
         });
-        job.files.push(program.0);
-        let programs = built.into_iter().filter(|artifact| artifact.is("bin"));
-        job.files
-            .extend(programs.filter_map(|artifact| artifact.executable));
+        job.files.push(program.executable.clone());
     }
+    // What they run.
+    let programs = built.iter().filter(|program| !program.is_test);
+    job.files
+        .extend(programs.map(|program| program.executable.clone()));
     Ok(job)
-}
-
-/// A line of `cargo --message-format=json` about something built.
-#[derive(Deserialize)]
-struct Artifact {
-    target: ArtifactTarget,
-    manifest_path: PathBuf,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct ArtifactTarget {
-    name: String,
-    kind: Vec<String>,
-}
-
-impl Artifact {
-    fn is(&self, kind: &str) -> bool {
-        self.target.kind.iter().any(|own| own == kind)
-    }
-}
-
-fn build(target: &Target<'_>) -> Result<Vec<Artifact>> {
-    let lines = output(&mut cargo(&[
-        "test",
-        "--locked",
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-        "--package",
-        target.package,
-        "--test",
-        target.test,
-    ]))?;
-    // Other lines are about other things.
-    Ok(lines
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
 }
 
 /// What an image is made of, in the user's cache.
@@ -200,7 +187,7 @@ fn image_files(image: &str) -> Result<Vec<PathBuf>> {
         key: String,
     }
 
-    let cache = prepared::cache_directory()?;
+    let cache = workspace::cache_directory()?;
     let path = cache.join("images").join(image).with_extension("json");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("run `hyperfork image build {image}` first"))?;

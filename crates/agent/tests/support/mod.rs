@@ -18,6 +18,11 @@ pub(crate) const PARENT: u32 = 3;
 /// The CID it has after a fork.
 pub(crate) const CLONE: u32 = 4;
 
+/// Where agents have their sockets: neither as long nor as odd a path as the checkout or
+/// `TMPDIR` may have (a socket's has 107 bytes at most), and not under what an agent that
+/// is PID 1 mounts something over (/tmp, /run).
+pub(crate) const SHORT: &str = "/var/tmp";
+
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,7 +35,7 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one that does not know yet who it is.
     pub(crate) fn unidentified() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir_in(SHORT).unwrap();
         // The tests may run where somebody has signals ignored, as `nohup` does.
         let mut process = std::process::Command::new("env");
         process.arg("--default-signal");

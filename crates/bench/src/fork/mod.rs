@@ -6,6 +6,7 @@
 //! turns, a sample each, so that whatever else happens on the host happens to all of them.
 
 mod batches;
+mod columns;
 mod lane;
 mod method;
 mod raw;

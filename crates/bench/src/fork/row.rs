@@ -73,6 +73,7 @@ pub struct ForkRow {
     /// Why it could not be measured.
     pub failed: Option<String>,
     /// All that was measured.
+    #[serde(with = "super::columns")]
     pub samples: Vec<Sample>,
 }
 

@@ -9,6 +9,7 @@ mod list;
 mod ports;
 mod run;
 mod secrets;
+mod usage;
 mod values;
 mod vms;
 
@@ -19,6 +20,7 @@ pub(crate) use fork::{Demo, DemoGuest, Fork};
 pub(crate) use image::{Image, ImageVerb};
 pub(crate) use list::{Doctor, Inspect, Logs, Ps, Tree};
 pub(crate) use run::{Net, Run};
+pub(crate) use usage::Usage;
 pub(crate) use vms::{Rm, Stop, Vms};
 
 use clap::{Parser, Subcommand};

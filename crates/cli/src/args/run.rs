@@ -1,7 +1,6 @@
 //! `run`.
 
-use super::{ports, secrets::Secrets, values};
-use crate::exit::Usage;
+use super::{ports, secrets::Secrets, usage::Usage, values};
 use clap::{Args, ValueEnum};
 use hyperfork_api::port::PublishedPort;
 use hyperfork_api::spec::{Disk, DiskFormat, Share};

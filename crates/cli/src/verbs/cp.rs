@@ -1,9 +1,9 @@
 //! `cp`.
 
 use super::exec::must_answer;
-use crate::args::{Cp, Place};
+use crate::args::{Cp, Place, Usage};
 use crate::config;
-use crate::exit::{self, Usage};
+use crate::exit;
 use crate::guest::{Incoming, Outgoing, pack, unpack};
 use crate::ui::{Progress, StdoutClosed};
 use anyhow::{Context, bail};

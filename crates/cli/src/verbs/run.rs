@@ -2,9 +2,9 @@
 
 use super::launch::{boot, free_name};
 use super::{ensure_image, network};
-use crate::args::{Net, Run};
+use crate::args::{Net, Run, Usage};
 use crate::config;
-use crate::exit::{self, Usage};
+use crate::exit;
 use crate::guest::{Output, on_this_host, set};
 use crate::interrupt::Interrupt;
 use crate::ui::{self, Progress};

@@ -48,7 +48,7 @@ pub(crate) fn program() -> &'static Path {
 /// Compiles it into the directory that cargo has for what tests need, anew by every
 /// run: that takes a second.
 fn compile() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/linux_conformance/witness");
+    let sources = crate::support::package().join("tests/linux_conformance/witness");
     let sources = sources.read_dir().unwrap().map(|file| file.unwrap().path());
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("witness");
     let compiled = Command::new("cc")

@@ -217,7 +217,7 @@ fn clones_of_mode_same_keep_their_address_and_are_told_apart_outside() {
 
 /// Compiles the guest's program and has it run in a VM.
 fn start_callback(user: &User, vm: &str) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network_guest/callback.c");
+    let source = support::package().join("tests/network_guest/callback.c");
     let program = user.path("callback");
     let compiled = Command::new("cc")
         .args(["-static", "-O2", "-s", "-Wall", "-Wextra", "-o"])

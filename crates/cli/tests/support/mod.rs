@@ -12,6 +12,13 @@ use std::time::{Duration, Instant};
 /// The program.
 pub(crate) const HYPERFORK: &str = env!("CARGO_BIN_EXE_hyperfork");
 
+/// This package's directory, as cargo and xtask tell it to the tests they run: the one that is
+/// compiled in is of another checkout, where two share their target directory.
+pub(crate) fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 /// The smallest guest there is.
 pub(crate) const NANO: [&str; 8] = [
     "--image",
@@ -32,7 +39,8 @@ pub(crate) struct User {
 impl User {
     pub(crate) fn new() -> Self {
         Self {
-            dir: tempfile::tempdir().expect("a directory"),
+            // Whatever TMPDIR is: a socket's path has 107 bytes at most.
+            dir: tempfile::tempdir_in("/tmp").expect("a directory"),
         }
     }
 

@@ -2,8 +2,10 @@
 
 use super::{BuildShell, Order, Progress, Released, receive, send};
 use crate::run_dir::Claim;
+use hyperfork_api::one_line;
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::{fault, scm};
+use std::error::Error;
 use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
@@ -56,6 +58,15 @@ impl VmEnd {
     /// [`released`](Self::released).
     pub fn report(&self, progress: &Progress) {
         let _ = fault::point("clone.report").and_then(|()| send(&self.socket, progress, &[]));
+    }
+
+    /// There will be no VM: leaves nothing, and tells the launcher why, in the words that are
+    /// given back.
+    pub fn give_up(&self, claim: Claim, error: &dyn Error) -> String {
+        let words = one_line(error);
+        claim.abandon();
+        self.report(&Progress::Failed(words.clone()));
+        words
     }
 
     /// Waits until the launcher lets go of the VM (true), or is gone (false).

@@ -17,12 +17,14 @@ mod shells;
 
 pub(crate) use error::ForkError;
 
+use crate::prepared::ReadyVm;
 use clones::{Clones, Times};
 use hyperfork_api::control::Fork;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{ForkReport, Identity, Strategy, VmInfo, VmName, VmSpec, VmState, one_line};
-use hyperfork_host::handover::{LauncherEnd, NewVm};
+use hyperfork_host::handover::{LauncherEnd, NewVm, VmEnd};
 use hyperfork_host::pool::Pool;
+use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, identity, record};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
@@ -50,7 +52,12 @@ pub(crate) struct Parent<'a> {
     pub(crate) info: &'a VmInfo,
     /// Clones of forks that are not complete yet.
     pub(crate) under_way: u32,
+    /// How a process lives as a VM, for those that come of `fork(2)`.
+    pub(crate) live: Life,
 }
+
+/// What a process does with a machine that is ready to run, until the VM's end.
+pub(crate) type Life = fn(ReadyVm, Option<Urgent>, VmEnd, Config, Claim) -> Result<(), String>;
 
 /// A fork whose clones have been told what to become.
 pub(crate) struct Begun {

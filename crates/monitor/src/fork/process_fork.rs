@@ -15,7 +15,6 @@ use super::clones::{Clones, Times};
 use super::shells::CloneNames;
 use super::{Begun, ForkError, Parent, shell_of};
 use crate::prepared::{Prepared, ReadyVm};
-use crate::vm;
 use hyperfork_api::control::Fork;
 use hyperfork_api::{Strategy, VmState, one_line};
 use hyperfork_host::Config;
@@ -132,7 +131,7 @@ fn fork_each(
     for mut child in children {
         began.push(Monotonic::now());
         child.new.logged = logged;
-        let forked = child.fork(parent.config, paused, &mut capture);
+        let forked = child.fork(parent, paused, &mut capture);
         forked.map_err(ForkError::Process)?;
     }
     let times = Times {
@@ -150,7 +149,7 @@ impl Child {
     /// Forks this process into the clone's.
     fn fork(
         self,
-        config: &Config,
+        parent: &Parent<'_>,
         paused: &mut Paused<'_>,
         capture: &mut Capture,
     ) -> io::Result<()> {
@@ -162,7 +161,7 @@ impl Child {
         let inherited = capture.fds.as_slice().iter().map(AsFd::as_fd);
         let keep = own.into_iter().chain(inherited);
         let keep: Vec<_> = keep.map(|fd| fd.as_raw_fd()).collect();
-        let life = move || match self.live(config, paused, capture) {
+        let life = move || match self.live(parent, paused, capture) {
             Ok(()) => ExitCode::SUCCESS,
             Err(words) => {
                 note!("{words}");
@@ -180,7 +179,7 @@ impl Child {
     /// The child's life.
     fn live(
         self,
-        config: &Config,
+        parent: &Parent<'_>,
         paused: &mut Paused<'_>,
         capture: &mut Capture,
     ) -> Result<(), String> {
@@ -195,9 +194,9 @@ impl Child {
             .and_then(|()| Claim::received(claim.dir, claim.lock))
             .map_err(|error| error.to_string())?;
         let launcher = VmEnd::new(socket);
-        match rebuild(new, config, &claim, running, paused, capture) {
-            Ok(vm) => vm::run(vm, None, launcher, config.clone(), claim),
-            Err(error) => Err(vm::give_up(&launcher, claim, &*error)),
+        match rebuild(new, parent.config, &claim, running, paused, capture) {
+            Ok(vm) => (parent.live)(vm, None, launcher, parent.config.clone(), claim),
+            Err(error) => Err(launcher.give_up(claim, &*error)),
         }
     }
 }

@@ -13,7 +13,7 @@
 
 mod disks;
 mod ending;
-mod events;
+mod life;
 mod ready;
 mod requests;
 mod signals;
@@ -24,22 +24,22 @@ use crate::follow::MainOutput;
 use crate::fork::{self, Begun, ForkError, Parent};
 use crate::prepared::ReadyVm;
 use crate::publish::Published;
+use crate::task::{Forked, Task};
+pub(crate) use life::live;
+
 use ending::Ending;
-use events::Unheard;
-pub(crate) use events::events;
 use hyperfork_api::control::{Fork, Reply, Request};
-use hyperfork_api::{ForkReport, Identity, Secrets, VmInfo, VmSpec, one_line};
+use hyperfork_api::{Identity, Secrets, VmInfo, VmSpec, one_line};
 use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
 use hyperfork_host::pool::Pool;
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, record};
 use hyperfork_net::Namespace;
 use hyperfork_sys::clock::Monotonic;
-use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::{fault, note};
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::machine::{Event, FirstRun, Machine, Restored};
-use ready::{NotReady, Readiness};
+use ready::Readiness;
 use requests::Sampling;
 use signals::Wishes;
 use std::ops::ControlFlow;
@@ -47,45 +47,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 use under_way::UnderWay;
-
-/// What the owner is told or asked.
-#[derive(Debug)]
-pub(crate) enum Task {
-    /// A request came over the control socket.
-    Asked(Asked),
-    /// Something happened in the machine.
-    Machine(Event),
-    /// The guest has said something.
-    Said(Unheard),
-    /// The guest has asked for so many clones, and what it had printed by then is logged.
-    ForkForGuest(u32),
-    /// The fork that the guest asked for is complete, or failed for this reason.
-    GuestForked(Result<ForkReport, String>),
-    /// The guest knows who it is (and runs its main program), or will never.
-    Identified(Result<(), NotReady>),
-    /// The main program has ended; `None` when nobody can tell any more.
-    MainEnded(Option<i32>),
-    /// The launcher has let the VM go its own way, and waits for our word.
-    Released(VmEnd),
-    /// A fork is complete, or has failed.
-    Forked(Forked),
-    /// The launcher is gone.
-    Abandoned,
-    /// There is a pool.
-    Pool(Pool),
-    /// The process was asked to end.
-    Terminate,
-}
-
-/// What has become of a fork.
-#[derive(Debug)]
-pub(crate) struct Forked {
-    /// How many clones were wanted, and how many live.
-    asked: u32,
-    born: u32,
-    /// What its clones have shown of what the next ones will be like.
-    preload: Option<(Vec<u8>, FdTable)>,
-}
 
 /// The one who changes the VM.
 pub(crate) struct Owner {
@@ -330,6 +291,7 @@ impl Owner {
             identity: &self.identity,
             info: &self.info,
             under_way: self.forks_under_way,
+            live,
         };
         let output = &self.output;
         let logged = || output.logged();

@@ -1,11 +1,11 @@
 //! Becoming ready: from the first instruction to the moment from which others may
 //! speak to the VM.
 
+use super::Owner;
 use super::ending::Ending;
-use super::{Owner, Task};
 use crate::identify;
+use crate::task::{NotReady, Task};
 use hyperfork_api::control::Reply;
-use hyperfork_api::guest::Failure;
 use hyperfork_api::spec::{Guest, LinuxGuest};
 use hyperfork_api::{VmState, one_line};
 use hyperfork_host::agent::AgentError;
@@ -20,15 +20,6 @@ use std::time::{Duration, Instant};
 
 /// Most bytes that are copied for a clone in advance because its relatives wrote there.
 const MOST_TOUCHED: usize = 8 << 20;
-
-/// Why a guest did not become ready.
-#[derive(Debug)]
-pub(crate) enum NotReady {
-    /// One line.
-    Failed(String),
-    /// Only its main program is missing.
-    NoCommand(Failure),
-}
 
 /// What tells that a guest is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

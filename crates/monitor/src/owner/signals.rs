@@ -6,8 +6,9 @@
 
 use super::ending::Ending;
 use super::ready::Readiness;
-use super::{Owner, TERMINATION_GRACE, Task};
+use super::{Owner, TERMINATION_GRACE};
 use crate::fork::ForkError;
+use crate::task::Task;
 use hyperfork_api::control::{Fork, Reply};
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};

@@ -1,7 +1,7 @@
 //! A fork whose clones are waited for on a thread of its own.
 
-use super::{Forked, Task};
 use crate::fork::{Begun, ForkError};
+use crate::task::{Forked, Task};
 use hyperfork_api::control::Reply;
 use hyperfork_api::one_line;
 use std::sync::mpsc::Sender;

@@ -1,7 +1,7 @@
 //! The process that has a namespace made, and makes sockets in it.
 
 use super::super::egress::Rule;
-use super::super::namespace::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
+use super::super::inside::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
 use super::super::netlink::{Netlink, Part};
 use super::super::{filter, netns};
 use hyperfork_api::netlink::Batch;

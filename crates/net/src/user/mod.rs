@@ -22,7 +22,7 @@ pub use helper::net_main;
 use super::Setup;
 use super::address::{Block, Pool};
 use super::egress::Rule;
-use super::namespace::GATEWAY;
+use super::inside::GATEWAY;
 use helper::{Answer, Order};
 use hyperfork_api::port::Protocol;
 use hyperfork_sys::tap::Tap;

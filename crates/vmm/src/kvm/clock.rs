@@ -9,9 +9,8 @@
 //! | the same, but longer than [`LONGEST_FORK`] | has not been: the state was at rest |
 //! | `pause` and `resume`, or `pause` and a fork | has not been |
 
-use super::{KvmError, Vm, call};
+use super::KvmError;
 use crate::sys::clock::{Monotonic, host_tsc};
-use kvm_bindings::kvm_clock_data;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -76,39 +75,6 @@ impl Clocks {
             at: Monotonic::now(),
         };
         (now, now.host_tsc.wrapping_sub(self.host_tsc))
-    }
-}
-
-impl Vm {
-    /// Reads the clocks.
-    ///
-    /// # Errors
-    /// [`KvmError::Call`].
-    pub fn clocks(&self) -> Result<Clocks, KvmError> {
-        // The time first: should this thread be held up in between, a clone's clock is
-        // ahead by that, and not behind what its parent has seen.
-        let (at, host_tsc) = (Monotonic::now(), host_tsc());
-        let clock = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?;
-        Ok(Clocks {
-            kvm_clock_ns: clock.clock,
-            host_tsc,
-            at,
-        })
-    }
-
-    /// Sets kvm-clock.
-    ///
-    /// # Errors
-    /// [`KvmError::Call`].
-    pub fn set_clock(&self, kvm_clock_ns: u64) -> Result<(), KvmError> {
-        // By our own reckoning of what has passed, and without KVM_CLOCK_REALTIME (api.rst,
-        // KVM_SET_CLOCK): not every host has that, and with it the guest would live through
-        // it when the host's clock is put forward.
-        let clock = kvm_clock_data {
-            clock: kvm_clock_ns,
-            ..Default::default()
-        };
-        self.fd.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
     }
 }
 

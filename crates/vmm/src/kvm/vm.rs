@@ -2,9 +2,10 @@
 
 use super::{Clocks, Host, KvmError, call};
 use crate::memory::{Ram, layout};
+use crate::sys::clock::{Monotonic, host_tsc};
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
-    kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use serde::{Deserialize, Serialize};
@@ -129,6 +130,37 @@ impl Vm {
             self.fd.set_irqchip(chip).map_err(call("KVM_SET_IRQCHIP"))?;
         }
         self.fd.set_pit2(&state.pit).map_err(call("KVM_SET_PIT2"))
+    }
+
+    /// Reads the clocks.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn clocks(&self) -> Result<Clocks, KvmError> {
+        // The time first: should this thread be held up in between, a clone's clock is
+        // ahead by that, and not behind what its parent has seen.
+        let (at, host_tsc) = (Monotonic::now(), host_tsc());
+        let clock = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?;
+        Ok(Clocks {
+            kvm_clock_ns: clock.clock,
+            host_tsc,
+            at,
+        })
+    }
+
+    /// Sets kvm-clock.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub fn set_clock(&self, kvm_clock_ns: u64) -> Result<(), KvmError> {
+        // By our own reckoning of what has passed, and without KVM_CLOCK_REALTIME (api.rst,
+        // KVM_SET_CLOCK): not every host has that, and with it the guest would live through
+        // it when the host's clock is put forward.
+        let clock = kvm_clock_data {
+            clock: kvm_clock_ns,
+            ..Default::default()
+        };
+        self.fd.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
     }
 
     fn irqchip(&self, chip_id: u32) -> Result<kvm_irqchip, KvmError> {

@@ -1,6 +1,6 @@
 //! Putting a machine together: the one path of boot, fork and restore.
 
-use super::restore::PendingRestore;
+use super::pending::PendingRestore;
 use super::signal_port::{GuestFork, SignalPort};
 use super::vcpus::Connections;
 use super::{Events, Machine, MachineError, Shell, ports};

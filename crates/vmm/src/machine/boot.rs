@@ -1,7 +1,7 @@
 //! Booting: an initial state instead of a captured one.
 
 use super::assemble::{Parts, assemble};
-use super::restore::PendingRestore;
+use super::pending::PendingRestore;
 use super::slots::{self, Backends, Slots};
 use super::{Events, Machine, MachineError, Shell};
 use crate::boot::{self, Boot, BootError};

@@ -35,8 +35,16 @@ pub struct Capture {
     pub cleanup: DeferredCleanup,
 }
 
+impl Machine {
+    /// Brings it to rest. The machine goes on when the result is dropped. Where it does not
+    /// come to rest in time, a [capture](Paused::capture) fails, and so says it.
+    pub fn pause(&mut self) -> Paused<'_> {
+        Paused::new(self)
+    }
+}
+
 impl<'a> Paused<'a> {
-    pub(super) fn new(machine: &'a mut Machine) -> Self {
+    fn new(machine: &'a mut Machine) -> Self {
         let since = Monotonic::now();
         let rests = machine.rest();
         Self {

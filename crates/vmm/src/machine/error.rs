@@ -1,6 +1,5 @@
 //! Why there is no machine.
 
-use super::run::REST_LIMIT;
 use super::slots::SlotError;
 use super::vcpus::{End, VcpuJobError};
 use crate::boot::BootError;
@@ -9,6 +8,11 @@ use crate::memory::layout;
 use crate::memory::ram::RamError;
 use crate::snapshot::{Shape, StateError};
 use std::io;
+use std::time::Duration;
+
+/// How long a machine may take to come to rest, before the caller gets an error: a disk or a
+/// share of the host may hang for any time, and the machine's owner must not.
+pub(super) const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no machine, or no capture of one.
 #[derive(Debug, thiserror::Error)]

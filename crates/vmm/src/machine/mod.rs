@@ -15,6 +15,7 @@ mod assemble;
 mod boot;
 mod capture;
 mod error;
+mod pending;
 mod ports;
 mod restore;
 mod run;

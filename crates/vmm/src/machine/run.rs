@@ -1,7 +1,7 @@
 //! The machine itself: how it runs, rests and is looked at.
 
 use super::MachineError;
-use super::capture::Paused;
+use super::error::REST_LIMIT;
 use super::signal_port::GuestFork;
 use super::vcpus::Vcpus;
 use crate::devices::serial::Serial;
@@ -15,10 +15,6 @@ use crate::snapshot::Shape;
 use crate::sys::clock::host_tsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// How long a machine may take to come to rest, before whoever wants it gets an error: a disk
-/// or a share of the host may hang for any time, and the machine's owner must not.
-pub(super) const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A machine. It starts paused; dropping it ends it.
 ///
@@ -99,7 +95,7 @@ impl Machine {
         vcpus_rest && devices_rest
     }
 
-    /// Does of a [capture](Paused::capture) what can be done while it runs.
+    /// Does of a [capture](super::Paused::capture) what can be done while it runs.
     ///
     /// # Errors
     /// [`MachineError::Host`]. A capture only takes longer then.
@@ -108,19 +104,13 @@ impl Machine {
         prepared.map_err(MachineError::host("freezing memory"))
     }
 
-    /// The same for a [capture for children](Paused::capture_for_children).
+    /// The same for a [capture for children](super::Paused::capture_for_children).
     ///
     /// # Errors
     /// As [`prepare_capture`](Self::prepare_capture).
     pub fn prepare_capture_for_children(&mut self) -> Result<(), MachineError> {
         let prepared = self.ram.prepare_freeze_base();
         prepared.map_err(MachineError::host("freezing memory"))
-    }
-
-    /// Brings it to rest. The machine goes on when the result is dropped. Where it does not
-    /// come to rest in time, a [capture](Paused::capture) fails, and so says it.
-    pub fn pause(&mut self) -> Paused<'_> {
-        Paused::new(self)
     }
 
     /// Tells the guest that something has happened to it.

@@ -155,7 +155,8 @@ impl Vm {
 }
 
 fn backends() -> (TempDir, Log, Backends) {
-    let dir = tempfile::tempdir().unwrap();
+    // Whatever TMPDIR is: a socket's path has 107 bytes at most.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
     let console = Log::new(tempfile::tempfile().unwrap()).unwrap();
     let backends = Backends {
         plug: None,

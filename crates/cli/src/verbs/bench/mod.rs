@@ -3,9 +3,9 @@
 mod tables;
 
 use super::{ensure_image, linux_from};
-use crate::args::{Bench, BenchOutput, BenchVerb};
+use crate::args::{Bench, BenchOutput, BenchVerb, Usage};
 use crate::config;
-use crate::exit::{self, Usage};
+use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::ui::{self, Progress, Step, Table};
 use anyhow::{Context, bail};

@@ -13,8 +13,8 @@
 //! The first that ends the machine for all says why, and so much is told at once
 //! ([`Event::Fault`], [`Event::Reset`]).
 
-use super::jobs::Job;
 use super::{Connections, Event};
+use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::hands::WorkShare;
 use crate::sys::kick::KickGroup;
@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 /// A signal gets lost where the user has too many pending (RLIMIT_SIGPENDING), so a thread
 /// that does not come to rest is kicked again.
 const KICK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Something to be done with a vCPU that is at rest.
+pub(super) type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
 /// What all threads share.
 pub(super) struct Shared {

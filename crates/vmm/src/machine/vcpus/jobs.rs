@@ -4,15 +4,12 @@
 //! by its own thread, beside whatever their starter does meanwhile; what no thread has
 //! begun when the starter comes back, it does itself.
 
-use super::gate::Shared;
+use super::gate::{Job, Shared};
 use super::{Vcpus, lock};
 use crate::kvm::{KvmError, Vcpu, VcpuState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-
-/// What is to be done with one vCPU.
-pub(super) type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
 /// Why something could not be done with a vCPU.
 #[derive(Debug, thiserror::Error)]

@@ -26,12 +26,14 @@
 //!   it raises the interrupt again if one was not acknowledged, because an
 //!   injection may have been on its way when the interrupt controller was saved.
 
+mod queue_state;
 mod registers;
 mod slot;
 mod state;
 
+pub use queue_state::QueueState;
 pub use slot::Slot;
-pub use state::{QueueState, TransportState};
+pub use state::TransportState;
 
 use super::{Context, DeviceError, Notify, VirtioDevice};
 use crate::devices::turns::Preemption;

@@ -120,7 +120,7 @@ fn ended(stream: &UnixStream) {
 }
 
 fn public(guest: &mut Guest) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
     let path = dir.path().join("vsock.sock");
     guest.handle.publish(&path).unwrap();
     guest.settle();
@@ -294,7 +294,7 @@ fn the_guest_is_refused_where_nobody_listens() {
 #[test]
 fn nobody_outside_is_reached_before_the_socket_is_public() {
     let mut guest = Guest::boot(3);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
     let path = dir.path().join("vsock.sock");
     let listener = UnixListener::bind(format!("{}_8080", path.display())).unwrap();
     listener.set_nonblocking(true).unwrap();
