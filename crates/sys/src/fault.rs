@@ -9,6 +9,7 @@
 //! capture.freeze ENOSPC       each time
 //! handover.order kill 2       the second time that a process gets there
 //! shells.spawn stop pid=77    in this process only
+//! clone.record kill not=77    in all others
 //! ```
 //!
 //! A point that strikes says so in `.faults.struck`: a test can tell that it got there.

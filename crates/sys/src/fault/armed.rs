@@ -34,6 +34,7 @@ struct Armed {
     action: Action,
     nth: Option<u32>,
     pid: Option<u32>,
+    not: Option<u32>,
 }
 
 pub(super) fn arm_from(run_dir: &Path) {
@@ -52,8 +53,10 @@ pub(super) fn reach(name: &'static str) -> io::Result<()> {
         return Ok(());
     };
     let times = count(name, &file);
+    let this = std::process::id();
     let strikes = armed.nth.is_none_or(|nth| nth == times)
-        && armed.pid.is_none_or(|pid| pid == std::process::id());
+        && armed.pid.is_none_or(|pid| pid == this)
+        && armed.not != Some(this);
     if !strikes {
         return Ok(());
     }
@@ -107,10 +110,13 @@ fn parse(line: &str, name: &str) -> Option<Armed> {
         action,
         nth: None,
         pid: None,
+        not: None,
     };
     for word in words {
-        match word.strip_prefix("pid=") {
-            Some(pid) => armed.pid = Some(pid.parse().ok()?),
+        match word.split_once('=') {
+            Some(("pid", pid)) => armed.pid = Some(pid.parse().ok()?),
+            Some(("not", pid)) => armed.not = Some(pid.parse().ok()?),
+            Some(_) => return None,
             None => armed.nth = Some(word.parse().ok()?),
         }
     }
@@ -123,12 +129,22 @@ mod tests {
 
     #[test]
     fn a_line_names_a_point_an_action_and_maybe_which_time_and_process() {
-        let armed = |action, nth, pid| Some(Armed { action, nth, pid });
+        let armed = |action, nth, pid| {
+            Some(Armed {
+                action,
+                nth,
+                pid,
+                not: None,
+            })
+        };
         let enospc = Action::Error(Some(Errno::NOSPC));
         assert_eq!(parse("a.b ENOSPC 2", "a.b"), armed(enospc, Some(2), None));
         assert_eq!(parse("a.b kill", "a.b"), armed(Action::Kill, None, None));
         let stop = armed(Action::Stop, None, Some(7));
         assert_eq!(parse("a.b stop pid=7", "a.b"), stop);
+        let others = parse("a.b kill not=7", "a.b").unwrap();
+        assert_eq!((others.pid, others.not), (None, Some(7)));
+        assert_eq!(parse("a.b kill at=7", "a.b"), None);
         assert_eq!(parse("a.b kill", "a.c"), None);
         assert_eq!(parse("a.b burn", "a.b"), None);
         assert_eq!(parse("", "a.b"), None);
