@@ -299,8 +299,8 @@ impl Drop for PidsLimit {
 }
 
 fn client(user: &User, vm: &str) -> Client {
-    let name = VmName::new(vm).unwrap();
-    Client::connect(&RunDir::at(user.run_dir()).vm(&name)).unwrap()
+    let name = VmName::new(vm).expect("a name");
+    Client::connect(&RunDir::at(user.run_dir()).vm(&name)).expect("a connection")
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn a_profile_has_pauses_between_its_samples_and_keeps_no_other_waiting() {
 
 #[test]
 fn forks_that_fail_do_not_count() {
-    assert!(fault::ARE_BUILT, "build the tests with debug assertions");
+    assert!(fault::are_built(), "build the tests with debug assertions");
     let user = User::new();
     let mut args = vec!["run", "-d", "--name", "p", "--max-forks", "3"];
     args.extend(NANO);
@@ -368,7 +368,7 @@ fn forks_that_fail_do_not_count() {
 
 #[test]
 fn a_fork_whose_thread_panics_is_answered_and_over() {
-    assert!(fault::ARE_BUILT, "build the tests with debug assertions");
+    assert!(fault::are_built(), "build the tests with debug assertions");
     let user = User::new();
     let mut args = vec!["run", "-d", "--name", "p", "--max-forks", "2"];
     args.extend(NANO);

@@ -153,7 +153,7 @@ fn each_step_of_a_fork_has_a_fault_point() {
 
 #[test]
 fn whatever_fails_in_a_fork_the_parent_is_unharmed_and_nothing_is_left() {
-    assert!(fault::ARE_BUILT, "build the tests with debug assertions");
+    assert!(fault::are_built(), "build the tests with debug assertions");
     let cases = STEPS.iter().rev().flat_map(|(_, party, point)| {
         ACTIONS.map(|action| Case {
             party: *party,
@@ -243,8 +243,9 @@ impl Family {
             Pool => format!("pid={}", pool_of(&self.user).expect("a pool")),
             Party::Clone => format!("not={}", self.parent),
         };
-        fs::write(&new, format!("{} {} {whose}\n", case.point, case.action)).unwrap();
-        fs::rename(&new, &file).unwrap();
+        fs::write(&new, format!("{} {} {whose}\n", case.point, case.action))
+            .expect("room for a line");
+        fs::rename(&new, &file).expect("the run directory");
         if case.party == Alone {
             signal(pool_of(&self.user).expect("a pool"), "KILL");
         }
@@ -257,7 +258,7 @@ impl Family {
                 state_of(self.parent) == Some('T')
             });
             assert_eq!(soon(&self.user, &["ps", "-a"]).status, 0, "{case:?}");
-            fs::remove_file(&file).unwrap();
+            fs::remove_file(&file).expect("the file");
             signal(self.parent, "CONT");
         }
         let ended = finish_within(command, ANSWERED);
@@ -309,7 +310,8 @@ impl Family {
         }
         // Clones are there if the fork succeeded, and only then; unless the thread that was to
         // say so panicked when it had let them go.
-        if !case.kills_parent() && !(case.party == Waiter && case.action == "panic") {
+        let has_panicked = case.party == Waiter && case.action == "panic";
+        if !case.kills_parent() && !has_panicked {
             let expected = if ended.status == 0 { 4 } else { 1 };
             assert_eq!(user.names().len(), expected, "{}", what("names"));
         }

@@ -188,7 +188,7 @@ fn kills_stops_and_a_full_directory_at_random_cost_no_parent_and_leave_nothing()
     let family = Family::new(&image);
     let (mut choices, mut tally) = (Choices(seed), Tally::default());
     for round in 0..rounds {
-        println!("round {round}: {tally:?}");
+        eprintln!("round {round}: {tally:?}");
         family.round(&mut choices, &mut tally);
     }
     // Something must have been hit, and something must have survived it.

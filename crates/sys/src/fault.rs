@@ -27,7 +27,9 @@ pub const FILE: &str = ".faults";
 pub const STRUCK: &str = ".faults.struck";
 
 /// Whether points can strike in this build.
-pub const ARE_BUILT: bool = cfg!(debug_assertions);
+pub fn are_built() -> bool {
+    cfg!(debug_assertions)
+}
 
 /// Has the points of this process strike as a file in `run_dir` says.
 #[inline]
