@@ -1,4 +1,4 @@
-//! A hostile driver against a memory balloon: `cargo +nightly fuzz run balloon`.
+//! A hostile driver against a memory balloon.
 //!
 //! The first byte says whether the machine is a clone.
 #![no_main]

@@ -1,4 +1,4 @@
-//! A hostile driver against a network card: `cargo +nightly fuzz run net`.
+//! A hostile driver against a network card.
 //!
 //! The first byte says how many frames wait for the driver, the next ones how long they
 //! are.
@@ -7,7 +7,7 @@
 use hyperfork_api::Mac;
 use hyperfork_vmm::devices::virtio::hostile;
 use hyperfork_vmm::devices::virtio::net::Net;
-use hyperfork_vmm::sys::tap::Tap;
+use hyperfork_sys::tap::Tap;
 use libfuzzer_sys::fuzz_target;
 use std::os::unix::net::UnixDatagram;
 

@@ -1,4 +1,4 @@
-//! A hostile driver against a socket device: `cargo +nightly fuzz run vsock`.
+//! A hostile driver against a socket device.
 //!
 //! The first byte chooses: anything at all in the rings of a guest or of a clone,
 //! or any packets in orderly rings.
@@ -7,7 +7,7 @@
 use hyperfork_vmm::devices::virtio::vsock::Vsock;
 use hyperfork_vmm::devices::virtio::vsock::fuzzing::drive_packets;
 use hyperfork_vmm::devices::virtio::{DeviceState, VirtioDevice, hostile};
-use hyperfork_vmm::sys::fds::FdTable;
+use hyperfork_sys::fds::FdTable;
 use libfuzzer_sys::fuzz_target;
 
 const CID: u32 = 3;

@@ -29,6 +29,8 @@ pub(crate) fn ci() -> Result<()> {
     step("generated files");
     crate::docs::with_program(true)?;
     let result = crate::test::run_all(&built, None);
+    let fuzzed = crate::fuzz::fuzz(&crate::fuzz::Args::default());
     crate::times::tell();
+    fuzzed?;
     result?.conclude()
 }

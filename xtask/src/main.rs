@@ -1,4 +1,4 @@
-//! What the project does to itself: `cargo xtask ci | test | level1 | soak | layers | deny | results |
+//! What the project does to itself: `cargo xtask ci | test | level1 | soak | fuzz | layers | deny | results |
 //! docs`.
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ mod ci;
 mod compare;
 mod deny;
 mod docs;
+mod fuzz;
 mod layers;
 mod level1;
 mod plot;
@@ -41,6 +42,8 @@ enum Verb {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
+    /// Feed hostile input to everything that is parsed: all fuzz targets, or one
+    Fuzz(fuzz::Args),
     /// Compare two builds: the same forks, in turn, as ratios
     Compare(compare::Compare),
     /// What CI runs a short round of, for longer
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Level1 { filter } => test::emulated(filter.as_deref()),
         Verb::Compare(args) => compare::run(&args),
         Verb::Soak(args) => soak::soak(&args),
+        Verb::Fuzz(args) => fuzz::fuzz(&args),
         Verb::Layers => layers::check(),
         Verb::Deny => deny::check(),
         Verb::Results { check } => results::results(check),

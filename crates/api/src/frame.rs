@@ -25,6 +25,22 @@ pub enum FrameError {
     /// The body is not the expected message.
     #[error("a frame is not a message of this protocol")]
     Malformed(#[from] postcard::Error),
+    /// The message is over before the bytes are.
+    #[error("{0} bytes are left over after a message of this protocol")]
+    LeftOver(usize),
+}
+
+/// The message that these bytes are, all of them.
+///
+/// # Errors
+/// [`FrameError::Malformed`] and [`FrameError::LeftOver`].
+pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    // `postcard::from_bytes` ignores what is left over: the end of a newer message, or
+    // that of something else altogether.
+    match postcard::take_from_bytes(bytes)? {
+        (message, []) => Ok(message),
+        (_, rest) => Err(FrameError::LeftOver(rest.len())),
+    }
 }
 
 /// One whole frame, header and body.
@@ -57,7 +73,7 @@ pub fn decode<T: DeserializeOwned>(buffer: &mut Vec<u8>) -> Result<Option<T>, Fr
     let Some(bytes) = buffer.get(4..4 + body) else {
         return Ok(None);
     };
-    let message = postcard::from_bytes(bytes)?;
+    let message = from_bytes(bytes)?;
     buffer.drain(..4 + body);
     Ok(Some(message))
 }
@@ -88,7 +104,7 @@ pub fn read<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>, Fr
     }
     let mut bytes = vec![0; body];
     stream.read_exact(&mut bytes)?;
-    Ok(Some(postcard::from_bytes(&bytes)?))
+    from_bytes(&bytes).map(Some)
 }
 
 #[cfg(test)]
@@ -122,6 +138,19 @@ mod tests {
         assert!(matches!(
             decode::<String>(&mut header.to_vec()),
             Err(FrameError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn bytes_left_over_after_a_message_are_an_error() {
+        let mut bytes = encode(&7u8).unwrap();
+        bytes.push(0);
+        bytes[0] += 1;
+        let error = read::<u8>(&mut &bytes[..]).unwrap_err();
+        assert!(matches!(error, FrameError::LeftOver(1)), "{error}");
+        assert!(matches!(
+            decode::<u8>(&mut bytes),
+            Err(FrameError::LeftOver(1))
         ));
     }
 

@@ -38,6 +38,8 @@
 pub mod agent;
 pub mod client;
 pub mod config;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod handover;
 pub mod identity;
 pub mod launch;

@@ -25,6 +25,7 @@ pub use vm_end::VmEnd;
 
 use crate::config::Settings;
 use crate::run_dir::VmDir;
+use hyperfork_api::frame;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
 use hyperfork_state::Shape;
@@ -115,7 +116,7 @@ pub enum Progress {
 
 /// From the process, when it has been released: two messages.
 #[derive(Debug, Serialize, Deserialize)]
-enum Released {
+pub(crate) enum Released {
     /// At once.
     Confirmed,
     /// When there is time: the pages that a clone has written, as ranges of bytes, up to a
@@ -177,13 +178,5 @@ pub(crate) fn receive_within<T: DeserializeOwned>(
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
-    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
-    match postcard::take_from_bytes(bytes) {
-        Ok((message, [])) => Ok(message),
-        Ok((_, rest)) => Err(invalid(format!(
-            "{} bytes are left over behind a message",
-            rest.len()
-        ))),
-        Err(error) => Err(invalid(error.to_string())),
-    }
+    frame::from_bytes(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

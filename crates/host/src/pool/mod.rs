@@ -38,7 +38,7 @@ const MOST_AT_ONCE: usize = 128;
 
 /// What a VM's process asks.
 #[derive(Debug, Serialize, Deserialize)]
-enum Request {
+pub(crate) enum Request {
     /// First of all: I may want shells of this shape one day. Holds as long as the
     /// connection, and has no answer. All further requests are for this shape.
     Keep(Shape),
@@ -55,8 +55,8 @@ enum Request {
 
 /// The answer; the shells' hand-over sockets come with it, in order.
 #[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    shells: Vec<VmDir>,
+pub(crate) struct Answer {
+    pub(crate) shells: Vec<VmDir>,
 }
 
 /// Where pools are, each in a directory of its own.

@@ -4,6 +4,7 @@ use super::super::egress::Rule;
 use super::super::inside::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
 use super::super::netlink::{Netlink, Part};
 use super::super::{filter, netns};
+use hyperfork_api::frame;
 use hyperfork_api::netlink::Batch;
 use hyperfork_api::port::Protocol;
 use hyperfork_sys::scm;
@@ -45,7 +46,7 @@ fn serve(socket: &UnixStream) -> io::Result<()> {
     let Some((order, _)) = scm::receive(socket)? else {
         return Ok(());
     };
-    let order: Order = postcard::from_bytes(&order).map_err(io::Error::other)?;
+    let order: Order = frame::from_bytes(&order).map_err(io::Error::other)?;
     let (answer, fds): (Answer, _) = match make(&order) {
         Ok(fds) => (Ok(()), fds),
         Err(words) => (Err(words), Vec::new()),

@@ -13,6 +13,8 @@
 //! uses it; so one process speaks to the guest by those, and to the world by its own.
 
 mod datagrams;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod helper;
 mod packet;
 mod streams;
@@ -24,6 +26,7 @@ use super::address::{Block, Pool};
 use super::egress::Rule;
 use super::inside::GATEWAY;
 use helper::{Answer, Order};
+use hyperfork_api::frame;
 use hyperfork_api::port::Protocol;
 use hyperfork_sys::tap::Tap;
 use hyperfork_sys::{program, scm};
@@ -83,7 +86,7 @@ pub(super) fn prepare(
     let (answer, fds) = scm::receive(&ours)
         .map_err(words)?
         .ok_or("no network without privileges: its helper ended")?;
-    let answer: Answer = postcard::from_bytes(&answer).map_err(|error| error.to_string())?;
+    let answer: Answer = frame::from_bytes(&answer).map_err(|error| error.to_string())?;
     answer?;
     let [tap, tun, listener]: [OwnedFd; 3] = fds
         .try_into()

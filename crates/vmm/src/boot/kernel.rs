@@ -39,7 +39,7 @@ pub fn load(
         .map_err(|_| BootError::NotAKernel(kernel.to_owned()))?;
     file.rewind().map_err(read)?;
     let kernel = match &magic {
-        b"\x7fELF" => load_elf(memory, &mut file, kernel)?,
+        b"\x7fELF" => load_elf(memory, &mut file, kernel, boot)?,
         _ => load_bzimage(memory, &mut file, kernel, boot)?,
     };
     let initrd = match initrd {
@@ -58,7 +58,7 @@ pub fn load_embedded(
     elf: &mut File,
     boot: &Boot<'_>,
 ) -> Result<Entry, BootError> {
-    let kernel = load_elf(memory, elf, Path::new("the embedded guest"))?;
+    let kernel = load_elf(memory, elf, Path::new("the embedded guest"), boot)?;
     finish(memory, &kernel, None, boot)
 }
 
@@ -73,6 +73,9 @@ fn finish(
             len: boot.cmdline.len(),
         });
     }
+    if boot.cmdline.contains('\0') {
+        return Err(BootError::ZeroByte);
+    }
     params::write(memory, kernel, initrd, boot)?;
     mptable::write(memory, boot.cpus)?;
     acpi::write(memory, boot)?;
@@ -81,13 +84,32 @@ fn finish(
     })
 }
 
-fn load_elf(memory: &GuestMemoryMmap, file: &mut File, path: &Path) -> Result<Loaded, BootError> {
+fn load_elf(
+    memory: &GuestMemoryMmap,
+    file: &mut File,
+    path: &Path,
+    boot: &Boot<'_>,
+) -> Result<Loaded, BootError> {
     let size = file.metadata().map(|meta| meta.len()).unwrap_or(0);
     let loaded = Elf::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY)))
         .map_err(|error| bad_kernel(path, size, error))?;
+    let (entry, end) = (loaded.kernel_load.0, loaded.kernel_end);
+    // With what it needs and does not bring, its .bss.
+    if end > boot.memory.min(layout::HOLE_START) {
+        return Err(BootError::TooLarge {
+            what: "the kernel",
+            size: end,
+        });
+    }
+    if entry >= end {
+        return Err(BootError::BadKernel {
+            path: path.to_owned(),
+            reason: "its entry point lies behind its end".to_owned(),
+        });
+    }
     Ok(Loaded {
-        entry: loaded.kernel_load.0,
-        end: loaded.kernel_end,
+        entry,
+        end,
         header: None,
     })
 }
@@ -184,13 +206,4 @@ fn bad_kernel(path: &Path, size: u64, error: linux_loader::loader::Error) -> Boo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_that_would_end_beyond_all_addresses_is_too_large() {
-        assert!(end_of(u64::MAX - 5, 6, 1 << 30).is_err());
-        assert!(end_of(1 << 20, u32::MAX, 1 << 30).is_err());
-        assert_eq!(end_of(1 << 20, 4096, 1 << 30).unwrap(), (1 << 20) + 4096);
-    }
-}
+mod tests;

@@ -78,6 +78,9 @@ pub enum BootError {
         /// Its length.
         len: usize,
     },
+    /// The kernel would read the command line only so far.
+    #[error("the kernel command line has a zero byte")]
+    ZeroByte,
     /// Guest memory could not be written.
     #[error("cannot write guest memory")]
     Memory(#[from] GuestMemoryError),

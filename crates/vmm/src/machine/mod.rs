@@ -15,6 +15,8 @@ mod assemble;
 mod boot;
 mod capture;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod pending;
 mod ports;
 mod restore;

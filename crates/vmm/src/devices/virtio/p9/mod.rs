@@ -10,6 +10,8 @@
 //! [`wire`] is the encoding, [`server`] the protocol, [`tree`] the only code that
 //! touches the directory.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,9 @@ const MAX_TAG: usize = 31;
 
 /// The longest answer with an error, which every request must have room for.
 const ERROR_LEN: usize = HEADER_LEN + 4;
+
+/// How the shared directory itself is opened.
+const HOW: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What a clone has to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,8 +81,7 @@ impl P9 {
                 ),
             ));
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, root, flags, Mode::empty())?;
+        let root = openat(CWD, root, HOW, Mode::empty())?;
         Ok(Self::build(tag, Server::new(Tree::new(root, read_only)?)))
     }
 

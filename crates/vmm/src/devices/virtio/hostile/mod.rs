@@ -1,0 +1,127 @@
+//! A driver that does anything, for property tests and fuzzing.
+//!
+//! [`drive`] reads a script of bytes as what a hostile guest does: register
+//! accesses, memory writes, descriptors that point anywhere. Any bytes are a
+//! script, and most keep enough of the protocol to get deep into a device. What
+//! must hold is checked on the way:
+//!
+//! * nothing panics;
+//! * a device writes only into buffers that it was given, and what it says of the length it
+//!   used is true ([`watch`]);
+//! * a device never uses more buffers than it was given (2.7.8.2);
+//! * a device that needs a reset leaves guest memory alone until it gets one, and a device
+//!   that is only looked at or saved does so too.
+//!
+//! In some calls a [second vCPU](meddler) changes descriptors, available rings and buffers
+//! while the device reads them.
+
+mod driver;
+mod given;
+mod meddler;
+mod script;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use super::VirtioDevice;
+use super::transport::{Lines, MmioTransport, TransportState};
+use crate::memory::GuestMemoryMmap;
+use crate::sys::fds::FdTable;
+use driver::Driver;
+use std::sync::Arc;
+use vm_memory::{Bytes, GuestAddress};
+
+/// Guest memory: two regions, so that buffers can also reach from one into the
+/// other and into nothing.
+const REGIONS: [(GuestAddress, usize); 2] = [
+    (GuestAddress(0), 0x1_0000),
+    (GuestAddress(0x1_0000), 0x1_0000),
+];
+const END: u64 = 0x2_0000;
+/// Bytes of guest memory.
+pub const MEMORY: u64 = END;
+
+/// Entries of each ring the driver sets up at first.
+const RING_SIZE: u16 = 16;
+/// Where the ring of queue i lies: descriptors, available and used ring.
+const fn ring_base(index: usize) -> u64 {
+    0x1000 * (index as u64 + 1)
+}
+const AVAILABLE: u64 = 0x400;
+const USED: u64 = 0x800;
+/// Where the buffers are.
+const DATA: u64 = 0x8000;
+const BUFFERS: usize = (END - DATA) as usize;
+
+/// Runs `script` against `device`. Ends with a reset and a second, orderly
+/// start, which must always work.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn drive(device: Box<dyn VirtioDevice>, script: &[u8]) {
+    drive_with_buffers(device, &[], script);
+}
+
+/// The same, where buffers hold `content`, again and again, before the script writes
+/// into them: requests that make sense, or nearly.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn drive_with_buffers(device: Box<dyn VirtioDevice>, content: &[u8], script: &[u8]) {
+    let memory = crate::memory::region::zeroed(&REGIONS);
+    drive_in(Arc::new(memory), device, content, script);
+}
+
+/// The same in guest memory that is there already: [`MEMORY`] bytes from 0 on.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn drive_in(
+    memory: Arc<GuestMemoryMmap>,
+    device: Box<dyn VirtioDevice>,
+    content: &[u8],
+    script: &[u8],
+) {
+    let buffers: Vec<u8> = content.iter().copied().cycle().take(BUFFERS).collect();
+    memory
+        .write_slice(&buffers, GuestAddress(DATA))
+        .expect("the buffers are in memory");
+    let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
+    let mut transport =
+        MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
+    transport.mute();
+    Driver::new(transport, memory, script).run();
+}
+
+/// The state of `device` with a driver that has started it.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn at_work(device: Box<dyn VirtioDevice>, fds: &mut FdTable) -> TransportState {
+    let memory = Arc::new(crate::memory::region::zeroed(&REGIONS));
+    let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
+    let transport = MmioTransport::new(device, lines, memory.clone()).expect("the device's lines");
+    Driver::new(transport, memory, &[]).at_work(fds)
+}
+
+/// Has `device`, which was restored from its part of `state`, go on as its transport was: a
+/// state may be any, and then the device is refused.
+///
+/// # Panics
+/// When the device misbehaves.
+pub fn go_on(device: Box<dyn VirtioDevice>, state: &TransportState) {
+    let memory = Arc::new(crate::memory::region::zeroed(&REGIONS));
+    let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
+    if let Ok(mut transport) = MmioTransport::restore(device, lines, state, memory.clone()) {
+        transport.mute();
+        Driver::new(transport, memory, &[]).go_on();
+    }
+}
+
+/// All of guest memory.
+fn read_image(memory: &GuestMemoryMmap) -> Vec<u8> {
+    let mut image = vec![0; END as usize];
+    let read = memory.read_slice(&mut image, GuestAddress(0));
+    read.expect("the driver's memory is all there");
+    image
+}

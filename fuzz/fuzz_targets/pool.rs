@@ -1,0 +1,14 @@
+//! Messages to the pool of shells, and its answers.
+//!
+//! The first byte says which is expected.
+#![no_main]
+
+use hyperfork_fuzz::check_recoding;
+use hyperfork_host::fuzzing::recode_pool;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    if let Some((&kind, bytes)) = input.split_first() {
+        check_recoding(bytes, |bytes| recode_pool(kind, bytes));
+    }
+});

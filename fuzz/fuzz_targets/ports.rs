@@ -1,0 +1,7 @@
+//! A guest that accesses any I/O ports: serial, reset, power management, clock, signal.
+#![no_main]
+
+use hyperfork_vmm::machine::fuzzing::drive_ports;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|script: &[u8]| drive_ports(script));

@@ -1,0 +1,169 @@
+//! The fuzz targets: builds all of them, runs each from its kept corpus, tells what was
+//! covered.
+//!
+//! ```text
+//!   fuzz/corpus/T (committed) ─┐
+//!   found in this run ─────────┴─> T ──> findings: fuzz/artifacts/T, and the gate is shut
+//!                                  └──> with --keep: merged into fuzz/corpus/T
+//! ```
+
+mod build;
+mod corpus;
+mod coverage;
+mod record;
+mod target;
+
+use crate::run::step;
+use crate::workspace::root;
+use anyhow::{Result, bail};
+use record::{Record, Row};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::Mutex;
+use std::thread;
+use target::Outcome;
+
+/// What to do.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this target
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// End each target after this many runs, if that is earlier
+    #[arg(long)]
+    runs: Option<u64>,
+    /// Write what was run and covered to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Keep what was found: the smallest corpus that reaches as much replaces the one that is there
+    #[arg(long)]
+    keep: bool,
+    /// Measure which lines the corpora reach, with a build of its own
+    #[arg(long)]
+    coverage: bool,
+}
+
+impl Default for Args {
+    /// A short round, as in CI.
+    fn default() -> Self {
+        Self {
+            target: None,
+            seconds: 8,
+            runs: None,
+            json: None,
+            keep: false,
+            coverage: false,
+        }
+    }
+}
+
+/// Targets that run at a time: those of devices have two threads each, and mostly one is busy.
+const AT_ONCE: usize = 2;
+
+/// Builds and runs them.
+///
+/// # Errors
+/// When one cannot be built, when one finds something, or there is none of that name.
+pub(crate) fn fuzz(args: &Args) -> Result<()> {
+    let targets = chosen(args.target.as_deref())?;
+    step("fuzz targets");
+    let programs = build::instrumented(build::Purpose::Fuzzing, &targets)?;
+    let rows = run_all(&targets, &programs, args)?;
+    let mut record = Record::now(args.seconds, rows);
+    if args.keep {
+        for row in &mut record.rows {
+            row.corpus = corpus::minimise(&programs.join(&row.target), &row.target)?;
+        }
+    }
+    if args.coverage {
+        step("lines that the corpora reach");
+        coverage::measure(&mut record)?;
+    }
+    record.print();
+    if let Some(path) = &args.json {
+        record.write(path)?;
+    }
+    Ok(())
+}
+
+/// The targets' names, in order.
+fn chosen(name: Option<&str>) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory().join("fuzz_targets"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(
+                path.file_stem()
+                    .and_then(|stem| stem.to_str())
+                    .map(str::to_owned),
+            );
+        }
+    }
+    names.sort();
+    let Some(name) = name else {
+        return Ok(names);
+    };
+    if !names.iter().any(|known| known == name) {
+        bail!(
+            "there is no fuzz target '{name}', only {}",
+            names.join(", ")
+        );
+    }
+    Ok(vec![name.to_owned()])
+}
+
+/// Runs some at a time. All are run, also when one has found something.
+fn run_all(targets: &[String], programs: &Path, args: &Args) -> Result<Vec<Row>> {
+    let waiting = Mutex::new(targets.iter());
+    let next = || waiting.lock().ok()?.next();
+    let work = || {
+        let mut outcomes = Vec::new();
+        while let Some(target) = next() {
+            let outcome = target::run(target, &programs.join(target), args.seconds, args.runs);
+            if let Ok(Outcome::Ran(row)) = &outcome {
+                println!("{}", row.line());
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
+    };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .flat_map(|outcomes| outcomes.unwrap_or_default())
+            .collect()
+    });
+    let (mut rows, mut findings) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome? {
+            Outcome::Ran(row) => rows.push(row),
+            Outcome::Found(words) => findings.push(words),
+        }
+    }
+    rows.sort_by(|one, other| one.target.cmp(&other.target));
+    match findings.len() {
+        0 if rows.len() == targets.len() => Ok(rows),
+        0 => bail!("a thread that runs fuzz targets has died"),
+        count => bail!(
+            "{count} fuzz targets found something\n\n{}",
+            findings.join("\n\n")
+        ),
+    }
+}
+
+/// Where targets and corpora are.
+fn directory() -> PathBuf {
+    root().join("fuzz")
+}
+
+/// Where everything is that is made of them.
+fn target_dir() -> PathBuf {
+    static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = crate::workspace::target_directory();
+        built.unwrap_or_else(|_| root().join("target")).join("fuzz")
+    });
+    DIRECTORY.clone()
+}

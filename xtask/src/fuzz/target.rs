@@ -1,0 +1,171 @@
+//! Running one target, and reading what libFuzzer says of it.
+
+use super::corpus;
+use super::record::Row;
+use super::{directory, target_dir};
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// How a target's run ended.
+pub(super) enum Outcome {
+    /// Nothing was found.
+    Ran(Row),
+    /// Something was: what to tell, with the file that brings it about again.
+    Found(String),
+}
+
+/// Seconds that one input may take.
+const SLOWEST: u32 = 10;
+/// MiB that the process may take, and one allocation.
+const MEMORY: u32 = 2048;
+const ALLOCATION: u32 = 512;
+/// Lines of what was said that are told of a finding.
+const LINES_TOLD: usize = 25;
+
+/// Runs `program` for this long, from the kept corpus. What it finds is kept aside.
+///
+/// # Errors
+/// When it cannot be run, or says nothing that can be read.
+pub(super) fn run(
+    target: &str,
+    program: &Path,
+    seconds: u64,
+    runs: Option<u64>,
+) -> Result<Outcome> {
+    let found = corpus::fresh(&corpus::found(target))?;
+    let artifacts = directory().join("artifacts").join(target);
+    fs::create_dir_all(&artifacts)?;
+    let log = target_dir().join("logs").join(format!("{target}.log"));
+    let begun = Instant::now();
+    let mut command = libfuzzer(program, &log)?;
+    command.arg(format!("-max_total_time={seconds}"));
+    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    command.args(["-print_final_stats=1", "-reload=0"]);
+    command.args(runs.map(|runs| format!("-runs={runs}")));
+    command.arg(found).arg(corpus::kept(target));
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {target}"))?;
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    if !status.success() {
+        return Ok(Outcome::Found(finding(target, program, &said)));
+    }
+    let coverage = Coverage::of(&said).with_context(|| format!("see {}", log.display()))?;
+    Ok(Outcome::Ran(Row {
+        target: target.to_owned(),
+        runs: number_after(&said, "stat::number_of_executed_units:").unwrap_or_default(),
+        seconds: begun.elapsed().as_secs(),
+        edges: coverage.edges,
+        edges_linked: number_between(&said, "INFO: Loaded 1 modules", "(").unwrap_or_default(),
+        features: coverage.features,
+        corpus: corpus::Size::of(&corpus::kept(target))?,
+        lines: None,
+    }))
+}
+
+/// The program, with limits, saying everything to `log`.
+///
+/// # Errors
+/// When the log cannot be written.
+pub(super) fn libfuzzer(program: &Path, log: &Path) -> Result<Command> {
+    log.parent().map(fs::create_dir_all).transpose()?;
+    let file = File::create(log).with_context(|| log.display().to_string())?;
+    let mut command = Command::new(program);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file);
+    command.arg(format!("-timeout={SLOWEST}"));
+    command.arg(format!("-rss_limit_mb={MEMORY}"));
+    command.arg(format!("-malloc_limit_mb={ALLOCATION}"));
+    Ok(command)
+}
+
+/// What libFuzzer says last of what it has reached.
+#[derive(Debug, PartialEq, Eq)]
+struct Coverage {
+    edges: u64,
+    features: u64,
+}
+
+impl Coverage {
+    fn of(said: &str) -> Option<Self> {
+        let last = said
+            .lines()
+            .rfind(|line| line.starts_with('#') && line.contains(" cov: "))?;
+        Some(Self {
+            edges: number_after(last, " cov: ")?,
+            features: number_after(last, " ft: ")?,
+        })
+    }
+}
+
+fn finding(target: &str, program: &Path, said: &str) -> String {
+    const WRITTEN: &str = "Test unit written to ";
+    let reproducer = said.lines().rev().find_map(|line| line.split_once(WRITTEN));
+    let reproducer = reproducer.map(|(_, path)| PathBuf::from(path.trim()));
+    let lines: Vec<_> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(LINES_TOLD)..].join("\n  ");
+    match reproducer {
+        Some(path) => format!(
+            "{target}: again by\n  {} {}\n  {last}",
+            program.display(),
+            path.display()
+        ),
+        None => format!("{target}: no input was told\n  {last}"),
+    }
+}
+
+fn number_after(text: &str, words: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(words)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+fn number_between(text: &str, words: &str, mark: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(words)?;
+    let (_, rest) = rest.split_once(mark)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "\
+INFO: Running with entropic power schedule (0xFF, 100).
+INFO: Loaded 1 modules   (96051 inline 8-bit counters): 96051 [0x5, 0x6), 
+#2\tINITED cov: 100 ft: 101 corp: 1/1b exec/s: 0 rss: 40Mb
+#4096\tDONE   cov: 812 ft: 2307 corp: 97/6Kb lim: 4096 exec/s: 512 rss: 48Mb
+Done 4096 runs in 8 second(s)
+stat::number_of_executed_units: 4096
+";
+
+    #[test]
+    fn what_was_reached_is_what_libfuzzer_says_last() {
+        let (edges, features) = (812, 2307);
+        assert_eq!(Coverage::of(SAID), Some(Coverage { edges, features }));
+        assert_eq!(
+            number_after(SAID, "stat::number_of_executed_units:"),
+            Some(4096)
+        );
+        assert_eq!(
+            number_between(SAID, "INFO: Loaded 1 modules", "("),
+            Some(96_051)
+        );
+    }
+
+    #[test]
+    fn a_finding_is_told_with_the_input_that_brings_it_about_again() {
+        let said =
+            "panicked at x\nartifact_prefix='a/'; Test unit written to a/crash-1\nBase64: AA";
+        let words = finding("block", Path::new("/b/block"), said);
+        assert!(
+            words.contains("/b/block a/crash-1") && words.contains("panicked at x"),
+            "{words}"
+        );
+        assert!(finding("block", Path::new("/b/block"), "killed").contains("no input"));
+    }
+}
