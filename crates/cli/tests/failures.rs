@@ -55,9 +55,9 @@ fn a_full_run_directory_fails_the_fork_and_parent_and_pool_live() {
     with_stock(&user);
     let (parent, pool) = (pid_of(&user, "p"), pool_of(&user).expect("a pool"));
     disk.fill();
-    for _ in 0..3 {
-        // More than there are in stock: at least one needs room.
-        let ended = soon(&user, &["fork", "p", "-n", "12"]);
+    // As many as there are in stock, and more.
+    for count in ["1", "2", "12"] {
+        let ended = soon(&user, &["fork", "p", "-n", count]);
         ended.must_have_failed(1);
         must_answer(&user, "p");
         assert_eq!(user.names(), ["before-1", "p"]);

@@ -129,6 +129,8 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let mut unmount = Command::new("umount");
         drop(unmount.arg("-l").arg(&self.path).output());
+        // The user could not while it was mounted.
+        let _ = self.path.parent().map(fs::remove_dir_all);
     }
 }
 

@@ -135,7 +135,10 @@ impl Owner {
 
     fn serve(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
-        self.keep();
+        // Without a record nothing lists a VM that does not answer: better none.
+        if let Err(why) = self.try_keep() {
+            return self.end(Ending::failed(why));
+        }
         self.keep_token();
         let ending = loop {
             let left = self.wakes_at().saturating_duration_since(Instant::now());
@@ -356,12 +359,15 @@ impl Owner {
     }
 
     fn keep(&self) {
-        if let Err(error) = record::keep(&self.claim.dir, &self.info) {
-            note!(
-                "cannot write {}: {error}",
-                self.claim.dir.info_path().display()
-            );
+        if let Err(why) = self.try_keep() {
+            note!("{why}");
         }
+    }
+
+    fn try_keep(&self) -> Result<(), String> {
+        let path = self.claim.dir.info_path();
+        record::keep(&self.claim.dir, &self.info)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
     /// For guests with an agent, which has it, too.
