@@ -248,38 +248,67 @@ fn agent(spec: &VmSpec) {
 }
 
 fn control(spec: &VmSpec) {
-    use control::{Reply, Request, Sampled};
+    use control::{
+        Answer, ExportDisk, Greeting, Hello, Info, Request, Sample, Sampled, Stop, Subscribe,
+        WaitReady,
+    };
+    use hyperfork_api::event::{Event, What};
+    use hyperfork_api::{Code, Error};
     let prefix = Some(spec.name.clone());
     let fork = Fork {
         prefix,
         ..Fork::new(3)
     };
     let (device, path) = ("vda".to_owned(), "/tmp/disk".into());
-    let requests = [
-        Request::Info,
-        Request::WaitReady,
-        Request::Fork(fork),
-        Request::ExportDisk { device, path },
-        Request::Sample {
+    let requests: [Request; 7] = [
+        Info {}.into(),
+        WaitReady {}.into(),
+        fork.into(),
+        ExportDisk { device, path }.into(),
+        Sample {
             count: 3,
             interval_us: 1000,
-        },
-        Request::Stop { grace_ms: 5000 },
+        }
+        .into(),
+        Stop { grace_ms: 5000 }.into(),
+        Subscribe { since_unix_ms: 1 }.into(),
     ];
     for (number, request) in requests.iter().enumerate() {
         json(0, &format!("request-{number}"), request);
     }
-    let replies = [
-        Reply::Ok,
-        Reply::Samples(vec![Sampled {
+    let error = Error::new(Code::NotFound, "no such disk");
+    let answers = [
+        Answer::Ok(vec![Sampled {
             rip: 1 << 20,
             count: 2,
         }]),
-        Reply::Error("no such disk".to_owned()),
+        Answer::Error(Error::because(Code::Host, "cannot write", &error)),
     ];
-    for (number, reply) in replies.iter().enumerate() {
-        json(1, &format!("reply-{number}"), reply);
+    for (number, answer) in answers.iter().enumerate() {
+        json(1, &format!("answer-{number}"), answer);
     }
+    let happenings = [
+        What::Started {
+            image: "base".to_owned(),
+            parent: Some(spec.name.clone()),
+        },
+        What::Forked {
+            clones: vec![spec.name.clone()],
+            failed: 1,
+        },
+        What::Exited { status: 3 },
+        What::Removed,
+    ];
+    for (number, what) in happenings.into_iter().enumerate() {
+        let event = Event {
+            time_unix_ms: 1,
+            vm: spec.name.clone(),
+            what,
+        };
+        json(4, &format!("event-{number}"), &event);
+    }
+    let hello = Hello::ours();
+    json(5, "greeting", &Greeting { hello });
 }
 
 fn json(kind: u8, name: &str, message: &impl Serialize) {

@@ -1,10 +1,10 @@
-//! Lines on a VM's control socket, both ways, and the file that says what a VM was.
+//! Lines on a VM's control socket, both ways, events, and the file that says what a VM was.
 //!
 //! The first byte says which is expected.
 #![no_main]
 
-use hyperfork_api::VmInfo;
-use hyperfork_api::control::{Reply, Request};
+use hyperfork_api::control::{Answer, Greeting, Request, Sampled};
+use hyperfork_api::{Event, ForkReport, VmInfo};
 use hyperfork_fuzz::check_json;
 use libfuzzer_sys::fuzz_target;
 
@@ -12,9 +12,12 @@ fuzz_target!(|input: &[u8]| {
     let Some((&kind, line)) = input.split_first() else {
         return;
     };
-    match kind % 3 {
+    match kind % 6 {
         0 => check_json::<Request>(line),
-        1 => check_json::<Reply>(line),
-        _ => check_json::<VmInfo>(line),
+        1 => check_json::<Answer<Vec<Sampled>>>(line),
+        2 => check_json::<VmInfo>(line),
+        3 => check_json::<Answer<ForkReport>>(line),
+        4 => check_json::<Event>(line),
+        _ => check_json::<Greeting>(line),
     }
 });

@@ -46,6 +46,19 @@ pub struct Place {
     pub protocol: Option<Protocol>,
 }
 
+/// Why a policy cannot be one. (Who writes it in words is told more.)
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadEgress {
+    /// Too many destinations.
+    #[error("{0} destinations are too many: name up to {most}, such as whole networks", most = Egress::MOST)]
+    TooMany(usize),
+    /// Not a network, or not a range of ports.
+    #[error(
+        "{0} is no destination: a network has no bits beyond its prefix, and ports are from 1, the lower first"
+    )]
+    Place(Place),
+}
+
 impl Egress {
     /// Most destinations, for each is looked at for every new connection.
     pub const MOST: usize = 64;
@@ -73,6 +86,29 @@ impl Egress {
             word => word.parse(),
         });
         destinations.collect::<Result<_, _>>().map(Self::Only)
+    }
+
+    /// Whether it can be enforced, wherever it comes from.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), BadEgress> {
+        let Self::Only(destinations) = self else {
+            return Ok(());
+        };
+        if destinations.len() > Self::MOST {
+            return Err(BadEgress::TooMany(destinations.len()));
+        }
+        let places = destinations
+            .iter()
+            .filter_map(|destination| match destination {
+                Destination::Place(place) => Some(place),
+                _ => None,
+            });
+        match places.into_iter().find(|place| !place.is_one()) {
+            Some(place) => Err(BadEgress::Place(*place)),
+            None => Ok(()),
+        }
     }
 
     /// As a user would have written it.
@@ -106,6 +142,20 @@ impl fmt::Display for Destination {
             Self::Public => f.write_str("public"),
             Self::Place(place) => place.fmt(f),
         }
+    }
+}
+
+impl Place {
+    fn is_one(&self) -> bool {
+        let has_ports = |(first, last)| 0 < first && first <= last;
+        self.prefix <= 32
+            && u32::from(self.base) & self.host_bits() == 0
+            && self.ports.is_none_or(has_ports)
+    }
+
+    /// The bits of an address that are not the network's.
+    fn host_bits(&self) -> u32 {
+        u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)
     }
 }
 

@@ -32,6 +32,13 @@ pub struct ForkReport {
     pub failed: Vec<CloneFailure>,
 }
 
+impl ForkReport {
+    /// The names of the clones that live.
+    pub fn names(&self) -> Vec<VmName> {
+        self.clones.iter().map(|clone| clone.name.clone()).collect()
+    }
+}
+
 /// A clone that did not come to life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloneFailure {

@@ -2,7 +2,7 @@
 
 use crate::port::PublishedPort;
 use crate::{ForkReport, NetMode, VmName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -29,72 +29,174 @@ impl VmState {
     }
 }
 
-/// What there is to know about one VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What there is to know about one VM. In JSON all of it is one flat object.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmInfo {
+    /// What it is: the same from its beginning to its end.
+    pub about: VmAbout,
+    /// How it is.
+    pub status: VmStatus,
+    /// What it uses.
+    pub usage: VmUsage,
+}
+
+/// What a VM is. (All of this but the name has a default: a later version reads what an earlier
+/// one has left.)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmAbout {
     /// Its name.
     pub name: VmName,
+    /// Name of the image it was booted from, or `nano`.
+    #[serde(default)]
+    pub image: String,
+    /// Virtual CPUs.
+    #[serde(default)]
+    pub cpus: u8,
+    /// Guest memory, MiB.
+    #[serde(default)]
+    pub memory_mib: u64,
+    /// Whose clone it is; `null` if it was booted.
+    #[serde(default)]
+    pub parent: Option<VmName>,
+    /// Forks between it and the boot it stems from.
+    #[serde(default)]
+    pub generation: u32,
+    /// Its number among its parent's clones, from 1; 0 if it was booted.
+    #[serde(default)]
+    pub index: u32,
+    /// Its vsock context identifier.
+    #[serde(default)]
+    pub cid: u32,
+    /// The guest's machine-id(5), 32 digits.
+    #[serde(default)]
+    pub machine_id: String,
+    /// What its clones' addresses are; `null` without a network.
+    #[serde(default)]
+    pub net: Option<NetMode>,
+    /// Whom it and its clones may begin to speak to, as `run --egress` takes it; `null` without
+    /// a network.
+    #[serde(default)]
+    pub egress: Option<Vec<String>>,
+    /// When it was booted or cloned, milliseconds since 1970.
+    #[serde(default)]
+    pub created_unix_ms: u64,
+    /// How many clones it may make; `null` for no limit.
+    #[serde(default)]
+    pub max_forks: Option<u32>,
+    /// What runs as its main program.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+}
+
+/// How a VM is. (As [`VmAbout`], with defaults for all but the state.)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
     /// Where it is in its life.
     pub state: VmState,
     /// Whether its process has just said so itself; `false` where it did not answer, and this
     /// is what it said before.
     #[serde(default)]
     pub answers: bool,
-    /// Name of the image it was booted from, or `nano`.
-    pub image: String,
-    /// Virtual CPUs.
-    pub cpus: u8,
-    /// Guest memory, MiB.
-    pub memory_mib: u64,
     /// The VM's process; `null` once it has ended.
+    #[serde(default)]
     pub pid: Option<u32>,
-    /// Whose clone it is; `null` if it was booted.
-    pub parent: Option<VmName>,
-    /// Forks between it and the boot it stems from.
-    pub generation: u32,
-    /// Its number among its parent's clones, from 1; 0 if it was booted.
-    pub index: u32,
-    /// Its vsock context identifier.
-    pub cid: u32,
-    /// The guest's machine-id(5), 32 digits.
-    pub machine_id: String,
-    /// What its clones' addresses are; `null` without a network.
-    pub net: Option<NetMode>,
-    /// Whom it and its clones may begin to speak to, as `run --egress` takes it; `null` without
-    /// a network.
-    pub egress: Option<Vec<String>>,
     /// Its address, as the host knows it; `null` without a network.
+    #[serde(default)]
     pub ip: Option<Ipv4Addr>,
     /// Its published ports.
+    #[serde(default)]
     pub ports: Vec<PublishedPort>,
-    /// When it was booted or cloned, milliseconds since 1970.
-    pub created_unix_ms: u64,
     /// How many clones were made of it.
+    #[serde(default)]
     pub forks: u32,
-    /// How many it may make; `null` for no limit.
-    pub max_forks: Option<u32>,
     /// What became of the latest fork that a program in it asked for; `null` if none
     /// did.
+    #[serde(default)]
     pub guest_fork: Option<GuestForkOutcome>,
-    /// What runs as its main program.
-    pub command: Option<Vec<String>>,
     /// The main program's exit status, or a `done` message's result code.
+    #[serde(default)]
     pub exit_status: Option<i32>,
     /// What went wrong, in one line.
+    #[serde(default)]
     pub error: Option<String>,
+    /// From the request to ready, microseconds: the cold boot, or the fork.
+    #[serde(default)]
+    pub ready_us: Option<u64>,
+}
+
+impl VmStatus {
+    /// At the beginning.
+    pub fn starting() -> Self {
+        Self {
+            state: VmState::Starting,
+            answers: true,
+            pid: None,
+            ip: None,
+            ports: Vec::new(),
+            forks: 0,
+            guest_fork: None,
+            exit_status: None,
+            error: None,
+            ready_us: None,
+        }
+    }
+}
+
+/// What a VM uses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VmUsage {
     /// Frozen guest memory it shares with its relatives, KiB: the whole image, once
     /// for all of them.
     pub shared_kib: u64,
     /// Guest memory of its own, KiB.
     pub private_kib: u64,
     /// Of all its process's memory, shared and private: what the host has swapped out, KiB.
-    #[serde(default)]
     pub swapped_kib: u64,
     /// Its disks, in order.
-    #[serde(default)]
     pub disks: Vec<DiskInfo>,
-    /// From the request to ready, microseconds: the cold boot, or the fork.
-    pub ready_us: Option<u64>,
+}
+
+/// A [`VmInfo`] as a flat object. Only formats that name their fields can have one.
+#[derive(Serialize, Deserialize)]
+struct Flat<A, S, U> {
+    #[serde(flatten)]
+    about: A,
+    #[serde(flatten)]
+    status: S,
+    #[serde(flatten)]
+    usage: U,
+}
+
+impl Serialize for VmInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (about, status, usage) = (&self.about, &self.status, &self.usage);
+        if !serializer.is_human_readable() {
+            return (about, status, usage).serialize(serializer);
+        }
+        let flat = Flat {
+            about,
+            status,
+            usage,
+        };
+        flat.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for VmInfo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (about, status, usage) = if deserializer.is_human_readable() {
+            let flat = Flat::deserialize(deserializer)?;
+            (flat.about, flat.status, flat.usage)
+        } else {
+            Deserialize::deserialize(deserializer)?
+        };
+        Ok(Self {
+            about,
+            status,
+            usage,
+        })
+    }
 }
 
 /// What there is to know about a disk. MiB are rounded up.
@@ -125,4 +227,80 @@ pub enum GuestForkOutcome {
     Report(ForkReport),
     /// There is no clone, for this reason, in one line.
     Error(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn disk() -> DiskInfo {
+        DiskInfo {
+            device: "vda".to_owned(),
+            path: "/disk".into(),
+            read_only: false,
+            size_mib: 3,
+            shared_mib: 2,
+            private_mib: 1,
+            error: None,
+        }
+    }
+
+    fn info() -> VmInfo {
+        let least = r#"{"name":"p-1","state":"running"}"#;
+        let mut info: VmInfo = serde_json::from_str(least).unwrap();
+        info.about.parent = Some(VmName::new("p").unwrap());
+        info.status.ip = Some(Ipv4Addr::new(10, 213, 0, 7));
+        info.status.guest_fork = Some(GuestForkOutcome::Error("no".to_owned()));
+        info.usage.disks = vec![disk()];
+        info
+    }
+
+    #[test]
+    fn in_json_all_there_is_to_know_is_one_flat_object() {
+        let value = serde_json::to_value(info()).unwrap();
+        let keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+        let mut expected = [
+            "name image cpus memory_mib parent generation index cid machine_id net egress",
+            "created_unix_ms max_forks command state answers pid ip ports forks guest_fork",
+            "exit_status error ready_us shared_kib private_kib swapped_kib disks",
+        ]
+        .map(|names| names.split(' ').collect::<Vec<_>>())
+        .concat();
+        expected.sort_unstable();
+        let mut found = keys.clone();
+        found.sort();
+        assert_eq!(found, expected);
+        assert_eq!(value["ip"], "10.213.0.7");
+        assert_eq!(value["guest_fork"], json!({ "error": "no" }));
+        assert!(!keys.iter().any(|key| key.contains("token")));
+        assert_eq!(serde_json::from_value::<VmInfo>(value).unwrap(), info());
+    }
+
+    #[test]
+    fn processes_pass_it_on_without_names() {
+        let bytes = postcard::to_stdvec(&info()).unwrap();
+        let (read, rest) = postcard::take_from_bytes::<VmInfo>(&bytes).unwrap();
+        assert_eq!((read, rest.len()), (info(), 0));
+    }
+
+    /// What the version before this protocol has left of a VM.
+    const OLD: &str = r#"{
+        "name": "old", "state": "running", "image": "nano", "cpus": 1, "memory_mib": 64,
+        "pid": 366, "parent": null, "generation": 0, "index": 0, "cid": 64238395,
+        "machine_id": "c6786d698f9f4bb7b3355d62fbad25ec",
+        "token": "44619345ca2a46a99e6549610c047a33", "net": null, "egress": null, "ip": null,
+        "ports": [], "created_unix_ms": 1795896830876, "forks": 0, "max_forks": null,
+        "guest_fork": null, "command": null, "exit_status": null, "error": null,
+        "shared_kib": 0, "private_kib": 0, "swapped_kib": 0, "disks": [], "ready_us": 19875
+    }"#;
+
+    #[test]
+    fn what_an_older_version_has_left_is_read_and_its_token_is_not_passed_on() {
+        let info: VmInfo = serde_json::from_str(OLD).unwrap();
+        assert_eq!((info.about.cid, info.status.pid), (64_238_395, Some(366)));
+        assert_eq!(info.status.ready_us, Some(19_875));
+        let again: Value = serde_json::to_value(info).unwrap();
+        assert!(again.get("token").is_none());
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! | module | spoken between | encoding |
 //! |---|---|---|
-//! | [`control`] | `hyperfork` (or the node) and a VM's process | one JSON document a line |
+//! | [`control`], [`event`] | `hyperfork` (or the node) and a VM's process | one JSON document a line |
 //! | [`guest`] | the host and the agent inside the guest | [`frame`]s of postcard |
 //! | [`signal`] | any guest program and the monitor | two ports |
 //! | [`clock`] | any guest program and the monitor | one port |
@@ -15,6 +15,8 @@
 pub mod clock;
 pub mod control;
 pub mod egress;
+pub mod error;
+pub mod event;
 pub mod fork;
 pub mod frame;
 pub mod guest;
@@ -31,9 +33,11 @@ pub mod size;
 pub mod spec;
 
 pub use egress::Egress;
+pub use error::{Code, Error};
+pub use event::Event;
 pub use fork::{CloneFailure, CloneReport, ForkReport, Phases, ShellSource, Strategy};
 pub use identity::{Id, Identity};
-pub use info::{DiskInfo, VmInfo, VmState};
+pub use info::{DiskInfo, VmAbout, VmInfo, VmState, VmStatus, VmUsage};
 pub use name::VmName;
 pub use net::{Mac, NetKind, NetMode, Network};
 pub use one_line::one_line;

@@ -4,7 +4,7 @@
 use crate::cpu;
 use crate::error::BenchError;
 use crate::guest::Guest;
-use hyperfork_api::control::{self, Reply, Request};
+use hyperfork_api::control::{self, Ask, Pause, Resume};
 use hyperfork_api::{CloneReport, ForkReport, Secrets, Strategy, VmInfo, VmName};
 use hyperfork_host::{Client, ClientError, Config, LaunchError, RunDir, VmDir, launch, life};
 use hyperfork_sys::scm;
@@ -119,18 +119,12 @@ impl<'a> Vms<'a> {
         strategy: Strategy,
         count: u32,
     ) -> Result<ForkReport, BenchError> {
-        let request = Request::Fork(control::Fork {
+        let request = control::Fork {
             prefix: Some(prefix.clone()),
             strategy,
             ..control::Fork::new(count)
-        });
-        match self.ask(parent, &request)? {
-            Reply::Forked(report) => Ok(report),
-            _ => Err(ClientError::Damaged {
-                name: parent.clone(),
-            }
-            .into()),
-        }
+        };
+        Ok(self.ask(parent, request)?)
     }
 
     /// Has a nano guest of the mode `quick` write its marks again: it does so when it is
@@ -145,8 +139,8 @@ impl<'a> Vms<'a> {
                 .sum::<usize>()
         };
         let before = rounds();
-        self.ask(vm, &Request::Pause)?;
-        self.ask(vm, &Request::Resume)?;
+        self.ask(vm, Pause {})?;
+        self.ask(vm, Resume {})?;
         self.eventually(vm, "that it has written its pages", || rounds() > before)
     }
 
@@ -155,7 +149,8 @@ impl<'a> Vms<'a> {
         for clone in &report.clones {
             let vm = self.host.run_dir.vm(&clone.name);
             self.eventually(&clone.name, "that it is done", || {
-                vm.info().is_ok_and(|info| info.exit_status.is_some())
+                vm.info()
+                    .is_ok_and(|info| info.status.exit_status.is_some())
             })?;
         }
         Ok(())
@@ -204,8 +199,8 @@ impl<'a> Vms<'a> {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn ask(&self, vm: &VmName, request: &Request) -> Result<Reply, ClientError> {
-        Client::connect(&self.host.run_dir.vm(vm))?.request(request)
+    fn ask<A: Ask>(&self, vm: &VmName, request: A) -> Result<A::Reply, ClientError> {
+        Client::connect(&self.host.run_dir.vm(vm))?.ask(request)
     }
 
     /// Ends a fork's clones and removes what is left of them.

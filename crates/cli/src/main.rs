@@ -53,6 +53,7 @@ fn run(verb: Verb) -> anyhow::Result<u8> {
         Verb::Ps(args) => verbs::ps::run(&args),
         Verb::Inspect(args) => verbs::inspect::run(&args),
         Verb::Logs(args) => verbs::logs::run(&args),
+        Verb::Events(args) => verbs::events::run(args),
         Verb::Pause(args) => verbs::vms::pause(&args),
         Verb::Resume(args) => verbs::vms::resume(&args),
         Verb::Stop(args) => verbs::vms::stop(&args),

@@ -59,8 +59,8 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
 fn every_verb_explains_itself() {
     let user = User::new();
     for verb in [
-        "doctor", "image", "run", "ps", "inspect", "logs", "pause", "resume", "stop", "rm", "exec",
-        "cp", "fork", "tree", "demo",
+        "doctor", "image", "run", "ps", "inspect", "logs", "events", "pause", "resume", "stop",
+        "rm", "exec", "cp", "fork", "tree", "demo",
     ] {
         assert!(user.ok(&[verb, "--help"]).contains("Example"), "{verb}");
     }

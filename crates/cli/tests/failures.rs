@@ -6,7 +6,7 @@ mod support;
 mod trouble;
 
 use hyperfork_api::VmName;
-use hyperfork_api::control::{Fork, Request};
+use hyperfork_api::control::{Fork, Info, Sample};
 use hyperfork_host::{Client, RunDir};
 use hyperfork_sys::fault;
 use std::fs;
@@ -311,9 +311,9 @@ fn a_parent_that_may_start_no_thread_or_process_refuses_the_fork_and_lives() {
     let limit = PidsLimit::of(pid);
     // Its thread is there before the limit is.
     let mut client = client(&user, "p");
-    client.request_within(&Request::Info, SOON).unwrap();
+    client.ask_within(Info {}, SOON).unwrap();
     limit.no_more();
-    let forked = client.request_within(&Request::Fork(Fork::new(12)), SOON);
+    let forked = client.ask_within(Fork::new(12), SOON);
     let error = forked.expect_err("no fork without processes").to_string();
     assert!(error.contains("temporarily unavailable"), "{error}");
     limit.any();
@@ -326,9 +326,9 @@ fn a_parent_that_may_start_no_thread_or_process_refuses_the_fork_and_lives() {
 fn a_profile_has_pauses_between_its_samples_and_keeps_no_other_waiting() {
     let user = User::new();
     user.nano("p");
-    let sample = |count, interval_us| Request::Sample { count, interval_us };
+    let sample = |count, interval_us| Sample { count, interval_us };
     for (count, interval_us) in [(u32::MAX, 0), (1, 0), (u32::MAX, 1000)] {
-        let refused = client(&user, "p").request_within(&sample(count, interval_us), SOON);
+        let refused = client(&user, "p").ask_within(sample(count, interval_us), SOON);
         refused.expect_err("it would last for hours");
     }
     // A minute of it, while other things go on.
@@ -336,7 +336,7 @@ fn a_profile_has_pauses_between_its_samples_and_keeps_no_other_waiting() {
     thread::scope(|scope| {
         let sampling = scope.spawn(|| {
             let mut client = Client::connect(&dir).unwrap();
-            client.request(&sample(59_000, 1000))
+            client.ask(sample(59_000, 1000))
         });
         let begun = Instant::now();
         must_answer(&user, "p");

@@ -49,8 +49,7 @@ fn vms_clones_shells_and_the_pool_have_nothing_of_their_starter_and_leave_no_cor
     run_with_canaries(&user, &["fork", "p"]);
     eventually("a pool with shells in stock", || {
         let kinds: Vec<_> = processes(&user).into_iter().map(|(_, kind)| kind).collect();
-        kinds.contains(&"__pool".to_owned())
-            && kinds.iter().filter(|kind| *kind == "__vm").count() > 2
+        kinds.contains(&"pool".to_owned()) && kinds.iter().filter(|kind| *kind == "vm").count() > 2
     });
     run_with_canaries(&user, &["fork", "p", "--strategy", "process-fork"]);
     let listed: Value = user.json(&["ps", "--json"]);

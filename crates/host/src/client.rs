@@ -1,9 +1,12 @@
 //! Asking a VM's process.
 
+use crate::lines::{self, line_of};
 use crate::run_dir::VmDir;
-use hyperfork_api::control::{Reply, Request};
-use hyperfork_api::{VmInfo, VmName, VmState};
-use hyperfork_sys::connect;
+use hyperfork_api::control::{Answer, Ask, Hello, Info, Request, hello};
+use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
+use hyperfork_sys::process::Process;
+use hyperfork_sys::{connect, scm};
+use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -14,6 +17,9 @@ use std::time::{Duration, Instant};
 pub struct Client {
     name: VmName,
     stream: BufReader<UnixStream>,
+    /// Whether we have said who we are, and the VM has.
+    has_greeted: bool,
+    is_greeted: bool,
 }
 
 /// Why a VM could not be asked, or did not do it.
@@ -37,9 +43,17 @@ pub enum ClientError {
         /// Its name.
         name: VmName,
     },
-    /// It said no; the words are its own.
-    #[error("{0}")]
-    Refused(String),
+    /// Its process says no.
+    #[error(transparent)]
+    Refused(Error),
+    /// Its process speaks another protocol; it may not have told which.
+    #[error("{}", hello::other_vm(.name, .vm.as_ref()))]
+    OtherVersion {
+        /// The VM.
+        name: VmName,
+        /// What it says.
+        vm: Option<Hello>,
+    },
     /// The connection failed.
     #[error("cannot talk to the process of {name}")]
     Connection {
@@ -64,6 +78,22 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// What kind of error it is, for programs.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Unknown { .. } => Code::NotFound,
+            Self::Starting { .. } => Code::NotReady,
+            Self::NotRunning { .. } => Code::NotRunning,
+            Self::Refused(error) => error.code,
+            Self::OtherVersion { .. } => Code::UnsupportedVersion,
+            Self::Connection { .. } => Code::Host,
+            Self::Silent { .. } => Code::Timeout,
+            Self::Damaged { .. } => Code::Internal,
+        }
+    }
+}
+
 impl Client {
     /// Connects to a VM's process.
     ///
@@ -75,6 +105,8 @@ impl Client {
             Ok(stream) => Ok(Self {
                 name,
                 stream: BufReader::new(stream),
+                has_greeted: false,
+                is_greeted: false,
             }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::Silent { name })
@@ -85,60 +117,99 @@ impl Client {
         }
     }
 
+    /// The process that has made the socket.
+    ///
+    /// # Errors
+    /// The system's; it may have ended.
+    pub fn process(&self) -> io::Result<Process> {
+        Process::open(scm::peer(self.stream.get_ref())?)
+    }
+
     /// Asks, and waits for the answer as long as that takes.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the VM's words, [`ClientError::NotRunning`]
-    /// when it ended instead of answering, or the socket's.
-    pub fn request(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        self.ask(request)?;
-        self.answer(None)
+    /// [`ClientError::Refused`] with what the VM says, [`ClientError::NotRunning`]
+    /// when it ended instead of answering, [`ClientError::OtherVersion`], or the socket's.
+    pub fn ask<A: Ask>(&mut self, request: A) -> Result<A::Reply, ClientError> {
+        self.send(request)?;
+        self.answer::<A>(None)
     }
 
     /// Asks, and waits so long for the answer at most.
     ///
     /// # Errors
-    /// As [`request`](Self::request); [`ClientError::Silent`].
-    pub fn request_within(
+    /// As [`ask`](Self::ask); [`ClientError::Silent`].
+    pub fn ask_within<A: Ask>(
         &mut self,
-        request: &Request,
+        request: A,
         within: Duration,
-    ) -> Result<Reply, ClientError> {
+    ) -> Result<A::Reply, ClientError> {
         let deadline = Instant::now() + within;
-        self.ask(request)?;
-        self.answer(Some(deadline))
+        self.send(request)?;
+        self.answer::<A>(Some(deadline))
     }
 
     /// Asks. The [answer](Self::answer) may be waited for later.
-    fn ask(&mut self, request: &Request) -> Result<(), ClientError> {
-        let mut line = serde_json::to_vec(request).expect("requests are plain data");
-        line.push(b'\n');
+    fn send<A: Ask>(&mut self, request: A) -> Result<(), ClientError> {
+        let mut lines = match self.has_greeted {
+            true => Vec::new(),
+            false => lines::greeting(),
+        };
+        self.has_greeted = true;
+        let request: Request = request.into();
+        lines.extend(line_of(&request));
         // A request is small, but the process may stand still.
         let stream = self.stream.get_mut();
-        stream
+        let sent = stream
             .set_write_timeout(Some(CONNECT))
-            .and_then(|()| stream.write_all(&line))
-            .map_err(|error| self.failed(error))
+            .and_then(|()| stream.write_all(&lines));
+        match sent {
+            // It may have said why before it closed the connection.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(|error| self.failed(error)),
+        }
     }
 
     /// The answer to what was asked, waited for until `deadline`, if there is one.
-    fn answer(&mut self, deadline: Option<Instant>) -> Result<Reply, ClientError> {
+    fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
+        if !self.is_greeted {
+            let line = self.line(deadline)?;
+            match lines::hello_in(line.as_bytes()) {
+                Some(hello) if hello.is_understood() => self.is_greeted = true,
+                vm => {
+                    let name = self.name.clone();
+                    return Err(ClientError::OtherVersion { name, vm });
+                }
+            }
+        }
+        let line = self.line(deadline)?;
+        let answer: Answer<A::Reply> = self.read(&line)?;
+        Result::from(answer).map_err(|error: Error| match error.code {
+            // It said so with its last breath, or is gone without a word: it is the same.
+            Code::NotRunning => ClientError::NotRunning {
+                name: self.name.clone(),
+            },
+            _ => ClientError::Refused(error),
+        })
+    }
+
+    fn line(&mut self, deadline: Option<Instant>) -> Result<String, ClientError> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         // What has come already is read in any case. (No time at all would mean for ever.)
         let left = left.map(|left| left.max(Duration::from_millis(1)));
-        let mut answer = String::new();
+        let mut line = String::new();
         let limited = self.stream.get_mut().set_read_timeout(left);
-        match limited.and_then(|()| self.stream.read_line(&mut answer)) {
-            Ok(0) => Err(ClientError::NotRunning {
+        match limited.and_then(|()| self.stream.read_line(&mut line)) {
+            Ok(_) if line.ends_with('\n') => Ok(line),
+            Ok(_) => Err(ClientError::NotRunning {
                 name: self.name.clone(),
             }),
-            Ok(_) => match serde_json::from_str(&answer) {
-                Ok(Reply::Error(words)) => Err(ClientError::Refused(words)),
-                Ok(reply) => Ok(reply),
-                Err(error) => Err(self.failed(error.into())),
-            },
             Err(error) => Err(self.failed(error)),
         }
+    }
+
+    fn read<T: DeserializeOwned>(&self, line: &str) -> Result<T, ClientError> {
+        serde_json::from_str(line).map_err(|error| self.failed(error.into()))
     }
 
     fn failed(&self, error: io::Error) -> ClientError {
@@ -181,7 +252,7 @@ fn ask_for_info(dir: &VmDir, deadline: Instant) -> Result<Client, ClientError> {
         });
     }
     let mut client = Client::connect(dir)?;
-    client.ask(&Request::Info)?;
+    client.send(Info {})?;
     Ok(client)
 }
 
@@ -201,26 +272,26 @@ impl VmDir {
         asked: Result<Client, ClientError>,
         deadline: Instant,
     ) -> Result<VmInfo, ClientError> {
-        let answer = asked.and_then(|mut client| client.answer(Some(deadline)));
+        let answer = asked.and_then(|mut client| client.answer::<Info>(Some(deadline)));
         match answer {
-            Ok(Reply::Info(info)) => Ok(*info),
-            Err(ClientError::NotRunning { .. }) => self.left_info(),
-            // Being started, or standing still.
-            Err(ClientError::Connection { .. } | ClientError::Silent { .. }) => {
-                let info = self.left_info()?;
-                Ok(VmInfo {
-                    answers: !info.state.is_alive(),
-                    ..info
-                })
+            // Ended, being started, or standing still.
+            Err(
+                ClientError::NotRunning { .. }
+                | ClientError::Connection { .. }
+                | ClientError::Silent { .. },
+            ) => self.left_info(),
+            // What it keeps on disk can be read all the same.
+            Err(error @ ClientError::OtherVersion { .. }) => {
+                let mut info = self.left_info()?;
+                info.status.error.get_or_insert_with(|| error.to_string());
+                Ok(info)
             }
-            Err(error) => Err(error),
-            Ok(_) => Err(ClientError::Damaged {
-                name: self.name().clone(),
-            }),
+            answer => answer,
         }
     }
 
-    fn left_info(&self) -> Result<VmInfo, ClientError> {
+    /// What the VM told about itself last.
+    pub(crate) fn left_info(&self) -> Result<VmInfo, ClientError> {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };
@@ -235,11 +306,74 @@ impl VmDir {
             _ => damaged(),
         })?;
         let mut info: VmInfo = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        if info.state.is_alive() && !self.is_alive() {
-            info.state = VmState::Failed;
-            info.pid = None;
-            info.error = Some("its process was killed".to_owned());
+        if info.status.state.is_alive() && !self.is_alive() {
+            info.status.state = VmState::Failed;
+            info.status.pid = None;
+            info.status.error = Some("its process was killed".to_owned());
         }
+        info.status.answers = !info.status.state.is_alive();
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_dir::{Claim, RunDir};
+    use hyperfork_api::control::{Pause, Stop};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    /// A VM that answers its first request with this line.
+    fn answering(run_dir: &RunDir, line: Vec<u8>) -> Claim {
+        let claim = run_dir.claim(&VmName::new("p").unwrap()).unwrap();
+        let listener = UnixListener::bind(claim.dir.control_socket()).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut said = String::new();
+            reader.read_line(&mut said).unwrap();
+            assert_eq!(said.as_bytes(), lines::greeting());
+            reader.read_line(&mut said).unwrap();
+            stream.write_all(&[lines::greeting(), line].concat())
+        });
+        claim
+    }
+
+    fn refused(error: Error) -> Vec<u8> {
+        line_of(&Answer::<()>::Error(error))
+    }
+
+    #[test]
+    fn a_refusal_has_the_vms_words_and_code() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let error = Error::new(Code::WrongState, "p is paused already");
+        let claim = answering(&run_dir, refused(error));
+        let error = Client::connect(&claim.dir).unwrap().ask(Pause {});
+        let error = error.unwrap_err();
+        assert_eq!(error.to_string(), "p is paused already");
+        assert_eq!(error.code(), Code::WrongState);
+    }
+
+    #[test]
+    fn a_vm_that_ends_before_it_answers_is_not_running() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let error = Error::new(Code::NotRunning, "the VM ended before it could answer");
+        let claim = answering(&run_dir, refused(error));
+        let stopped = Client::connect(&claim.dir)
+            .unwrap()
+            .ask(Stop { grace_ms: 0 });
+        assert!(matches!(stopped, Err(ClientError::NotRunning { .. })));
+    }
+
+    #[test]
+    fn an_answer_to_another_request_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
+        let claim = answering(&run_dir, line_of(&Answer::Ok(())));
+        let asked = Client::connect(&claim.dir).unwrap().ask(Info {});
+        assert!(matches!(asked, Err(ClientError::Connection { .. })));
     }
 }

@@ -7,7 +7,7 @@ use crate::pool::{Answer, Request};
 use crate::run_dir::RunDir;
 use crate::{identity, record};
 use hyperfork_api::guest::Failure;
-use hyperfork_api::{Secrets, VmSpec, frame};
+use hyperfork_api::{Code, Error, Secrets, VmSpec, frame};
 use hyperfork_net::address::Pool as AddressPool;
 use hyperfork_state::Shape;
 use hyperfork_sys::clock::Monotonic;
@@ -80,7 +80,10 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         (2, encode(&Progress::Shell)),
         (2, encode(&Progress::Running(steps))),
         (2, encode(&Progress::Ready { at, info })),
-        (2, encode(&Progress::Failed("no memory".into()))),
+        (
+            2,
+            encode(&Progress::Failed(Error::new(Code::Host, "no memory"))),
+        ),
         (
             2,
             encode(&Progress::NoCommand(Failure::NotFound("x".into()))),

@@ -7,7 +7,7 @@ use crate::{identity, record};
 use hyperfork_api::guest::Failure;
 use hyperfork_api::secret::BadSecret;
 use hyperfork_api::spec::SpecError;
-use hyperfork_api::{Secrets, VmInfo, VmSpec};
+use hyperfork_api::{Error, Secrets, VmInfo, VmSpec};
 use hyperfork_state::Shape;
 use std::io;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ pub enum LaunchError {
     #[error("cannot start a process for the VM")]
     Process(#[source] io::Error),
     /// It failed; the words are its own.
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(#[from] Error),
     /// The VM is ready but its command cannot be run: 126 or 127 as exit status.
     #[error(transparent)]
     Command(Failure),
@@ -111,9 +111,9 @@ impl Launch {
                     self.end();
                     return Err(LaunchError::Command(failure));
                 }
-                Progress::Failed(words) => {
+                Progress::Failed(error) => {
                     self.end();
-                    return Err(LaunchError::Failed(words));
+                    return Err(LaunchError::Failed(error));
                 }
             }
         }

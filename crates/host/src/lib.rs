@@ -28,7 +28,8 @@
 //! | [`handover`] | the protocol between a launcher and the process it has started |
 //! | [`launch`](mod@launch) | starting a VM |
 //! | [`pool`] | shells in stock |
-//! | [`client`] | asking a VM's process |
+//! | [`client`], [`lines`] | asking a VM's process |
+//! | [`events`] | being told what happens to VMs |
 //! | [`life`] | ending VMs |
 //! | [`agent`] | asking the agent in its guest |
 //! | [`identity`], [`record`] | what sets a VM apart, and what it tells of itself |
@@ -38,12 +39,14 @@
 pub mod agent;
 pub mod client;
 pub mod config;
+pub mod events;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod handover;
 pub mod identity;
 pub mod launch;
 pub mod life;
+pub mod lines;
 pub mod pool;
 pub mod program;
 pub mod record;

@@ -3,7 +3,8 @@
 use crate::client::{Client, ClientError};
 use crate::run_dir::{RunDirError, VmDir};
 use hyperfork_api::VmName;
-use hyperfork_api::control::Request;
+use hyperfork_api::control::Stop;
+use hyperfork_sys::process::Process;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,7 +84,8 @@ pub fn remove_by_force(dir: &VmDir) -> Result<(), EndError> {
     let asked = ask_to_stop(dir, Duration::ZERO, AT_ONCE);
     if asked.is_err() || !is_gone(dir, AT_ONCE) {
         let name = dir.name().clone();
-        dir.kill().map_err(|source| EndError::Signal {
+        let killed = process(dir).map_or(Ok(()), |process| process.kill());
+        killed.map_err(|source| EndError::Signal {
             name: name.clone(),
             source,
         })?;
@@ -111,24 +113,23 @@ pub fn discard(dirs: &[VmDir]) {
     });
 }
 
-/// Tells the process, by its socket, or where that is gone by a signal. One that has ended is
-/// told nothing.
+/// Tells the process, by its socket, or where that is gone, or the process speaks another
+/// protocol, by a signal. One that has ended is told nothing.
 fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndError> {
     let grace_ms = grace.as_millis().try_into().unwrap_or(u64::MAX);
     let begun = Instant::now();
     loop {
-        let stop = Request::Stop { grace_ms };
         let left = most.saturating_sub(begun.elapsed());
-        let asked = Client::connect(dir).and_then(|mut vm| vm.request_within(&stop, left));
+        let asked = Client::connect(dir).and_then(|mut vm| vm.ask_within(Stop { grace_ms }, left));
         match asked {
-            Ok(_) | Err(ClientError::NotRunning { .. }) => return Ok(()),
+            Ok(()) | Err(ClientError::NotRunning { .. }) => return Ok(()),
             Err(ClientError::Connection { .. }) if !dir.is_alive() => return Ok(()),
             // Its socket is not there yet, or no more.
             Err(ClientError::Connection { .. }) if begun.elapsed() < AT_ONCE.min(most) => {
                 thread::sleep(MOMENT);
             }
-            Err(error @ ClientError::Connection { .. }) => {
-                let Some(process) = dir.process() else {
+            Err(error @ (ClientError::Connection { .. } | ClientError::OtherVersion { .. })) => {
+                let Some(process) = process(dir) else {
                     return Err(error.into());
                 };
                 return process.terminate().map_err(|source| EndError::Signal {
@@ -139,6 +140,16 @@ fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndEr
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The VM's process, by what it has written down, or by its socket: the first versions wrote
+/// nothing down.
+fn process(dir: &VmDir) -> Option<Process> {
+    dir.process().or_else(|| {
+        let process = Client::connect(dir).ok()?.process().ok()?;
+        // It was its process if the VM is alive still.
+        dir.is_alive().then_some(process)
+    })
 }
 
 fn is_gone(dir: &VmDir, most: Duration) -> bool {

@@ -1,7 +1,8 @@
 //! What a VM tells about itself, kept on disk for when its process has ended.
 
 use crate::run_dir::VmDir;
-use hyperfork_api::{Identity, VmInfo, VmName, VmSpec, VmState, spec::Guest};
+use hyperfork_api::spec::Guest;
+use hyperfork_api::{Identity, VmAbout, VmInfo, VmName, VmSpec, VmStatus, VmUsage};
 use hyperfork_sys::fault;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,14 +15,11 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         Guest::Nano { .. } => None,
     };
     let kind = spec.guest.network().map(|network| &network.kind);
-    VmInfo {
+    let about = VmAbout {
         name: identity.name.clone(),
-        state: VmState::Starting,
-        answers: true,
         image: spec.image.clone(),
         cpus: spec.cpus,
         memory_mib: spec.memory.as_mib(),
-        pid: None,
         parent,
         generation: identity.generation,
         index: identity.index,
@@ -29,21 +27,14 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         machine_id: identity.machine_id.to_string(),
         net: kind.map(|kind| kind.mode),
         egress: kind.map(|kind| kind.egress.words()),
-        // Known when its process knows it.
-        ip: None,
-        ports: Vec::new(),
-        created_unix_ms: hyperfork_sys::clock::realtime_ns() / 1_000_000,
-        forks: 0,
-        guest_fork: None,
+        created_unix_ms: hyperfork_sys::clock::unix_ms(),
         max_forks: spec.max_forks,
         command,
-        exit_status: None,
-        error: None,
-        shared_kib: 0,
-        private_kib: 0,
-        swapped_kib: 0,
-        disks: Vec::new(),
-        ready_us: None,
+    };
+    VmInfo {
+        about,
+        status: VmStatus::starting(),
+        usage: VmUsage::default(),
     }
 }
 
@@ -61,6 +52,9 @@ pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
 
 /// Writes what proves to be this VM where its user alone reads it: it is in nothing that is
 /// listed.
+///
+/// # Errors
+/// The file system's.
 pub fn keep_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
         [Some(program::VM), ..] => vm::main(),
         [Some(program::POOL), _, Some(settings)] => {
             pool::main(arguments[1].clone().into(), settings)
-                .map_err(|error| format!("the pool ends: {error}"))
+                .map_err(|error| format!("the pool ends: {}", hyperfork_api::one_line(&error)))
         }
         [Some(user::NET_ARGUMENT), ..] => return user::net_main(),
         _ => Err(format!(

@@ -155,6 +155,7 @@ impl Prepared {
     ) -> Result<ReadyVm, Box<dyn Error>> {
         let received = Monotonic::now();
         fault::point("clone.decode")?;
+        new.spec.check()?;
         let state = MachineState::decode(state)?;
         let around = self.around;
         let published = publish::connect(&mut new, around.network.as_ref())?;

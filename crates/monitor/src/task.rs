@@ -1,9 +1,9 @@
 //! What the owner of a VM is told or asked, and how a machine's events come to be that.
 
 use crate::control::Asked;
-use hyperfork_api::ForkReport;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::signal::Message;
+use hyperfork_api::{Error, ForkReport, VmName};
 use hyperfork_host::handover::VmEnd;
 use hyperfork_host::pool::Pool;
 use hyperfork_sys::fds::FdTable;
@@ -23,7 +23,7 @@ pub(crate) enum Task {
     /// The guest has asked for so many clones, and what it had printed by then is logged.
     ForkForGuest(u32),
     /// The fork that the guest asked for is complete, or failed for this reason.
-    GuestForked(Result<ForkReport, String>),
+    GuestForked(Result<ForkReport, Error>),
     /// The guest knows who it is (and runs its main program), or will never.
     Identified(Result<(), NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
@@ -32,6 +32,8 @@ pub(crate) enum Task {
     Released(VmEnd),
     /// A fork is complete, or has failed.
     Forked(Forked),
+    /// What the clones of a fork have shown of what the next ones will be like.
+    Preload(Vec<u8>, FdTable),
     /// The launcher is gone.
     Abandoned,
     /// There is a pool.
@@ -43,18 +45,17 @@ pub(crate) enum Task {
 /// What has become of a fork.
 #[derive(Debug)]
 pub(crate) struct Forked {
-    /// How many clones were wanted, and how many live.
+    /// How many clones were wanted.
     pub(crate) asked: u32,
-    pub(crate) born: u32,
-    /// What its clones have shown of what the next ones will be like.
-    pub(crate) preload: Option<(Vec<u8>, FdTable)>,
+    /// Those that live.
+    pub(crate) born: Vec<VmName>,
 }
 
 /// Why a guest did not become ready.
 #[derive(Debug)]
 pub(crate) enum NotReady {
-    /// One line.
-    Failed(String),
+    /// For this reason.
+    Failed(Error),
     /// Only its main program is missing.
     NoCommand(Failure),
 }

@@ -3,6 +3,7 @@
 use crate::owner;
 use crate::prepared::{Prepared, ReadyVm};
 use crate::signals;
+use hyperfork_api::{self as api, Code, one_line};
 use hyperfork_host::handover::{BuildShell, Order, Progress, VmEnd};
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
@@ -26,14 +27,14 @@ pub(crate) fn main() -> Result<(), String> {
     descriptors::expect_many();
     // A caller of fork waits for this process; its guest's CPUs compute.
     sched::prefer_short_turns();
-    signals::hold().map_err(|error| error.to_string())?;
+    signals::hold().map_err(|error| one_line(&error))?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
-    let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| error.to_string())?));
+    let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| one_line(&error))?));
     let (order, mut claim) = launcher.build_shell().map_err(|error| {
         // Its log may be what there is no room for.
-        let words = format!("there is no order: {error}");
-        launcher.report(&Progress::Failed(words.clone()));
-        words
+        let told = api::Error::because(Code::Host, "there is no order", &error);
+        launcher.report(&Progress::Failed(told.clone()));
+        told.to_string()
     })?;
     fault::arm_from(&order.run_dir);
     let config = Config {

@@ -53,6 +53,11 @@ pub fn realtime_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// `CLOCK_REALTIME`, milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    realtime_ns() / 1_000_000
+}
+
 /// The time-stamp counter, cycles.
 pub fn host_tsc() -> u64 {
     // SAFETY: RDTSC reads a counter, and every x86-64 processor has it.

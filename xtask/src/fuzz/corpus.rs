@@ -1,6 +1,6 @@
 //! The inputs that are kept, and those that a run has found.
 
-use super::target::libfuzzer;
+use super::libfuzzer::libfuzzer;
 use super::{directory, target_dir};
 use anyhow::{Result, bail};
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! Which lines the kept corpora reach, by LLVM's coverage.
 
 use super::build::{Purpose, instrumented};
+use super::libfuzzer::libfuzzer;
 use super::record::{Lines, Record};
-use super::target::libfuzzer;
 use super::{corpus, target_dir};
 use crate::run::{output, run};
 use crate::workspace::root;

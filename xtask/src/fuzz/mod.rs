@@ -10,6 +10,7 @@
 mod build;
 mod corpus;
 mod coverage;
+mod libfuzzer;
 mod record;
 mod target;
 

@@ -1,12 +1,12 @@
 //! Running one target, and reading what libFuzzer says of it.
 
 use super::corpus;
+use super::libfuzzer::libfuzzer;
 use super::record::Row;
 use super::{directory, target_dir};
 use anyhow::{Context, Result};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// How a target's run ended.
@@ -17,11 +17,6 @@ pub(super) enum Outcome {
     Found(String),
 }
 
-/// Seconds that one input may take.
-const SLOWEST: u32 = 10;
-/// MiB that the process may take, and one allocation.
-const MEMORY: u32 = 2048;
-const ALLOCATION: u32 = 512;
 /// Lines of what was said that are told of a finding.
 const LINES_TOLD: usize = 25;
 
@@ -64,24 +59,6 @@ pub(super) fn run(
         corpus: corpus::Size::of(&corpus::kept(target))?,
         lines: None,
     }))
-}
-
-/// The program, with limits, saying everything to `log`.
-///
-/// # Errors
-/// When the log cannot be written.
-pub(super) fn libfuzzer(program: &Path, log: &Path) -> Result<Command> {
-    log.parent().map(fs::create_dir_all).transpose()?;
-    let file = File::create(log).with_context(|| log.display().to_string())?;
-    let mut command = Command::new(program);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(file);
-    command.arg(format!("-timeout={SLOWEST}"));
-    command.arg(format!("-rss_limit_mb={MEMORY}"));
-    command.arg(format!("-malloc_limit_mb={ALLOCATION}"));
-    Ok(command)
 }
 
 /// What libFuzzer says last of what it has reached.

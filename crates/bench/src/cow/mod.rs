@@ -126,6 +126,7 @@ fn sample(row: &CowRow, plan: &CowPlan, vms: &mut Vms<'_>) -> Result<(Passes, Pa
     let parent = vms
         .boot(&Guest::Nano, plan.vcpus, row.memory_mib, &options)?
         .info
+        .about
         .name;
     let passes = fork_and_read(&parent, strategy, vms);
     vms.remove(&parent);

@@ -114,7 +114,7 @@ fn measure(
         row.dirty_pages
     );
     let parent = vms.boot(guest, plan.vcpus, row.memory_mib, &options)?;
-    let parent = parent.info.name;
+    let parent = parent.info.about.name;
     let measured = fork_and_count(&parent, row, guest, vms);
     vms.remove(&parent);
     measured
@@ -167,7 +167,7 @@ fn count(
 ) -> Result<(), BenchError> {
     let mut sum = Pss::default();
     for clone in &report.clones {
-        let pid = vms.info(&clone.name)?.pid.unwrap_or(0);
+        let pid = vms.info(&clone.name)?.status.pid.unwrap_or(0);
         let pss = Pss::of(pid).map_err(|_| BenchError::Silent {
             vm: clone.name.to_string(),
             what: "how much memory it takes",

@@ -61,14 +61,14 @@ impl Lane {
             return Ok(Self::Firsts(strategy, stock(vms)?));
         }
         let booted = vms.boot(guest, plan.vcpus, row.memory_mib, &row.options())?;
-        let mut line = vec![booted.info.name];
+        let mut line = vec![booted.info.about.name];
         let opened = descend(&mut line, row.depth, strategy, vms).and_then(|parent| {
             let stock = stock(vms)?;
             let first = fork(&parent, strategy, clones, vms)?;
             row.first_us.get_or_insert(first.total_us);
             if let Guest::Linux { .. } = guest {
                 let info = vms.info(&parent)?;
-                row.touched_mib = Some((info.shared_kib + info.private_kib) >> 10);
+                row.touched_mib = Some((info.usage.shared_kib + info.usage.private_kib) >> 10);
             }
             Ok((parent, stock))
         });
@@ -109,8 +109,8 @@ impl Lane {
             Self::Firsts(strategy, _) => {
                 let booted = vms.boot(guest, row.vcpus, row.memory_mib, &row.options())?;
                 self.settle(vms);
-                let sample = fork(&booted.info.name, *strategy, row.clones, vms);
-                vms.remove(&booted.info.name);
+                let sample = fork(&booted.info.about.name, *strategy, row.clones, vms);
+                vms.remove(&booted.info.about.name);
                 sample
             }
             Self::Boots(state, _) => {
@@ -119,8 +119,8 @@ impl Lane {
                 }
                 let options = format!("mode=quick touch_mib={}", row.touched_mib.unwrap_or(0));
                 let booted = vms.boot(guest, row.vcpus, row.memory_mib, &options)?;
-                let cpu_us = booted.info.pid.and_then(cpu::used_us);
-                vms.remove(&booted.info.name);
+                let cpu_us = booted.info.status.pid.and_then(cpu::used_us);
+                vms.remove(&booted.info.about.name);
                 self.settle(vms);
                 Ok(Sample {
                     cpu_us,

@@ -68,7 +68,7 @@ impl Census {
         stock: &Stock,
         vms: &Vms<'_>,
     ) -> Result<Self, BenchError> {
-        let pid = vms.info(parent)?.pid.unwrap_or(0);
+        let pid = vms.info(parent)?.status.pid.unwrap_or(0);
         let pool = stock.pool_pid();
         let starters = [Some(std::process::id()), Some(pid), pool];
         Ok(Self {

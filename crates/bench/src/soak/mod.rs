@@ -110,7 +110,7 @@ fn soak(
     vms: &mut Vms<'_>,
 ) -> Result<(), BenchError> {
     let booted = vms.boot(guest, row.vcpus, row.memory_mib, &row.options())?;
-    let parent = booted.info.name;
+    let parent = booted.info.about.name;
     let forked = fork_again_and_again(&parent, row, at, plan, guest, vms);
     vms.remove(&parent);
     forked

@@ -41,6 +41,22 @@ pub(crate) struct Inspect {
     pub(crate) vm: VmName,
 }
 
+/// Print what happens to VMs, as it happens
+///
+/// Of the named ones, or of all: started, ready, forked, paused, resumed, exited (the main
+/// program), stopped, failed, removed. VMs need not be there yet. It goes on until it is
+/// interrupted.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: hyperfork events --json p")]
+pub(crate) struct Events {
+    /// Print each event as a line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which VMs [default: all]
+    #[arg(value_name = "VM")]
+    pub(crate) vms: Vec<VmName>,
+}
+
 /// Print the output of a VM's main program
 ///
 /// For a guest that has none, its console. The newest MiB or two are kept.

@@ -18,7 +18,7 @@ pub(crate) use cp::{Cp, Place};
 pub(crate) use exec::Exec;
 pub(crate) use fork::{Demo, DemoGuest, Fork};
 pub(crate) use image::{Image, ImageVerb};
-pub(crate) use list::{Doctor, Inspect, Logs, Ps, Tree};
+pub(crate) use list::{Doctor, Events, Inspect, Logs, Ps, Tree};
 pub(crate) use run::{Net, Run};
 pub(crate) use usage::Usage;
 pub(crate) use vms::{Rm, Stop, Vms};
@@ -49,6 +49,7 @@ pub(crate) enum Verb {
     Ps(Ps),
     Inspect(Inspect),
     Logs(Logs),
+    Events(Events),
     /// Stop VMs' virtual CPUs where they are
     #[command(after_help = "Example: hyperfork pause p")]
     Pause(Vms),
@@ -95,8 +96,8 @@ mod tests {
         assert_eq!(
             verbs,
             [
-                "doctor", "image", "run", "ps", "inspect", "logs", "pause", "resume", "stop", "rm",
-                "exec", "cp", "fork", "tree", "bench", "demo"
+                "doctor", "image", "run", "ps", "inspect", "logs", "events", "pause", "resume",
+                "stop", "rm", "exec", "cp", "fork", "tree", "bench", "demo"
             ]
         );
     }

@@ -47,8 +47,8 @@ impl<'a> Family<'a> {
             stage.progress,
             &stage.interrupt,
         )?;
-        let ready = duration_us(parent.ready_us.unwrap_or(0));
-        ui::note(&format!("booting {}: {ready}", parent.name));
+        let ready = duration_us(parent.status.ready_us.unwrap_or(0));
+        ui::note(&format!("booting {}: {ready}", parent.about.name));
         Ok(Self { stage, parent })
     }
 
@@ -58,7 +58,11 @@ impl<'a> Family<'a> {
     /// A clone does not come to life, or somebody interrupted meanwhile.
     pub(super) fn fork(&self, count: u32) -> anyhow::Result<ForkReport> {
         let request = control::Fork::new(count);
-        let report = fork_vm(&self.dir(&self.parent.name), request, self.stage.progress)?;
+        let report = fork_vm(
+            &self.dir(&self.parent.about.name),
+            request,
+            self.stage.progress,
+        )?;
         self.stage.interrupt.check()?;
         Ok(report)
     }
@@ -80,10 +84,11 @@ impl<'a> Family<'a> {
 
     /// The parent and all clones there are of it, also those of a fork that failed.
     fn members(&self) -> Vec<VmDir> {
-        let parent = &self.parent.name;
+        let parent = &self.parent.about.name;
         let ours = |dir: &VmDir| {
             let info = dir.info();
-            dir.name() == parent || info.is_ok_and(|info| info.parent.as_ref() == Some(parent))
+            dir.name() == parent
+                || info.is_ok_and(|info| info.about.parent.as_ref() == Some(parent))
         };
         self.stage
             .host

@@ -27,17 +27,17 @@ pub(super) fn show(stage: &Stage, count: u32) -> anyhow::Result<()> {
         options: OPTIONS.to_owned(),
     };
     let family = Family::boot(stage, NANO, MEMORY, guest)?;
-    let boot_us = family.parent.ready_us.unwrap_or(0);
+    let boot_us = family.parent.status.ready_us.unwrap_or(0);
     ui::line(format!(
         "{} runs: {MEMORY} of memory, 64 MiB of it filled. Forking it {count} times.\n",
-        family.parent.name
+        family.parent.about.name
     ))?;
 
     let fork = family.fork(count)?;
     let clones = answers(&family, &fork)?;
     let mut table = Table::new(["CLONE", ">ANSWER", "", ">READY AFTER"]);
     for (clone, info) in fork.clones.iter().zip(&clones) {
-        let answer = info.exit_status.unwrap_or_default();
+        let answer = info.status.exit_status.unwrap_or_default();
         let ready = duration_us(clone.ready_us);
         table.row([
             clone.name.to_string(),
@@ -53,7 +53,7 @@ pub(super) fn show(stage: &Stage, count: u32) -> anyhow::Result<()> {
     answers(&family, &family.fork(1)?)?;
     ui::line(format!(
         "{} is as it was: another clone of it answers right, too.\n",
-        family.parent.name
+        family.parent.about.name
     ))?;
 
     let mut figures = Figures::default();
@@ -74,8 +74,8 @@ fn answers(family: &Family<'_>, fork: &ForkReport) -> anyhow::Result<Vec<VmInfo>
     let mut infos = Vec::new();
     for clone in &fork.clones {
         let info = answered(family, &clone.name)?;
-        let expected = work.answer(info.index);
-        match info.exit_status {
+        let expected = work.answer(info.about.index);
+        match info.status.exit_status {
             Some(answer) if answer as u32 == expected => infos.push(info),
             answer => bail!("{} answers {answer:?} instead of {expected}", clone.name),
         }
@@ -91,7 +91,7 @@ fn answered(family: &Family<'_>, name: &VmName) -> anyhow::Result<VmInfo> {
     let begun = Instant::now();
     loop {
         let info = family.info(name)?;
-        if info.exit_status.is_some() || begun.elapsed() > PATIENCE {
+        if info.status.exit_status.is_some() || begun.elapsed() > PATIENCE {
             return Ok(info);
         }
         thread::sleep(Duration::from_millis(10));

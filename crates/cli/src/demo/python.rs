@@ -55,14 +55,14 @@ struct Reply {
 /// Something does not work here.
 pub(super) fn show(stage: &Stage, count: u32) -> anyhow::Result<()> {
     let family = boot(stage)?;
-    let boot_us = family.parent.ready_us.unwrap_or(0);
+    let boot_us = family.parent.status.ready_us.unwrap_or(0);
     let ready = get_ready(stage, &family)?;
-    let parent = family.dir(&family.parent.name);
+    let parent = family.dir(&family.parent.about.name);
     let before = Answer::to("state", &parent)?;
     ui::line(format!(
         "{}: Python, process {}, has numpy and an index of its documentation, and works on \
          (step {}). Forking it {count} times, as it runs.\n",
-        family.parent.name,
+        family.parent.about.name,
         before.text("pid")?,
         before.text("steps")?,
     ))?;
@@ -77,7 +77,7 @@ pub(super) fn show(stage: &Stage, count: u32) -> anyhow::Result<()> {
          {name} never noticed: it was asked nothing and is at step {steps}.\n",
         pid = before.text("pid")?,
         import = duration_us(before.number("imported_us")?),
-        name = family.parent.name,
+        name = family.parent.about.name,
         steps = after.text("steps")?,
     ))?;
 
@@ -113,7 +113,7 @@ fn boot(stage: &Stage) -> anyhow::Result<Family<'_>> {
 fn get_ready(stage: &Stage, family: &Family<'_>) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let mut step = Some(stage.progress.step("starting Python"));
-    follow(stage, &family.dir(&family.parent.name), |line| {
+    follow(stage, &family.dir(&family.parent.about.name), |line| {
         step.take().map(Step::done);
         step = Some(stage.progress.step(line));
         line != "ready"
@@ -151,7 +151,7 @@ fn check(
     after: &Answer,
 ) -> anyhow::Result<Vec<VmInfo>> {
     for reply in replies {
-        let (name, answer) = (&reply.vm.name, &reply.answer);
+        let (name, answer) = (&reply.vm.about.name, &reply.answer);
         for same in ["pid", "token", "imported_us", "ready_us"] {
             if answer.text(same)? != before.text(same)? {
                 bail!(
@@ -182,7 +182,7 @@ fn check(
     }
     replies
         .iter()
-        .map(|reply| family.info(&reply.vm.name))
+        .map(|reply| family.info(&reply.vm.about.name))
         .collect()
 }
 
@@ -195,7 +195,7 @@ fn answers(replies: &[Reply]) -> anyhow::Result<String> {
     } in replies
     {
         table.row([
-            vm.name.to_string(),
+            vm.about.name.to_string(),
             (*question).to_owned(),
             answer.text("answer")?.to_owned(),
             answer.text("pid")?.to_owned(),

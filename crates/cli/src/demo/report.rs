@@ -37,12 +37,12 @@ impl Figures {
         };
         self.add(
             "memory shared, per clone",
-            mib(mean(|vm| vm.shared_kib)),
+            mib(mean(|vm| vm.usage.shared_kib)),
             "with the parent and the others",
         );
         self.add(
             "memory private, per clone",
-            mib(mean(|vm| vm.private_kib)),
+            mib(mean(|vm| vm.usage.private_kib)),
             "what it wrote since",
         );
     }

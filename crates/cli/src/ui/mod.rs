@@ -6,10 +6,12 @@
 mod progress;
 mod quantity;
 mod table;
+mod time;
 
 pub(crate) use progress::{ImageProgress, Progress, Step};
 pub(crate) use quantity::{age, duration_us, mib};
 pub(crate) use table::Table;
+pub(crate) use time::utc;
 
 use serde::Serialize;
 use std::io::{self, Write};

@@ -8,7 +8,7 @@ use crate::guest::{Incoming, Outgoing, pack, unpack};
 use crate::ui::{Progress, StdoutClosed};
 use anyhow::{Context, bail};
 use hyperfork_api::VmName;
-use hyperfork_api::control;
+use hyperfork_api::control::ExportDisk;
 use hyperfork_api::frame;
 use hyperfork_api::guest::{Request, Stream};
 use hyperfork_host::Client;
@@ -65,8 +65,7 @@ fn copy_disk(vm: &VmName, device: String, target: &Path) -> anyhow::Result<()> {
     let path =
         std::path::absolute(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let dir = config::vm(vm)?;
-    let request = control::Request::ExportDisk { device, path };
-    Client::connect(&dir)?.request(&request)?;
+    Client::connect(&dir)?.ask(ExportDisk { device, path })?;
     Ok(())
 }
 

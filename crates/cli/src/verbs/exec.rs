@@ -20,7 +20,7 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
     let dir = config::vm(&args.vm)?;
     let info = dir.info()?;
     must_answer(&info)?;
-    let mut env = environment_of(&info.image);
+    let mut env = environment_of(&info.about.image);
     if args.tty
         && let Ok(term) = std::env::var("TERM")
     {
@@ -38,7 +38,7 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
         tty: args.tty.then(window_size),
         stdin: args.interactive,
     };
-    let unreachable = || match info.image.as_str() {
+    let unreachable = || match info.about.image.as_str() {
         super::run::NANO => format!("{} has no agent", args.vm),
         _ => format!("cannot run a command in {}", args.vm),
     };
@@ -51,8 +51,8 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
 /// # Errors
 /// What to do first.
 pub(super) fn must_answer(info: &VmInfo) -> anyhow::Result<()> {
-    let name = &info.name;
-    match info.state {
+    let name = &info.about.name;
+    match info.status.state {
         VmState::Running => Ok(()),
         VmState::Paused => bail!("{name} is paused: let it run on with `hyperfork resume {name}`"),
         VmState::Starting => bail!("{name} is not ready yet"),

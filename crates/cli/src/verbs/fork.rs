@@ -5,8 +5,8 @@ use crate::args::Fork;
 use crate::config;
 use crate::exit;
 use crate::ui::{self, Progress, Table, duration_us};
-use anyhow::{anyhow, bail};
-use hyperfork_api::control::{self, Reply, Request};
+use anyhow::anyhow;
+use hyperfork_api::control;
 use hyperfork_api::{ForkReport, Strategy};
 use hyperfork_host::{Client, VmDir};
 
@@ -54,15 +54,9 @@ pub(crate) fn fork(
 ) -> anyhow::Result<ForkReport> {
     let mut client = Client::connect(dir)?;
     let step = progress.step(&format!("forking {}, {} times", dir.name(), request.count));
-    let reply = client.request(&Request::Fork(request));
+    let report = client.ask(request);
     drop(step);
-    match reply? {
-        Reply::Forked(report) => Ok(report),
-        reply => bail!(
-            "{} gave an answer to another question: {reply:?}",
-            dir.name()
-        ),
-    }
+    Ok(report?)
 }
 
 fn human(report: &ForkReport) -> String {

@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Logs) -> anyhow::Result<u8> {
     let dir = config::vm(&args.vm)?;
     let info = dir.info()?;
-    let path = match args.console || info.command.is_none() {
+    let path = match args.console || info.about.command.is_none() {
         true => dir.console_log(),
         false => dir.output_log(),
     };

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cp;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod fork;
 pub(crate) mod image;

@@ -14,14 +14,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The run directory's, or standard output's.
 pub(crate) fn run(args: &Ps) -> anyhow::Result<u8> {
     let mut infos = all(&config::run_dir()?)?;
-    infos.retain(|info| args.all || info.state.is_alive());
+    infos.retain(|info| args.all || info.status.state.is_alive());
     if args.json {
         ui::json(&infos)?;
     } else if args.quiet {
         ui::print(
             &infos
                 .iter()
-                .map(|info| format!("{}\n", info.name))
+                .map(|info| format!("{}\n", info.about.name))
                 .collect::<String>(),
         )?;
     } else {
@@ -56,14 +56,15 @@ fn human(infos: &[VmInfo]) -> String {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     for info in infos {
-        let born = Duration::from_millis(info.created_unix_ms);
+        let born = Duration::from_millis(info.about.created_unix_ms);
         table.row([
-            info.name.to_string(),
-            info.image.clone(),
+            info.about.name.to_string(),
+            info.about.image.clone(),
             state(info),
-            info.cpus.to_string(),
-            Bytes::mib(info.memory_mib).to_string(),
-            info.parent
+            info.about.cpus.to_string(),
+            Bytes::mib(info.about.memory_mib).to_string(),
+            info.about
+                .parent
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
@@ -76,15 +77,15 @@ fn human(infos: &[VmInfo]) -> String {
 
 /// A state in a word, with the exit status where there is one.
 pub(super) fn state(info: &VmInfo) -> String {
-    let word = match info.state {
-        _ if !info.answers => "no answer",
+    let word = match info.status.state {
+        _ if !info.status.answers => "no answer",
         VmState::Starting => "starting",
         VmState::Running => "running",
         VmState::Paused => "paused",
         VmState::Stopped => "stopped",
         VmState::Failed => "failed",
     };
-    match info.exit_status {
+    match info.status.exit_status {
         Some(status) => format!("{word} ({status})"),
         None => word.to_owned(),
     }
@@ -93,7 +94,7 @@ pub(super) fn state(info: &VmInfo) -> String {
 /// The command as one short line.
 fn command(info: &VmInfo) -> String {
     const MOST: usize = 40;
-    let line = info.command.as_deref().unwrap_or_default().join(" ");
+    let line = info.about.command.as_deref().unwrap_or_default().join(" ");
     let mut line = line.lines().next().unwrap_or_default().to_owned();
     if let Some((end, _)) = line.char_indices().nth(MOST) {
         line.truncate(end);

@@ -9,7 +9,7 @@ use crate::guest::{Output, on_this_host, set};
 use crate::interrupt::Interrupt;
 use crate::ui::{self, Progress};
 use anyhow::{Context, bail};
-use hyperfork_api::control::{self, Reply};
+use hyperfork_api::control::WaitExit;
 use hyperfork_api::frame;
 use hyperfork_api::guest::{Command, Request, Stream};
 use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
@@ -264,14 +264,14 @@ fn idle(dir: &VmDir, spec: &VmSpec, interrupt: &Interrupt) -> anyhow::Result<u8>
     ui::note(&format!("{} {hint}   (Ctrl-C stops it)", dir.name()));
     let (ended, end) = channel();
     let mut client = Client::connect(dir)?;
-    thread::spawn(move || ended.send(client.request(&control::Request::WaitExit)));
+    thread::spawn(move || drop(ended.send(client.ask(WaitExit {}))));
     loop {
         if let Err(interrupted) = interrupt.check() {
             return Ok(exit::by_signal(interrupted.0));
         }
         match end.recv_timeout(Duration::from_millis(100)) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(Ok(Reply::Info(info))) => return Ok(status_in(&info)?.unwrap_or(exit::OK)),
+            Ok(Ok(info)) => return Ok(status_in(&info)?.unwrap_or(exit::OK)),
             // It was ended without a word, and maybe removed.
             _ => {
                 return dir.info().map_or(Ok(exit::OK), |info| {
@@ -330,9 +330,9 @@ fn exit_status(dir: &VmDir) -> anyhow::Result<Option<u8>> {
 /// # Errors
 /// The VM failed; its reason.
 fn status_in(info: &VmInfo) -> anyhow::Result<Option<u8>> {
-    match (info.exit_status, &info.error) {
+    match (info.status.exit_status, &info.status.error) {
         (Some(status), _) => Ok(Some(exit::of_program(status))),
-        (None, Some(error)) => bail!("{} failed: {error}", info.name),
+        (None, Some(error)) => bail!("{} failed: {error}", info.about.name),
         (None, None) => Ok(None),
     }
 }

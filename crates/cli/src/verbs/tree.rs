@@ -80,7 +80,9 @@ fn place(roots: &mut Vec<Node>, node: Node) {
 /// Clones are told in the order they were made.
 fn age(node: &Node) -> (u64, u32) {
     (
-        node.info.as_ref().map_or(0, |info| info.created_unix_ms),
+        node.info
+            .as_ref()
+            .map_or(0, |info| info.about.created_unix_ms),
         node.index,
     )
 }
@@ -88,13 +90,13 @@ fn age(node: &Node) -> (u64, u32) {
 impl Node {
     fn of(info: VmInfo) -> Self {
         Self {
-            name: info.name.clone(),
-            state: Some(info.state),
-            generation: info.generation,
-            index: info.index,
-            shared_mib: in_mib(info.shared_kib),
-            private_mib: in_mib(info.private_kib),
-            swapped_mib: in_mib(info.swapped_kib),
+            name: info.about.name.clone(),
+            state: Some(info.status.state),
+            generation: info.about.generation,
+            index: info.about.index,
+            shared_mib: in_mib(info.usage.shared_kib),
+            private_mib: in_mib(info.usage.private_kib),
+            swapped_mib: in_mib(info.usage.swapped_kib),
             clones: Vec::new(),
             info: Some(info),
         }
@@ -115,7 +117,7 @@ impl Node {
     }
 
     fn parent(&self) -> Option<&VmName> {
-        self.info.as_ref()?.parent.as_ref()
+        self.info.as_ref()?.about.parent.as_ref()
     }
 
     /// The parent called `name` of a clone of this generation. Another VM may have
@@ -138,7 +140,11 @@ fn in_mib(kib: u64) -> f64 {
 fn draw(node: &Node, lead: &str, below: &str, table: &mut Table) {
     let (state, memory) = match &node.info {
         Some(info) => {
-            let memory = [info.shared_kib, info.private_kib, info.swapped_kib];
+            let memory = [
+                info.usage.shared_kib,
+                info.usage.private_kib,
+                info.usage.swapped_kib,
+            ];
             (ps::state(info), memory.map(mib))
         }
         None => ("removed".to_owned(), Default::default()),
@@ -165,37 +171,18 @@ mod tests {
     use super::*;
 
     fn vm(name: &str, parent: Option<&str>, generation: u32, index: u32) -> VmInfo {
-        let named = |name: &str| VmName::new(name).unwrap();
-        VmInfo {
-            egress: None,
-            net: None,
-            ip: None,
-            ports: Vec::new(),
-            name: named(name),
-            state: VmState::Running,
-            answers: true,
-            image: "nano".to_owned(),
-            cpus: 1,
-            memory_mib: 64,
-            pid: Some(1),
-            parent: parent.map(named),
-            generation,
-            index,
-            cid: 3,
-            machine_id: String::new(),
-            created_unix_ms: 0,
-            forks: 0,
-            max_forks: None,
-            guest_fork: None,
-            command: None,
-            exit_status: None,
-            error: None,
-            shared_kib: 1536,
-            private_kib: 3,
-            swapped_kib: 2048,
-            disks: Vec::new(),
-            ready_us: None,
-        }
+        let info = serde_json::json!({
+            "name": name,
+            "state": "running",
+            "answers": true,
+            "parent": parent,
+            "generation": generation,
+            "index": index,
+            "shared_kib": 1536,
+            "private_kib": 3,
+            "swapped_kib": 2048,
+        });
+        serde_json::from_value(info).unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::config;
 use crate::exit;
 use crate::ui::{self, Progress};
 use hyperfork_api::VmName;
-use hyperfork_api::control::Request;
+use hyperfork_api::control::{Ask, Pause, Resume};
 use hyperfork_host::{Client, VmDir, life};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// # Errors
 /// Standard output's, or the run directory's.
 pub(crate) fn pause(args: &Vms) -> anyhow::Result<u8> {
-    each(&args.vms, |dir| ask(dir, &Request::Pause))
+    each(&args.vms, |dir| ask(dir, Pause {}))
 }
 
 /// `resume`.
@@ -23,7 +23,7 @@ pub(crate) fn pause(args: &Vms) -> anyhow::Result<u8> {
 /// # Errors
 /// As [`pause`].
 pub(crate) fn resume(args: &Vms) -> anyhow::Result<u8> {
-    each(&args.vms, |dir| ask(dir, &Request::Resume))
+    each(&args.vms, |dir| ask(dir, Resume {}))
 }
 
 /// `stop`.
@@ -49,8 +49,8 @@ pub(crate) fn rm(args: &Rm) -> anyhow::Result<u8> {
     })
 }
 
-fn ask(dir: &VmDir, request: &Request) -> anyhow::Result<()> {
-    Client::connect(dir)?.request(request)?;
+fn ask(dir: &VmDir, request: impl Ask) -> anyhow::Result<()> {
+    Client::connect(dir)?.ask(request)?;
     Ok(())
 }
 

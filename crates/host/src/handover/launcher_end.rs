@@ -3,7 +3,7 @@
 use super::{BuildShell, NewVm, Order, Progress, Released, receive, receive_within, send};
 use crate::config::Config;
 use crate::run_dir::{Claim, RunDir, RunDirError, VmDir};
-use hyperfork_api::VmName;
+use hyperfork_api::{Code, Error, VmName};
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::{fault, note, scm};
@@ -162,7 +162,11 @@ impl LauncherEnd {
         match receive::<Progress>(&self.socket) {
             Ok(Some((progress, _))) => progress,
             Ok(None) => Progress::Failed(self.last_words()),
-            Err(error) => Progress::Failed(error.to_string()),
+            Err(error) => Progress::Failed(Error::because(
+                Code::Internal,
+                "its process says what makes no sense",
+                &error,
+            )),
         }
     }
 
@@ -224,12 +228,13 @@ impl LauncherEnd {
         }
     }
 
-    fn last_words(&self) -> String {
+    fn last_words(&self) -> Error {
         let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
-        match log.lines().rfind(|line| !line.is_empty()) {
+        let words = match log.lines().rfind(|line| !line.is_empty()) {
             Some(line) => format!("its process ended: {line}"),
             None => "its process ended unexpectedly".to_owned(),
-        }
+        };
+        Error::new(Code::Internal, words)
     }
 }
 

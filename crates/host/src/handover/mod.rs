@@ -27,7 +27,7 @@ use crate::config::Settings;
 use crate::run_dir::VmDir;
 use hyperfork_api::frame;
 use hyperfork_api::guest::Failure;
-use hyperfork_api::{Identity, Secrets, VmInfo, VmName, VmSpec};
+use hyperfork_api::{Error, Identity, Secrets, VmInfo, VmName, VmSpec};
 use hyperfork_state::Shape;
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::scm;
@@ -108,8 +108,8 @@ pub enum Progress {
         /// What there is to know about it.
         info: Box<VmInfo>,
     },
-    /// It will not become ready; one line that says why.
-    Failed(String),
+    /// It will not become ready, for this reason.
+    Failed(Error),
     /// The guest is ready, but its main program cannot be started.
     NoCommand(Failure),
 }

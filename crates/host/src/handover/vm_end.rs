@@ -2,7 +2,8 @@
 
 use super::{BuildShell, Order, Progress, Released, receive, send};
 use crate::run_dir::Claim;
-use hyperfork_api::one_line;
+use hyperfork_api::spec::SpecError;
+use hyperfork_api::{self as api, Code};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::{fault, scm};
 use std::error::Error;
@@ -62,10 +63,14 @@ impl VmEnd {
 
     /// There will be no VM: leaves nothing, and tells the launcher why, in the words that are
     /// given back.
-    pub fn give_up(&self, claim: Claim, error: &dyn Error) -> String {
-        let words = one_line(error);
+    pub fn give_up(&self, claim: Claim, error: &(dyn Error + 'static)) -> String {
+        let told = match error.is::<SpecError>() {
+            true => api::Error::of(Code::Invalid, error),
+            false => api::Error::of_any(error),
+        };
+        let words = told.to_string();
         claim.abandon();
-        self.report(&Progress::Failed(words.clone()));
+        self.report(&Progress::Failed(told));
         words
     }
 

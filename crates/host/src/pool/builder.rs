@@ -3,6 +3,7 @@
 use super::stock::{Job, Stock, Stocked};
 use crate::config::Config;
 use crate::handover::{LauncherEnd, Progress};
+use hyperfork_api::Error;
 use hyperfork_state::Shape;
 use hyperfork_sys::note;
 use std::io;
@@ -16,10 +17,14 @@ const BUILDING: Duration = Duration::from_secs(60);
 enum NoShell {
     #[error("no directory can be made for it")]
     RunDir(#[from] crate::run_dir::RunDirError),
-    #[error("its process cannot be started or does not answer")]
+    #[error("its process cannot be started or waited for")]
     Process(#[from] io::Error),
-    #[error("{0}")]
-    Failed(String),
+    #[error(transparent)]
+    Failed(Error),
+    #[error("its process does not answer")]
+    Silent,
+    #[error("its process says what makes no sense now: {0:?}")]
+    Unexpected(Progress),
 }
 
 impl Stock {
@@ -63,12 +68,12 @@ impl Stock {
         let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
         self.holds(&launcher);
         if !launcher.wait(BUILDING)? {
-            return Err(NoShell::Failed("its process does not answer".to_owned()));
+            return Err(NoShell::Silent);
         }
         match launcher.progress() {
             Progress::Shell => Ok(launcher),
-            Progress::Failed(words) => Err(NoShell::Failed(words)),
-            other => Err(NoShell::Failed(format!("unexpected: {other:?}"))),
+            Progress::Failed(error) => Err(NoShell::Failed(error)),
+            other => Err(NoShell::Unexpected(other)),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Connection {
         let _ = socket.set_write_timeout(Some(UNREAD));
         while let Ok(Some((request, fds))) = receive(socket) {
             if let Err(why) = self.answer(socket, request, FdTable::new(fds)) {
-                note!("a client is sent away: {why}");
+                note!("a client is sent away: {}", hyperfork_api::one_line(&why));
                 return;
             }
         }
@@ -129,7 +129,9 @@ impl Connection {
             let Request::Keep(shape) = request else {
                 return Err(refused("it did not say what it wants shells for".into()));
             };
-            shape.check().map_err(|error| refused(error.to_string()))?;
+            shape
+                .check()
+                .map_err(|error| refused(hyperfork_api::one_line(&error)))?;
             self.stock.interest(&shape);
             self.shape = Some(shape);
             return Ok(());

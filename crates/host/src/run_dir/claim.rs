@@ -126,7 +126,7 @@ impl VmDir {
     /// whose lock was removed. It ends itself when it finds out; until then it is not dead.
     pub(super) fn process_without_lock(&self) -> Option<u32> {
         let info: VmInfo = serde_json::from_slice(&fs::read(self.info_path()).ok()?).ok()?;
-        let pid = info.pid.filter(|_| info.state.is_alive())?;
+        let pid = info.status.pid.filter(|_| info.status.state.is_alive())?;
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut arguments = arguments.split(|byte| *byte == 0);
         let is_vm = [program::NAME, program::VM]

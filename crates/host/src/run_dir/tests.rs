@@ -99,7 +99,7 @@ fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
         while !done.load(Ordering::Relaxed) {
             for dir in run.list().unwrap() {
                 match dir.info() {
-                    Ok(found) => assert_eq!(found.name, name),
+                    Ok(found) => assert_eq!(found.about.name, name),
                     Err(ClientError::Unknown { .. } | ClientError::Starting { .. }) => {}
                     Err(error) => panic!("{error:?}"),
                 }

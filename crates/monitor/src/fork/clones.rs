@@ -3,7 +3,8 @@
 use super::ForkError;
 use super::shells::Shell;
 use hyperfork_api::{
-    CloneFailure, CloneReport, ForkReport, Phases, ShellSource, Strategy, VmInfo, VmName,
+    CloneFailure, CloneReport, Code, Error, ForkReport, Phases, ShellSource, Strategy, VmInfo,
+    VmName,
 };
 use hyperfork_host::handover::{LauncherEnd, NewVm, Progress, Steps};
 use hyperfork_sys::clock::Monotonic;
@@ -43,7 +44,7 @@ struct Clone {
 enum Outcome {
     Ready(Monotonic, Box<VmInfo>),
     /// In the words of its process.
-    Failed(String),
+    Failed(Error),
 }
 
 /// How long clones that are ready may take to say that they have been let go. It is their
@@ -85,14 +86,14 @@ impl Clones {
         for (clone, new) in self.clones.iter_mut().zip(new) {
             if let Err(error) = clone.shell.launcher.clone_from(new, state, fds) {
                 // Its process has ended; its own words are better than ours.
-                let words = match clone.shell.launcher.last_report() {
-                    Some(Progress::Failed(words)) => words,
-                    _ => error.to_string(),
+                let error = match clone.shell.launcher.last_report() {
+                    Some(Progress::Failed(error)) => error,
+                    _ => Error::of_any(&error),
                 };
                 if !best_effort {
-                    return Err(clone.failed(words));
+                    return Err(clone.failed(error));
                 }
-                clone.outcome = Some(Outcome::Failed(words));
+                clone.outcome = Some(Outcome::Failed(error));
             }
         }
         Ok(())
@@ -114,15 +115,16 @@ impl Clones {
                 false => fault::point("fork.wait")
                     .and_then(|()| LauncherEnd::wait_for_any(&launchers, left)),
             };
-            let reported = reported.map_err(|error| waiting[0].failed(error.to_string()))?;
+            let reported = reported.map_err(|error| waiting[0].failed(Error::of_any(&error)))?;
             for (clone, has_reported) in waiting.iter_mut().zip(reported) {
                 if has_reported {
                     clone.take_report();
                 } else if left.is_zero() {
-                    clone.outcome = Some(Outcome::Failed("it did not become ready in time".into()));
+                    let error = Error::new(Code::Timeout, "it did not become ready in time");
+                    clone.outcome = Some(Outcome::Failed(error));
                 }
-                if let (false, Some(Outcome::Failed(words))) = (best_effort, &clone.outcome) {
-                    return Err(clone.failed(words.clone()));
+                if let (false, Some(Outcome::Failed(error))) = (best_effort, &clone.outcome) {
+                    return Err(clone.failed(error.clone()));
                 }
             }
         }
@@ -132,25 +134,23 @@ impl Clones {
     fn report(&self, times: &Times) -> Result<ForkReport, ForkError> {
         let clones: Vec<_> = self.clones.iter().filter_map(|c| c.report(times)).collect();
         let failed = self.clones.iter().filter_map(|clone| match &clone.outcome {
-            Some(Outcome::Failed(error)) => Some(CloneFailure {
-                name: clone.name().clone(),
-                error: error.clone(),
-            }),
+            Some(Outcome::Failed(error)) => Some((clone, error)),
             _ => None,
         });
         let failed: Vec<_> = failed.collect();
-        if let (true, Some(first)) = (clones.is_empty(), failed.first()) {
-            return Err(ForkError::Clone {
-                name: first.name.clone(),
-                words: first.error.clone(),
-            });
+        if let (true, Some((first, error))) = (clones.is_empty(), failed.first()) {
+            return Err(first.failed((*error).clone()));
         }
+        let failed = failed.into_iter().map(|(clone, error)| CloneFailure {
+            name: clone.name().clone(),
+            error: error.to_string(),
+        });
         Ok(ForkReport {
             parent: self.parent.clone(),
             pause_us: times.pause_us,
             strategy: self.strategy,
             clones,
-            failed,
+            failed: failed.collect(),
         })
     }
 
@@ -168,11 +168,11 @@ impl Clones {
             if let Some(Outcome::Ready(..)) = clone.outcome
                 && let Err(error) = clone.shell.launcher.release()
             {
-                let words = format!("it ended when it was ready: {error}");
+                let error = Error::because(Code::Host, "it ended when it was ready", &error);
                 if !best_effort {
-                    return Err(clone.failed(words));
+                    return Err(clone.failed(error));
                 }
-                clone.outcome = Some(Outcome::Failed(words));
+                clone.outcome = Some(Outcome::Failed(error));
             }
         }
         let report = self.report(times)?;
@@ -219,23 +219,25 @@ impl Clone {
     }
 
     fn take_report(&mut self) {
-        let failed = |words: String| Some(Outcome::Failed(words));
         self.outcome = match self.shell.launcher.progress() {
             Progress::Shell => None,
             Progress::Running(steps) => {
                 self.steps = Some(steps);
                 None
             }
-            Progress::Ready { .. } if self.steps.is_none() => failed("it never ran".to_owned()),
+            Progress::Ready { .. } if self.steps.is_none() => {
+                let error = Error::new(Code::Internal, "it never ran");
+                Some(Outcome::Failed(error))
+            }
             Progress::Ready { at, info } => Some(Outcome::Ready(at, info)),
-            Progress::Failed(words) => failed(words),
-            Progress::NoCommand(failure) => failed(failure.to_string()),
+            Progress::Failed(error) => Some(Outcome::Failed(error)),
+            Progress::NoCommand(failure) => Some(Outcome::Failed(Error::of(Code::Guest, &failure))),
         };
     }
 
-    fn failed(&self, words: String) -> ForkError {
+    fn failed(&self, source: Error) -> ForkError {
         let name = self.name().clone();
-        ForkError::Clone { name, words }
+        ForkError::Clone { name, source }
     }
 
     /// Once it is ready.
@@ -256,8 +258,8 @@ impl Clone {
         };
         Some(CloneReport {
             name: self.name().clone(),
-            ip: info.ip,
-            ports: info.ports.clone(),
+            ip: info.status.ip,
+            ports: info.status.ports.clone(),
             total_us: steps.exited.us_since(times.arrival),
             ready_us: ready.us_since(times.arrival),
             shell_source: self.shell.source,

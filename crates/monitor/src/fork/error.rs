@@ -1,9 +1,9 @@
 //! Why a VM could not be forked.
 
 use super::MAX_CLONES;
-use hyperfork_api::VmName;
 use hyperfork_api::name::InvalidName;
 use hyperfork_api::secret::BadSecret;
+use hyperfork_api::{Code, Error, VmName};
 use hyperfork_host::RunDirError;
 use hyperfork_vmm::machine::MachineError;
 use std::io;
@@ -37,9 +37,53 @@ pub(crate) enum ForkError {
     NoSecrets(VmName),
     #[error(transparent)]
     Secret(#[from] BadSecret),
-    /// The words are those of the clone's process.
-    #[error("{name} did not come to life: {words}")]
-    Clone { name: VmName, words: String },
+    /// In the words of the clone's process.
+    #[error("{name} did not come to life")]
+    Clone { name: VmName, source: Error },
     #[error("the fork was given up")]
     GivenUp,
+}
+
+impl From<&ForkError> for Error {
+    fn from(error: &ForkError) -> Self {
+        let code = match error {
+            ForkError::Count(_) | ForkError::Name(_) | ForkError::Secret(_) => Code::Invalid,
+            ForkError::NotReady(_) => Code::NotReady,
+            ForkError::Spent { .. } => Code::Limit,
+            ForkError::RunDir(RunDirError::InUse { .. }) => Code::InUse,
+            ForkError::NoAgent(_) | ForkError::NoSecrets(_) => Code::NoAgent,
+            ForkError::Clone { source, .. } => source.code,
+            ForkError::RunDir(_) | ForkError::Process(_) | ForkError::Capture { .. } => {
+                return Self::of_any(error);
+            }
+            ForkError::GivenUp => Code::Internal,
+        };
+        Self::of(code, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_is_told_has_a_code_and_every_cause() {
+        let name = VmName::new("p-1").expect("a name");
+        let full = io::Error::from_raw_os_error(28);
+        let error = ForkError::RunDir(RunDirError::Io {
+            action: "make",
+            path: "/run/p-1".into(),
+            source: full,
+        });
+        let told = Error::from(&error);
+        assert_eq!(told.code, Code::Host);
+        assert!(told.to_string().contains("No space left"), "{told}");
+
+        let source = Error::because(Code::Guest, "the guest did not become ready", &told);
+        let error = ForkError::Clone { name, source };
+        let told = Error::from(&error);
+        assert_eq!(told.code, Code::Guest);
+        let words = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
+        assert!(told.to_string().starts_with(words), "{told}");
+    }
 }

@@ -39,7 +39,7 @@ use std::io;
 use std::time::Duration;
 
 /// Most clones of one request.
-const MAX_CLONES: u32 = 1024;
+pub(crate) const MAX_CLONES: u32 = 1024;
 
 /// Most bytes of changes that every waiting shell preloads; more are copied by each clone.
 const MOST_PRELOADED: usize = 32 << 20;
@@ -113,7 +113,7 @@ pub(crate) fn begin(
     *pool = shells.receive(&mut names, count, captured.is_ok());
     let failure = shells.failure();
     let (named, unused) = shells.into_parts();
-    begun.clones = Clones::new(parent.info.name.clone(), Strategy::Image, named);
+    begun.clones = Clones::new(parent.info.about.name.clone(), Strategy::Image, named);
     begun.unused = unused;
     match captured {
         Err(error) => begun.failure = Some(error),
@@ -155,7 +155,7 @@ fn capture(
         .and_then(|()| paused.capture());
     // Before it goes on: what it writes from then on is none of its clones'.
     let logged = logged();
-    match parent.info.state {
+    match parent.info.status.state {
         VmState::Paused => paused.stay(),
         _ => drop(paused),
     }
@@ -180,7 +180,7 @@ impl Begun {
         // A clone that gives up says so itself.
         let timeout = Duration::from_millis(parent.ready_timeout_ms(request));
         Self {
-            clones: Clones::none(parent.info.name.clone(), request.strategy),
+            clones: Clones::none(parent.info.about.name.clone(), request.strategy),
             unused: Vec::new(),
             failure: None,
             times: None,
@@ -258,8 +258,8 @@ impl Parent<'_> {
         if !(1..=MAX_CLONES).contains(&request.count) {
             return Err(ForkError::Count(request.count));
         }
-        if info.state == VmState::Starting {
-            return Err(ForkError::NotReady(info.name.clone()));
+        if info.status.state == VmState::Starting {
+            return Err(ForkError::NotReady(info.about.name.clone()));
         }
         let (has_agent, can_tell) = match &self.spec.guest {
             Guest::Linux(guest) => (guest.agent, guest.agent),
@@ -267,16 +267,16 @@ impl Parent<'_> {
             Guest::Nano { .. } => (false, true),
         };
         if !can_tell && !self.spec.identical_clones {
-            return Err(ForkError::NoAgent(info.name.clone()));
+            return Err(ForkError::NoAgent(info.about.name.clone()));
         }
         if !has_agent && !request.secrets.is_empty() {
-            return Err(ForkError::NoSecrets(info.name.clone()));
+            return Err(ForkError::NoSecrets(info.about.name.clone()));
         }
         request.secrets.check()?;
-        let done = info.forks.saturating_add(self.under_way);
-        match info.max_forks {
+        let done = info.status.forks.saturating_add(self.under_way);
+        match info.about.max_forks {
             Some(limit) if done.saturating_add(request.count) > limit => Err(ForkError::Spent {
-                name: info.name.clone(),
+                name: info.about.name.clone(),
                 limit,
                 done,
             }),
@@ -297,8 +297,8 @@ impl Parent<'_> {
         spec.ready_timeout_ms = self.ready_timeout_ms(request);
         let identity =
             identity::cloned(self.identity, name.clone(), index).map_err(ForkError::Process)?;
-        let mut info = record::born(&spec, &identity, Some(self.info.name.clone()));
-        info.exit_status = self.info.exit_status;
+        let mut info = record::born(&spec, &identity, Some(self.info.about.name.clone()));
+        info.status.exit_status = self.info.status.exit_status;
         Ok(NewVm {
             spec,
             identity,
@@ -316,7 +316,7 @@ impl Parent<'_> {
 
     fn capture_failed(&self, source: MachineError) -> ForkError {
         ForkError::Capture {
-            name: self.info.name.clone(),
+            name: self.info.about.name.clone(),
             source,
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn begin(
         }
         let mut paused = machine.pause();
         let forked = fork_each(parent, &mut paused, logged(), children, arrival);
-        match parent.info.state {
+        match parent.info.status.state {
             VmState::Paused => paused.stay(),
             _ => drop(paused),
         }
@@ -82,7 +82,7 @@ pub(super) fn begin(
     };
     let shells = launchers.into_iter().zip(began);
     let shells = shells.map(|(launcher, began)| shell_of(launcher, began));
-    let name = parent.info.name.clone();
+    let name = parent.info.about.name.clone();
     begun.clones = Clones::new(name, Strategy::ProcessFork, shells.collect());
     Ok(begun)
 }
@@ -192,7 +192,7 @@ impl Child {
         } = self;
         let claim = become_process(new.identity.name.as_str(), log)
             .and_then(|()| Claim::received(claim.dir, claim.lock))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| one_line(&error))?;
         let launcher = VmEnd::new(socket);
         match rebuild(new, parent.config, &claim, running, paused, capture) {
             Ok(vm) => (parent.live)(vm, None, launcher, parent.config.clone(), claim),

@@ -42,7 +42,7 @@ pub(super) struct CloneNames<'a> {
 
 impl<'a> CloneNames<'a> {
     pub(super) fn new(parent: &Parent<'a>, request: &Fork) -> Self {
-        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.name);
+        let prefix = request.prefix.as_ref().unwrap_or(&parent.info.about.name);
         Self {
             run_dir: &parent.config.run_dir,
             prefix: prefix.clone(),
@@ -115,7 +115,7 @@ impl<'a> Shells<'a> {
         let (taken, pool) = match taken {
             Ok((taken, pool)) => (taken, Some(pool)),
             Err(error) => {
-                note!("the pool does not answer: {error}");
+                note!("the pool does not answer: {}", one_line(&error));
                 (Vec::new(), None)
             }
         };

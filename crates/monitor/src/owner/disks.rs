@@ -1,15 +1,12 @@
 //! What a VM tells of its disks, and gives of them.
 
 use super::Owner;
-use hyperfork_api::control::Reply;
-use hyperfork_api::one_line;
+use crate::control::Answer;
+use hyperfork_api::control::ExportDisk;
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{DiskInfo, VmSpec};
+use hyperfork_api::{Code, DiskInfo, Error, VmSpec};
 use hyperfork_vmm::devices::virtio::block::handle;
 use hyperfork_vmm::machine::{Machine, slots};
-use std::path::PathBuf;
-use std::sync::mpsc::Sender;
-use std::thread;
 
 /// What there is to know about the disks of a machine for `spec`.
 pub(super) fn told(spec: &VmSpec, machine: &Machine) -> Vec<DiskInfo> {
@@ -34,28 +31,29 @@ pub(super) fn told(spec: &VmSpec, machine: &Machine) -> Vec<DiskInfo> {
 }
 
 impl Owner {
-    /// Writes the disk as it is now to `path`, and then answers.
-    ///
-    /// # Errors
-    /// Why it is not even begun.
-    pub(super) fn export_disk(
-        &self,
-        device: &str,
-        path: PathBuf,
-        reply: Sender<Reply>,
-    ) -> Result<(), String> {
+    /// Writes the disk as it is now to a file, and then answers.
+    pub(super) fn export_disk(&self, request: ExportDisk, answer: Answer<ExportDisk>) {
+        let ExportDisk { device, path } = request;
         let mut disks = (0..).zip(self.machine.disks());
         let found = disks.find(|(index, _)| slots::disk_name(*index) == device);
-        let (_, disk) = found.ok_or_else(|| format!("{} has no disk {device}", self.info.name))?;
-        let disk = disk.snapshot().map_err(|error| one_line(&error))?;
-        let export = move || {
-            let answer = match handle::export(&disk, &path) {
-                Ok(()) => Reply::Ok,
-                Err(error) => Reply::Error(format!("cannot write {}: {error}", path.display())),
-            };
-            let _ = reply.send(answer);
+        let Some((_, disk)) = found else {
+            let words = format!("{} has no disk {device}", self.info.about.name);
+            return answer.give(Err(Error::new(Code::NotFound, words)));
         };
-        let spawned = thread::Builder::new().name("export".into()).spawn(export);
-        spawned.map(drop).map_err(|error| one_line(&error))
+        // This process works in another directory than its client.
+        if !path.is_absolute() {
+            let words = format!("{} is not an absolute path", path.display());
+            return answer.give(Err(Error::new(Code::Invalid, words)));
+        }
+        let disk = match disk.snapshot() {
+            Ok(disk) => disk,
+            Err(error) => return answer.give(Err(Error::of_any(&error))),
+        };
+        answer.give_on_a_thread("export", move || {
+            handle::export(&disk, &path).map_err(|error| {
+                let words = format!("cannot write {}", path.display());
+                Error::because(Code::Host, words, &error)
+            })
+        });
     }
 }

@@ -1,8 +1,8 @@
 //! How a VM ends, and what it leaves.
 
 use super::Owner;
-use hyperfork_api::VmState;
-use hyperfork_api::control::Reply;
+use hyperfork_api::event::What;
+use hyperfork_api::{Code, Error, VmState};
 use hyperfork_host::handover::Progress;
 use hyperfork_host::record;
 use hyperfork_sys::note;
@@ -10,7 +10,7 @@ use hyperfork_sys::note;
 /// How a VM's life ended.
 pub(super) struct Ending {
     state: VmState,
-    error: Option<String>,
+    error: Option<Error>,
 }
 
 impl Ending {
@@ -21,11 +21,16 @@ impl Ending {
         }
     }
 
-    pub(super) fn failed(error: impl Into<String>) -> Self {
+    pub(super) fn failed(error: Error) -> Self {
         Self {
             state: VmState::Failed,
-            error: Some(error.into()),
+            error: Some(error),
         }
+    }
+
+    /// The guest is the one that did not do its part.
+    pub(super) fn by_guest(words: impl Into<String>) -> Self {
+        Self::failed(Error::new(Code::Guest, words))
     }
 }
 
@@ -34,9 +39,9 @@ impl Owner {
     pub(super) fn guest_is_gone(&self) -> Ending {
         let tail = self.console.tail();
         match panic_line(&String::from_utf8_lossy(&tail)) {
-            Some(line) => Ending::failed(format!("the guest's kernel panicked: {line}")),
+            Some(line) => Ending::by_guest(format!("the guest's kernel panicked: {line}")),
             None if self.launcher.is_some() => {
-                Ending::failed("the guest ended before it was ready; see its console")
+                Ending::by_guest("the guest ended before it was ready; see its console")
             }
             None => Ending::stopped(),
         }
@@ -44,20 +49,15 @@ impl Owner {
 
     pub(super) fn end(mut self, ending: Ending) {
         self.info_now();
-        self.info.state = ending.state;
-        self.info.error = ending.error;
-        self.info.pid = None;
-        let info = Box::new(self.info);
+        self.info.status.state = ending.state;
+        self.info.status.error = ending.error.as_ref().map(ToString::to_string);
+        self.info.status.pid = None;
+        let info = self.info;
         // Threads first, so that nothing is written any more.
         drop(self.machine);
         let dir = &self.claim.dir;
-        let words = info
-            .error
-            .clone()
-            .unwrap_or_else(|| "it was stopped".to_owned());
-        if self.claim.is_anothers() {
-            // A new VM has the place: nothing in it is ours.
-        } else if self.released {
+        // Where a new VM has the place, nothing in it is ours.
+        if self.released && !self.claim.is_anothers() {
             for socket in [
                 dir.control_socket(),
                 dir.vsock_socket(),
@@ -68,20 +68,31 @@ impl Owner {
             if let Err(error) = record::keep(dir, &info) {
                 note!("cannot write {}: {error}", dir.info_path().display());
             }
-        } else {
+        }
+        self.happenings.tell(match &info.status.error {
+            Some(error) => What::Failed {
+                error: error.clone(),
+            },
+            None => What::Stopped,
+        });
+        if !self.released {
             self.claim.abandon();
         }
+        let error = ending.error.unwrap_or_else(|| {
+            // In words that may stand behind its name.
+            Error::new(Code::NotRunning, "it was stopped")
+        });
         if let Some(launcher) = self.launcher {
-            launcher.report(&Progress::Failed(words.clone()));
+            launcher.report(&Progress::Failed(error.clone()));
         }
         for waiter in self.ready_waiters {
-            let _ = waiter.send(Reply::Error(words.clone()));
+            waiter.give(Err(error.clone()));
         }
         for waiter in self.exit_waiters {
-            let _ = waiter.send(Reply::Info(info.clone()));
+            waiter.give(Ok(info.clone()));
         }
         for waiter in self.stop_waiters {
-            let _ = waiter.send(Reply::Ok);
+            waiter.give(Ok(()));
         }
         self.pending.wait();
     }

@@ -13,23 +13,26 @@
 
 mod disks;
 mod ending;
+mod happenings;
 mod life;
 mod ready;
 mod requests;
 mod signals;
 mod under_way;
 
-use crate::control::{Asked, Pending};
+use crate::control::{Answer, Asked, Pending, no_thread};
 use crate::follow::MainOutput;
-use crate::fork::{self, Begun, ForkError, Parent};
+use crate::fork::{self, Begun, Parent};
 use crate::prepared::ReadyVm;
 use crate::publish::Published;
 use crate::task::{Forked, Task};
 pub(crate) use life::live;
 
 use ending::Ending;
-use hyperfork_api::control::{Fork, Reply, Request};
-use hyperfork_api::{Identity, Secrets, VmInfo, VmSpec, one_line};
+use happenings::Happenings;
+use hyperfork_api::control::{Fork, Stop, WaitExit, WaitReady};
+use hyperfork_api::event::What;
+use hyperfork_api::{Code, Error, Identity, Secrets, VmInfo, VmSpec};
 use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
 use hyperfork_host::pool::Pool;
 use hyperfork_host::run_dir::Claim;
@@ -43,7 +46,7 @@ use ready::Readiness;
 use requests::Sampling;
 use signals::Wishes;
 use std::ops::ControlFlow;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use under_way::UnderWay;
@@ -81,9 +84,10 @@ pub(crate) struct Owner {
     born: Monotonic,
     /// For a clone, until its first exit: when it got there.
     restored: Option<(Monotonic, Restored)>,
-    ready_waiters: Vec<Sender<Reply>>,
-    exit_waiters: Vec<Sender<Reply>>,
-    stop_waiters: Vec<Sender<Reply>>,
+    ready_waiters: Vec<Answer<WaitReady>>,
+    exit_waiters: Vec<Answer<WaitExit>>,
+    stop_waiters: Vec<Answer<Stop>>,
+    happenings: Happenings,
     /// When patience with the guest ends: to become ready, or to power off.
     deadline: Option<Instant>,
     /// When to see whether its directory is still there.
@@ -100,8 +104,9 @@ impl Owner {
             logged,
             secrets,
         } = vm.new;
-        info.pid = Some(std::process::id());
+        info.status.pid = Some(std::process::id());
         let (tasks, received) = vm.around.tasks;
+        let happenings = Happenings::new(identity.name.clone());
         let owner = Self {
             machine: vm.machine,
             spec,
@@ -127,6 +132,7 @@ impl Owner {
             ready_waiters: Vec::new(),
             exit_waiters: Vec::new(),
             stop_waiters: Vec::new(),
+            happenings,
             deadline: None,
             looks_at: Instant::now() + LOOK,
         };
@@ -135,6 +141,10 @@ impl Owner {
 
     fn serve(mut self, tasks: &Receiver<Task>) {
         self.begin_getting_ready();
+        self.tell(What::Started {
+            image: self.info.about.image.clone(),
+            parent: self.info.about.parent.clone(),
+        });
         // Without a record nothing lists a VM that does not answer: better none.
         if let Err(why) = self.try_keep() {
             return self.end(Ending::failed(why));
@@ -172,7 +182,8 @@ impl Owner {
         if self.looks_at <= now {
             self.looks_at = now + LOOK;
             if !self.claim.is_in_place() {
-                return ControlFlow::Break(Ending::failed("its directory was removed"));
+                let error = Error::new(Code::Host, "its directory was removed");
+                return ControlFlow::Break(Ending::failed(error));
             }
         }
         ControlFlow::Continue(())
@@ -197,9 +208,16 @@ impl Owner {
                 launcher.report_touched(self.touched());
                 return self.released();
             }
-            Task::Forked(forked) => self.forked(forked),
+            Task::Forked(forked) => self.forked(&forked),
+            Task::Preload(hint, fds) => match self.pool {
+                Some(_) => self.preload_pool(hint, &fds),
+                None => self.connect_to_pool(),
+            },
             Task::Abandoned => {
-                return ControlFlow::Break(Ending::failed("its launcher is gone"));
+                return ControlFlow::Break(Ending::failed(Error::new(
+                    Code::Internal,
+                    "its launcher is gone",
+                )));
             }
             Task::Pool(pool) => self.pool = Some(pool),
             Task::Terminate => return self.stop(TERMINATION_GRACE, None),
@@ -208,47 +226,32 @@ impl Owner {
     }
 
     fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
-        let Asked {
-            request,
-            arrival,
-            reply,
-        } = asked;
-        let answer = match request {
-            Request::Info => Some(Reply::Info(Box::new(self.info_now()))),
-            Request::WaitReady if self.launcher.is_none() => Some(Reply::Ok),
-            Request::WaitReady => {
-                self.ready_waiters.push(reply.clone());
-                None
+        match asked {
+            Asked::Info(answer) => answer.give(Ok(self.info_now())),
+            Asked::WaitReady(answer) if self.launcher.is_none() => answer.give(Ok(())),
+            Asked::WaitReady(answer) => self.ready_waiters.push(answer),
+            Asked::WaitExit(answer) if self.info.status.exit_status.is_some() => {
+                answer.give(Ok(self.info_now()));
             }
-            Request::WaitExit if self.info.exit_status.is_some() => {
-                Some(Reply::Info(Box::new(self.info_now())))
+            Asked::WaitExit(answer) => self.exit_waiters.push(answer),
+            Asked::Pause(answer) => answer.give(self.pause()),
+            Asked::Resume(answer) => self.resume(answer),
+            Asked::Fork(request, arrival, answer) => self.fork(&request, arrival, answer),
+            Asked::ExportDisk(request, answer) => self.export_disk(request, answer),
+            Asked::Sample(request, answer) => self.sample(request, answer),
+            Asked::Stop(Stop { grace_ms }, answer) => {
+                return self.stop(Duration::from_millis(grace_ms), Some(answer));
             }
-            Request::WaitExit => {
-                self.exit_waiters.push(reply.clone());
-                None
+            Asked::Subscribe(request, subscriber, answer) => {
+                self.happenings.subscribe(request, subscriber, answer);
             }
-            Request::Pause => Some(self.pause()),
-            Request::Resume => self.resume(&reply),
-            Request::Fork(request) => {
-                let refused = self.fork(&request, arrival, reply.clone());
-                refused.err().map(|error| Reply::Error(one_line(&error)))
-            }
-            Request::ExportDisk { device, path } => {
-                let refused = self.export_disk(&device, path, reply.clone());
-                refused.err().map(Reply::Error)
-            }
-            Request::Sample { count, interval_us } => {
-                let refused = self.sample(count, interval_us, reply.clone());
-                refused.err().map(Reply::Error)
-            }
-            Request::Stop { grace_ms } => {
-                return self.stop(Duration::from_millis(grace_ms), Some(reply));
-            }
-        };
-        if let Some(answer) = answer {
-            let _ = reply.send(answer);
         }
         ControlFlow::Continue(())
+    }
+
+    /// Tells those who have subscribed.
+    fn tell(&mut self, what: What) {
+        self.happenings.tell(what);
     }
 
     fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
@@ -256,7 +259,9 @@ impl Owner {
             Event::FirstExit(first_run) => self.first_exit(first_run),
             Event::Message(message) => return self.message(message),
             Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
-            Event::Fault(what) => return ControlFlow::Break(Ending::failed(what)),
+            Event::Fault(what) => {
+                return ControlFlow::Break(Ending::failed(Error::new(Code::Internal, what)));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -277,17 +282,8 @@ impl Owner {
         }
     }
 
-    /// Forks the VM. The report goes to `reply` when it is known what has become of the
-    /// clones.
-    ///
-    /// # Errors
-    /// [`ForkError`] when nothing was begun.
-    fn fork(
-        &mut self,
-        request: &Fork,
-        arrival: Monotonic,
-        reply: Sender<Reply>,
-    ) -> Result<(), ForkError> {
+    /// Forks the VM. The answer is given when it is known what has become of the clones.
+    fn fork(&mut self, request: &Fork, arrival: Monotonic, answer: Answer<Fork>) {
         let parent = Parent {
             config: &self.config,
             spec: &self.spec,
@@ -299,63 +295,73 @@ impl Owner {
         let output = &self.output;
         let logged = || output.logged();
         let (machine, pool) = (&mut self.machine, &mut self.pool);
-        let begun = fork::begin(&parent, machine, &logged, pool, request, arrival)?;
-        self.forks_under_way += request.count;
-        self.await_clones(begun, request.count, reply)
+        match fork::begin(&parent, machine, &logged, pool, request, arrival) {
+            Ok(begun) => self.await_clones(begun, request.count, answer),
+            Err(error) => answer.give(Err((&error).into())),
+        }
     }
 
-    /// Has a thread wait for the clones and reply, for from here on they need the processors
+    /// Has a thread wait for the clones and answer, for from here on they need the processors
     /// more than this one does.
-    fn await_clones(
-        &mut self,
-        begun: Begun,
-        asked: u32,
-        reply: Sender<Reply>,
-    ) -> Result<(), ForkError> {
-        let under_way = UnderWay::new(asked, self.tasks.clone(), reply);
+    fn await_clones(&mut self, begun: Begun, asked: u32, answer: Answer<Fork>) {
+        let (sender, received) = channel::<(UnderWay, Begun)>();
         let waiting = fault::point("fork.thread").and_then(|()| {
             let thread = thread::Builder::new().name("clones".into());
-            thread.spawn(move || under_way.finish(begun))
+            thread.spawn(move || {
+                if let Ok((under_way, begun)) = received.recv() {
+                    under_way.finish(begun);
+                }
+            })
         });
-        // Without a thread all of it is dropped: the clones end, and the fork is over.
-        waiting.map(drop).map_err(ForkError::Process)
+        match waiting {
+            Ok(_) => {
+                self.forks_under_way += asked;
+                let under_way = UnderWay::new(asked, answer, self.tasks.clone());
+                let _ = sender.send((under_way, begun));
+            }
+            // All that was begun is dropped, and the clones end.
+            Err(error) => answer.give(Err(no_thread(&error))),
+        }
     }
 
     fn main_ended(&mut self, status: Option<i32>) {
-        if self.is_done() || status.is_none() && !self.info.state.is_alive() {
+        if self.is_done() || status.is_none() && !self.info.status.state.is_alive() {
             return;
         }
-        self.info.exit_status = status.or(self.info.exit_status);
+        self.info.status.exit_status = status.or(self.info.status.exit_status);
+        if let Some(status) = status {
+            self.tell(What::Exited { status });
+        }
         self.keep();
         let info = self.info_now();
         for waiter in self.exit_waiters.drain(..) {
-            let _ = waiter.send(Reply::Info(Box::new(info.clone())));
+            waiter.give(Ok(info.clone()));
         }
     }
 
     /// What is known, with memory and disks as of now.
     fn info_now(&mut self) -> VmInfo {
         if let Ok(usage) = self.machine.ram().usage() {
-            self.info.shared_kib = usage.shared >> 10;
-            self.info.private_kib = usage.private >> 10;
-            self.info.swapped_kib = usage.swapped >> 10;
+            self.info.usage.shared_kib = usage.shared >> 10;
+            self.info.usage.private_kib = usage.private >> 10;
+            self.info.usage.swapped_kib = usage.swapped >> 10;
         }
-        self.info.disks = disks::told(&self.spec, &self.machine);
+        self.info.usage.disks = disks::told(&self.spec, &self.machine);
         self.info.clone()
     }
 
     /// What is left to do when a fork is over and its caller has the report.
-    fn forked(&mut self, forked: Forked) {
+    fn forked(&mut self, forked: &Forked) {
         self.forks_under_way = self.forks_under_way.saturating_sub(forked.asked);
-        self.info.forks = self.info.forks.saturating_add(forked.born);
-        self.keep();
-        let Some((hint, fds)) = forked.preload else {
-            return;
-        };
-        match self.pool {
-            Some(_) => self.preload_pool(hint, &fds),
-            None => self.connect_to_pool(),
+        let born = forked.born.len() as u32;
+        self.info.status.forks = self.info.status.forks.saturating_add(born);
+        if born > 0 {
+            self.tell(What::Forked {
+                clones: forked.born.clone(),
+                failed: forked.asked.saturating_sub(born),
+            });
         }
+        self.keep();
     }
 
     fn keep(&self) {
@@ -364,10 +370,15 @@ impl Owner {
         }
     }
 
-    fn try_keep(&self) -> Result<(), String> {
-        let path = self.claim.dir.info_path();
-        record::keep(&self.claim.dir, &self.info)
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    fn try_keep(&self) -> Result<(), Error> {
+        record::keep(&self.claim.dir, &self.info).map_err(|error| {
+            let path = self.claim.dir.info_path();
+            Error::because(
+                Code::Host,
+                format!("cannot write {}", path.display()),
+                &error,
+            )
+        })
     }
 
     /// For guests with an agent, which has it, too.

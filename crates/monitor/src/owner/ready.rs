@@ -5,9 +5,9 @@ use super::Owner;
 use super::ending::Ending;
 use crate::identify;
 use crate::task::{NotReady, Task};
-use hyperfork_api::control::Reply;
+use hyperfork_api::event::What;
 use hyperfork_api::spec::{Guest, LinuxGuest};
-use hyperfork_api::{VmState, one_line};
+use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_host::agent::AgentError;
 use hyperfork_host::handover::Progress;
 use hyperfork_host::pool::Pool;
@@ -45,7 +45,7 @@ impl Owner {
         let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
         self.deadline = Some(Instant::now() + timeout);
         if let Err(error) = fault::point("clone.identify") {
-            let failed = Err(NotReady::Failed(one_line(&error)));
+            let failed = Err(NotReady::Failed(Error::of_any(&error)));
             drop(self.tasks.send(Task::Identified(failed)));
             return;
         }
@@ -65,16 +65,17 @@ impl Owner {
         self.in_background("identify", move || {
             Task::Identified(
                 match identify::identify(&vsock, &identity, &shares, &secrets) {
-                    Err(error) => Err(NotReady::Failed(format!(
-                        "the guest did not become ready: {}",
-                        one_line(&error)
+                    Err(error) => Err(NotReady::Failed(Error::because(
+                        Code::Guest,
+                        "the guest did not become ready",
+                        &error,
                     ))),
                     Ok(()) => match command {
                         None => Ok(()),
                         Some(command) => match identify::start_main(&vsock, &command) {
                             Ok(()) => Ok(()),
                             Err(AgentError::Failed(failure)) => Err(NotReady::NoCommand(failure)),
-                            Err(error) => Err(NotReady::Failed(one_line(&error))),
+                            Err(error) => Err(NotReady::Failed(Error::of(Code::Guest, &error))),
                         },
                     },
                 },
@@ -103,15 +104,17 @@ impl Owner {
             self.published.serve(network.reach());
         }
         let at = Monotonic::now();
-        self.info.state = VmState::Running;
-        self.info.ready_us = Some(at.us_since(self.born));
+        self.info.status.state = VmState::Running;
+        let ready_us = at.us_since(self.born);
+        self.info.status.ready_us = Some(ready_us);
         launcher.report(&Progress::Ready {
             at,
             info: Box::new(self.info.clone()),
         });
         for waiter in self.ready_waiters.drain(..) {
-            let _ = waiter.send(Reply::Ok);
+            waiter.give(Ok(()));
         }
+        self.tell(What::Ready { ready_us });
         self.keep();
         // Most clones are never forked themselves; one that is gets its pool then.
         if self.identity.generation == 0 {
@@ -151,7 +154,7 @@ impl Owner {
                 Ok(Some(pool)) => {
                     let _ = tasks.send(Task::Pool(pool));
                 }
-                Err(error) => note!("there is no pool of shells: {error}"),
+                Err(error) => note!("there is no pool of shells: {}", one_line(&error)),
             }
         });
         if let Err(error) = connecting {
@@ -175,7 +178,7 @@ impl Owner {
         }
         let given = self.pool.as_ref().map(|pool| pool.preload(hint, fds));
         if let Some(Err(error)) = given {
-            note!("the pool is gone: {error}");
+            note!("the pool is gone: {}", one_line(&error));
             self.pool = None;
         }
     }
@@ -184,7 +187,7 @@ impl Owner {
         ControlFlow::Break(match why {
             NotReady::Failed(error) => Ending::failed(error),
             NotReady::NoCommand(failure) => {
-                let ending = Ending::failed(failure.to_string());
+                let ending = Ending::failed(Error::of(Code::Guest, &failure));
                 if let Some(launcher) = self.launcher.take() {
                     launcher.report(&Progress::NoCommand(failure));
                 }
@@ -195,10 +198,11 @@ impl Owner {
 
     pub(super) fn deadline_passed(&mut self) -> ControlFlow<Ending> {
         ControlFlow::Break(if self.launcher.is_some() {
-            Ending::failed(format!(
+            let words = format!(
                 "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
                 Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()
-            ))
+            );
+            Ending::failed(Error::new(Code::Timeout, words))
         } else {
             Ending::stopped()
         })

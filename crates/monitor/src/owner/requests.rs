@@ -3,14 +3,15 @@
 use super::Owner;
 use super::ending::Ending;
 use super::ready::Readiness;
+use crate::control::Answer;
 use crate::identify;
-use hyperfork_api::control::{Reply, Sampled};
-use hyperfork_api::{VmState, one_line};
+use hyperfork_api::control::{Resume, Sample, Sampled, Stop};
+use hyperfork_api::event::What;
+use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_sys::note;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ pub(super) struct Sampling {
     interval: Duration,
     next: Instant,
     found: BTreeMap<u64, u32>,
-    reply: Sender<Reply>,
+    answer: Answer<Sample>,
 }
 
 impl Sampling {
@@ -39,92 +40,111 @@ impl Sampling {
         let found = self.found.into_iter();
         let mut samples: Vec<_> = found.map(|(rip, count)| Sampled { rip, count }).collect();
         samples.sort_by_key(|sampled| Reverse(sampled.count));
-        let _ = self.reply.send(Reply::Samples(samples));
+        self.answer.give(Ok(samples));
     }
 }
 
 impl Owner {
-    pub(super) fn pause(&mut self) -> Reply {
-        match self.info.state {
+    pub(super) fn pause(&mut self) -> Result<(), Error> {
+        match self.info.status.state {
             VmState::Running => {
                 let paused = self.machine.pause();
-                if let Err(error) = paused.check() {
-                    return Reply::Error(one_line(&error));
-                }
+                paused.check().map_err(|error| Error::of_any(&error))?;
                 paused.stay();
-                self.info.state = VmState::Paused;
+                self.info.status.state = VmState::Paused;
+                self.tell(What::Paused);
                 self.keep();
-                Reply::Ok
+                Ok(())
             }
-            VmState::Paused => Reply::Error(format!("{} is paused already", self.info.name)),
-            _ => Reply::Error(format!("{} is not ready yet", self.info.name)),
+            VmState::Paused => Err(self.wrong_state("is paused already")),
+            _ => Err(self.not_ready_yet()),
         }
     }
 
     /// Where the guest has an agent, the answer comes from there: when its clock is right.
-    pub(super) fn resume(&mut self, reply: &Sender<Reply>) -> Option<Reply> {
-        if self.info.state != VmState::Paused {
-            let words = format!("{} is not paused", self.info.name);
-            return Some(Reply::Error(words));
+    pub(super) fn resume(&mut self, answer: Answer<Resume>) {
+        if let Err(error) = self.resume_vcpus() {
+            return answer.give(Err(error));
         }
-        // As after a fork: something has happened to the guest, time has passed without it.
-        if let Err(error) = self.machine.ring_doorbell() {
-            return Some(Reply::Error(one_line(&error)));
-        }
-        self.machine.resume();
-        self.info.state = VmState::Running;
-        self.keep();
         let (Readiness::Agent, Some(vsock)) = (self.readiness(), self.machine.vsock().cloned())
         else {
-            return Some(Reply::Ok);
+            return answer.give(Ok(()));
         };
-        let (reply, name) = (reply.clone(), self.info.name.clone());
+        let name = self.info.about.name.clone();
         let patience = Duration::from_millis(self.spec.ready_timeout_ms);
-        let waiting = thread::Builder::new().name("resume".into()).spawn(move || {
-            let _ = reply.send(match identify::await_agent(&vsock, patience) {
-                Ok(()) => Reply::Ok,
-                Err(error) => Reply::Error(format!(
-                    "{name} runs again, but nothing has set its clock: {error}; see its console"
-                )),
-            });
+        answer.give_on_a_thread("resume", move || {
+            identify::await_agent(&vsock, patience).map_err(|error| {
+                let words =
+                    format!("{name} runs again, but nothing has set its clock (see its console)");
+                Error::because(Code::Guest, words, &error)
+            })
         });
-        waiting.err().map(|error| Reply::Error(error.to_string()))
+    }
+
+    fn resume_vcpus(&mut self) -> Result<(), Error> {
+        if self.info.status.state != VmState::Paused {
+            return Err(self.wrong_state("is not paused"));
+        }
+        // As after a fork: something has happened to the guest, time has passed without it.
+        self.machine
+            .ring_doorbell()
+            .map_err(|error| Error::of_any(&error))?;
+        self.machine.resume();
+        self.info.status.state = VmState::Running;
+        self.tell(What::Resumed);
+        self.keep();
+        Ok(())
+    }
+
+    fn wrong_state(&self, words: &str) -> Error {
+        Error::new(
+            Code::WrongState,
+            format!("{} {words}", self.info.about.name),
+        )
+    }
+
+    fn not_ready_yet(&self) -> Error {
+        Error::new(
+            Code::NotReady,
+            format!("{} is not ready yet", self.info.about.name),
+        )
     }
 
     /// Begins to stop the vCPUs for a moment, again and again, and to note where they are.
-    /// The answer goes to `reply` at the end; other requests are served meanwhile.
-    ///
-    /// # Errors
-    /// Why it is not begun.
-    pub(super) fn sample(
-        &mut self,
-        count: u32,
-        interval_us: u32,
-        reply: Sender<Reply>,
-    ) -> Result<(), String> {
-        let interval = Duration::from_micros(interval_us.into());
-        if interval < LEAST_INTERVAL {
-            let least = LEAST_INTERVAL.as_micros();
-            return Err(format!("samples are at least {least} µs apart"));
+    /// The answer is given at the end; other requests are served meanwhile.
+    pub(super) fn sample(&mut self, request: Sample, answer: Answer<Sample>) {
+        if let Err(error) = self.can_sample(&request) {
+            return answer.give(Err(error));
         }
-        if interval.saturating_mul(count) > LONGEST_SAMPLING {
-            let longest = LONGEST_SAMPLING.as_secs();
-            return Err(format!("sampling takes {longest} s at most"));
-        }
-        if self.info.state == VmState::Paused {
-            return Err(format!("{} is paused", self.info.name));
-        }
-        if self.sampling.is_some() {
-            return Err(format!("{} is being sampled already", self.info.name));
-        }
+        let interval = Duration::from_micros(request.interval_us.into());
         self.sampling = Some(Sampling {
-            left: count,
+            left: request.count,
             interval,
             next: Instant::now() + interval,
             found: BTreeMap::new(),
-            reply,
+            answer,
         });
-        Ok(())
+    }
+
+    fn can_sample(&self, request: &Sample) -> Result<(), Error> {
+        let interval = Duration::from_micros(request.interval_us.into());
+        if interval < LEAST_INTERVAL {
+            let least = LEAST_INTERVAL.as_micros();
+            let words = format!("samples are at least {least} µs apart");
+            return Err(Error::new(Code::Invalid, words));
+        }
+        if interval.saturating_mul(request.count) > LONGEST_SAMPLING {
+            let longest = LONGEST_SAMPLING.as_secs();
+            let words = format!("sampling takes {longest} s at most");
+            return Err(Error::new(Code::Invalid, words));
+        }
+        if self.info.status.state == VmState::Paused {
+            return Err(self.wrong_state("is paused"));
+        }
+        match self.sampling {
+            Some(_) => Err(self.wrong_state("is being sampled already")),
+            None => Ok(()),
+        }
     }
 
     /// Takes one sample, or ends the profile.
@@ -132,7 +152,7 @@ impl Owner {
         let Some(mut sampling) = self.sampling.take() else {
             return;
         };
-        if sampling.left == 0 || self.info.state == VmState::Paused {
+        if sampling.left == 0 || self.info.status.state == VmState::Paused {
             return sampling.end();
         }
         match self.machine.instruction_pointers() {
@@ -144,25 +164,25 @@ impl Owner {
                 sampling.next = Instant::now() + sampling.interval;
                 self.sampling = Some(sampling);
             }
-            Err(error) => drop(sampling.reply.send(Reply::Error(one_line(&error)))),
+            Err(error) => sampling.answer.give(Err(Error::of_any(&error))),
         }
     }
 
     pub(super) fn stop(
         &mut self,
         grace: Duration,
-        reply: Option<Sender<Reply>>,
+        answer: Option<Answer<Stop>>,
     ) -> ControlFlow<Ending> {
-        self.stop_waiters.extend(reply);
+        self.stop_waiters.extend(answer);
         let asks_guest = self.readiness() == Readiness::Agent && self.launcher.is_none();
         let (true, false, Some(vsock)) =
             (asks_guest, grace.is_zero(), self.machine.vsock().cloned())
         else {
             return ControlFlow::Break(Ending::stopped());
         };
-        if self.info.state == VmState::Paused {
+        if self.info.status.state == VmState::Paused {
             self.machine.resume();
-            self.info.state = VmState::Running;
+            self.info.status.state = VmState::Running;
         }
         self.deadline = Some(Instant::now() + grace);
         let output = self.has_main().then(|| self.output.clone());
@@ -175,7 +195,7 @@ impl Owner {
                     output.catch_up(&vsock);
                 }
                 if let Err(error) = identify::power_off(&vsock) {
-                    note!("the guest does not power off: {error}");
+                    note!("the guest does not power off: {}", one_line(&error));
                 }
             });
         match asked {

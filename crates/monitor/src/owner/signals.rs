@@ -7,16 +7,16 @@
 use super::ending::Ending;
 use super::ready::Readiness;
 use super::{Owner, TERMINATION_GRACE};
-use crate::fork::ForkError;
+use crate::control::Answer;
+use crate::fork::{ForkError, MAX_CLONES};
 use crate::task::Task;
-use hyperfork_api::control::{Fork, Reply};
+use hyperfork_api::control::Fork;
 use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
 use hyperfork_api::spec::Guest;
-use hyperfork_api::{ForkReport, one_line};
+use hyperfork_api::{Code, Error, ForkReport};
 use hyperfork_sys::clock::Monotonic;
 use std::ops::ControlFlow;
-use std::sync::mpsc::channel;
 
 /// Most VMs in the run directory, ended ones included, up to which guests can have
 /// clones made. It ends a guest that forks for ever, itself and all its clones;
@@ -39,7 +39,7 @@ impl Owner {
         if let Message::Done(code) = message {
             // (A clone may be done with its first word.)
             if by_message && self.identity.generation == 0 {
-                return ControlFlow::Break(Ending::failed(format!(
+                return ControlFlow::Break(Ending::by_guest(format!(
                     "the guest gave up with code {code} instead of becoming ready"
                 )));
             }
@@ -106,51 +106,49 @@ impl Owner {
     }
 
     pub(super) fn fork_for_guest_now(&mut self, clones: u32) {
-        if let Err((why, words)) = self.begin_fork_for_guest(clones) {
+        if let Err((why, words)) = self.may_fork_for_guest(clones) {
             self.machine.guest_fork().refuse(why);
-            self.info.guest_fork = Some(GuestForkOutcome::Error(words));
+            self.info.status.guest_fork = Some(GuestForkOutcome::Error(words));
+            return;
         }
+        self.machine.guest_fork().begin();
+        let tasks = self.tasks.clone();
+        let answer = Answer::new(move |result| {
+            // The owner may be gone by then.
+            let _ = tasks.send(Task::GuestForked(result));
+        });
+        self.fork(&Fork::new(clones), Monotonic::now(), answer);
     }
 
-    fn begin_fork_for_guest(&mut self, clones: u32) -> Result<(), (Refusal, String)> {
+    fn may_fork_for_guest(&self, clones: u32) -> Result<(), (Refusal, String)> {
         // Its clones would power off, too.
         if self.deadline.is_some() {
-            let words = format!("{} is being stopped", self.info.name);
+            let words = format!("{} is being stopped", self.info.about.name);
             return Err((Refusal::Failed, words));
         }
-        let request = Fork::new(clones);
+        if !(1..=MAX_CLONES).contains(&clones) {
+            let error = ForkError::Count(clones);
+            return Err((Refusal::Count, error.to_string()));
+        }
         let vms = self.config.run_dir.list().map_or(0, |vms| vms.len());
-        let asked = clones as usize;
-        // More than that at once is no matter of how many there are.
-        if asked <= MOST_VMS && vms + asked > MOST_VMS {
+        if vms + clones as usize > MOST_VMS {
             let words = format!("there are {vms} VMs: guests may not make more than {MOST_VMS}");
             return Err((Refusal::Crowded, words));
         }
-        let (reply, answer) = channel();
-        self.machine.guest_fork().begin();
-        self.fork(&request, Monotonic::now(), reply)
-            .map_err(|error| (refusal(&error), one_line(&error)))?;
-        self.in_background("guest-fork", move || {
-            Task::GuestForked(match answer.recv() {
-                Ok(Reply::Forked(report)) => Ok(report),
-                Ok(Reply::Error(words)) => Err(words),
-                _ => Err("the fork was given up".to_owned()),
-            })
-        });
         Ok(())
     }
 
     /// All clones that the guest asked for live, or there is none.
-    pub(super) fn guest_forked(&mut self, result: Result<ForkReport, String>) {
+    pub(super) fn guest_forked(&mut self, result: Result<ForkReport, Error>) {
         let told = self.machine.guest_fork();
-        self.info.guest_fork = Some(match result {
+        self.info.status.guest_fork = Some(match result {
             Ok(report) => {
                 told.complete();
                 GuestForkOutcome::Report(report)
             }
-            Err(words) => {
-                told.refuse(Refusal::Failed);
-                GuestForkOutcome::Error(words)
+            Err(error) => {
+                told.refuse(refusal(error.code));
+                GuestForkOutcome::Error(error.to_string())
             }
         });
         self.keep();
@@ -158,10 +156,9 @@ impl Owner {
 }
 
 /// What the guest is told; who runs it is told more.
-fn refusal(error: &ForkError) -> Refusal {
-    match error {
-        ForkError::Count(_) => Refusal::Count,
-        ForkError::Spent { .. } => Refusal::Spent,
+fn refusal(code: Code) -> Refusal {
+    match code {
+        Code::Limit => Refusal::Spent,
         _ => Refusal::Failed,
     }
 }

@@ -1,60 +1,60 @@
 //! A fork whose clones are waited for on a thread of its own.
 
+use crate::control::Answer;
 use crate::fork::{Begun, ForkError};
 use crate::task::{Forked, Task};
-use hyperfork_api::control::Reply;
-use hyperfork_api::one_line;
+use hyperfork_api::control::Fork;
+use hyperfork_api::{Error, ForkReport};
 use std::sync::mpsc::Sender;
 
 /// What has to be told when the fork is over, however its thread ends: dropping it tells the
-/// caller and the owner. Without that a panic would have the clones count as under way for ever.
+/// client and the owner. Without that a panic would have the clones count as under way for ever.
 pub(super) struct UnderWay {
-    tasks: Sender<Task>,
-    reply: Sender<Reply>,
-    /// What is answered if the thread panics. (The one that starts it answers if it cannot.)
-    answer: Option<Reply>,
-    forked: Option<Forked>,
+    asked: u32,
+    answer: Option<Answer<Fork>>,
+    /// Until the owner has been told.
+    tasks: Option<Sender<Task>>,
 }
 
 impl UnderWay {
-    pub(super) fn new(asked: u32, tasks: Sender<Task>, reply: Sender<Reply>) -> Self {
+    pub(super) fn new(asked: u32, answer: Answer<Fork>, tasks: Sender<Task>) -> Self {
         Self {
-            tasks,
-            reply,
-            answer: None,
-            forked: Some(Forked {
-                asked,
-                born: 0,
-                preload: None,
-            }),
+            asked,
+            answer: Some(answer),
+            tasks: Some(tasks),
         }
     }
 
     /// Waits for the clones, answers, and cleans up.
     pub(super) fn finish(mut self, begun: Begun) {
-        self.answer = Some(Reply::Error(one_line(&ForkError::GivenUp)));
         let finished = begun.finish();
-        let (answer, born) = match &finished.report {
-            Ok(report) => (Reply::Forked(report.clone()), report.clones.len() as u32),
-            Err(error) => (Reply::Error(one_line(error)), 0),
+        let report = finished.report.as_ref();
+        let born = report.map_or_else(|_| Vec::new(), ForkReport::names);
+        self.answer(report.cloned().map_err(Error::from));
+        let Some(tasks) = self.tasks.take() else {
+            return;
         };
-        self.answer = None;
-        let _ = self.reply.send(answer);
-        if let Some(forked) = &mut self.forked {
-            forked.born = born;
-            forked.preload = finished.clean_up();
+        let asked = self.asked;
+        let _ = tasks.send(Task::Forked(Forked { asked, born }));
+        if let Some((hint, fds)) = finished.clean_up() {
+            let _ = tasks.send(Task::Preload(hint, fds));
+        }
+    }
+
+    fn answer(&mut self, result: Result<ForkReport, Error>) {
+        if let Some(answer) = self.answer.take() {
+            answer.give(result);
         }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            let _ = self.reply.send(answer);
-        }
-        if let Some(forked) = self.forked.take() {
+        self.answer(Err((&ForkError::GivenUp).into()));
+        if let Some(tasks) = self.tasks.take() {
+            let (asked, born) = (self.asked, Vec::new());
             // The owner may have ended.
-            let _ = self.tasks.send(Task::Forked(forked));
+            let _ = tasks.send(Task::Forked(Forked { asked, born }));
         }
     }
 }

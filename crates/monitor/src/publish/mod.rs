@@ -38,13 +38,13 @@ pub(super) fn connect(new: &mut NewVm, network: Option<&Namespace>) -> Result<Pu
         return Ok(Published::default());
     };
     new.identity.network = Some(network.guest());
-    new.info.ip = network.ip();
+    new.info.status.ip = network.ip();
     let is_clone = new.identity.generation > 0;
     let wanted = new.spec.guest.network();
     let wanted = wanted.map_or(&[][..], |network| &network.ports);
     let taken = wanted.iter().map(|&port| take(port, is_clone));
     let taken: Vec<_> = taken.collect::<Result<_, _>>()?;
-    new.info.ports = taken.iter().map(|(_, port)| *port).collect();
+    new.info.status.ports = taken.iter().map(|(_, port)| *port).collect();
     Ok(Published(taken))
 }
 

@@ -1,5 +1,9 @@
 //! What a VM is made of, as asked for by a user.
 
+mod check;
+
+pub use check::{SpecError, check_size};
+
 use crate::{Bytes, Network, VmName, guest::Command};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -38,66 +42,6 @@ impl VmSpec {
     pub const MAX_MEMORY: Bytes = Bytes::mib(1 << 20);
     /// Most virtio devices: each has an interrupt line of its own.
     pub const MAX_DEVICES: usize = 14;
-
-    /// Whether such a VM can be. Every party that receives a specification checks it: a
-    /// command line may have done so, another client may not.
-    ///
-    /// # Errors
-    /// [`SpecError`], the first that is found.
-    pub fn check(&self) -> Result<(), SpecError> {
-        check_size(self.cpus, self.memory)?;
-        if let Guest::Linux(guest) = &self.guest {
-            let devices = guest.devices();
-            if devices > Self::MAX_DEVICES {
-                return Err(SpecError::Devices(devices));
-            }
-            if guest.cmdline.contains('\0') {
-                return Err(SpecError::CommandLine);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a VM may have so many CPUs and so much memory.
-///
-/// # Errors
-/// [`SpecError::Cpus`], [`SpecError::Memory`].
-pub fn check_size(cpus: u8, memory: Bytes) -> Result<(), SpecError> {
-    if !(1..=VmSpec::MAX_CPUS).contains(&cpus) {
-        return Err(SpecError::Cpus(cpus));
-    }
-    let possible = VmSpec::MIN_MEMORY..=VmSpec::MAX_MEMORY;
-    if !possible.contains(&memory) || !memory.0.is_multiple_of(VmSpec::MEMORY_STEP.0) {
-        return Err(SpecError::Memory(memory));
-    }
-    Ok(())
-}
-
-/// Why there can be no such VM.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// Too few or too many CPUs.
-    #[error("a VM has 1 to {max} CPUs, not {0}", max = VmSpec::MAX_CPUS)]
-    Cpus(u8),
-    /// Too little, too much, or an odd amount of memory.
-    #[error(
-        "a VM has {least} to {most} of memory, in steps of {step}, not {0}",
-        least = VmSpec::MIN_MEMORY,
-        most = VmSpec::MAX_MEMORY,
-        step = VmSpec::MEMORY_STEP
-    )]
-    Memory(Bytes),
-    /// Too many devices.
-    #[error(
-        "disks, shared directories and what every VM has come to {0} devices: a VM has room for \
-         {max}",
-        max = VmSpec::MAX_DEVICES
-    )]
-    Devices(usize),
-    /// A kernel's command line ends at a NUL.
-    #[error("the kernel's command line has a NUL character in it")]
-    CommandLine,
 }
 
 /// What runs in a VM.

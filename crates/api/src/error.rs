@@ -1,0 +1,166 @@
+//! Errors as they are passed on: what kind, in words, and why.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+
+/// Why something was not done, as a VM's process tells it. Shown, it is one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// For programs.
+    pub code: Code,
+    /// For people: what failed, and where there is something to do about it, what.
+    pub message: String,
+    /// What lies behind it, the nearest first.
+    #[serde(default)]
+    pub causes: Vec<String>,
+}
+
+/// The kinds of errors, each with the HTTP status that comes nearest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The request makes no sense, whatever the VM is like (400).
+    Invalid,
+    /// The VM is there, and has no such thing (404).
+    NotFound,
+    /// The VM is in another state than the request is for: paused, say (409).
+    WrongState,
+    /// The VM is not ready yet; later it may work (409).
+    NotReady,
+    /// The VM has ended (410).
+    NotRunning,
+    /// The name, port or address is taken (409).
+    InUse,
+    /// More than was allowed (429).
+    Limit,
+    /// The request is longer than [`MAX_LINE`](crate::control::MAX_LINE) (413).
+    TooLong,
+    /// It takes an agent in the guest, which this one has not (422).
+    NoAgent,
+    /// The guest did not do its part: it ended, refused, or became silent (502).
+    Guest,
+    /// Something did not come about in the time that it had (504).
+    Timeout,
+    /// The client and the VM's process are of versions that do not understand each other (505).
+    UnsupportedVersion,
+    /// The host's kernel refused: no space, no descriptors, no memory, no permission (507).
+    Host,
+    /// Anything else, which is a fault of HyperFork's (500).
+    Internal,
+}
+
+impl Error {
+    /// One without a cause.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+        }
+    }
+
+    /// An error with all its causes.
+    pub fn of(code: Code, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::new(code, error.to_string()).with_causes(error.source())
+    }
+
+    /// As [`of`](Self::of): [`Code::Host`] if the system is behind it, or [`Code::Internal`].
+    pub fn of_any(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::of(Code::of_cause(error).unwrap_or(Code::Internal), error)
+    }
+
+    /// A sentence, and the error that it is about as its first cause.
+    pub fn because(
+        code: Code,
+        message: impl Into<String>,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        Self::new(code, message).with_causes(Some(cause))
+    }
+
+    fn with_causes(mut self, mut cause: Option<&(dyn std::error::Error + 'static)>) -> Self {
+        while let Some(error) = cause {
+            match error.downcast_ref::<Self>() {
+                Some(told) => {
+                    self.causes.push(told.message.clone());
+                    self.causes.extend_from_slice(&told.causes);
+                }
+                None => self.causes.push(error.to_string()),
+            }
+            cause = error.source();
+        }
+        self
+    }
+}
+
+impl Code {
+    /// [`Code::Host`], if an error of the system's is among the causes.
+    pub fn of_cause(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.is::<io::Error>() {
+                return Some(Self::Host);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut said = self.message.clone();
+        for cause in &self.causes {
+            // Some errors have their cause in their own words.
+            if !said.contains(cause.as_str()) {
+                write!(f, ": {cause}")?;
+                said.push_str(cause);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot write {path}")]
+    struct CannotWrite {
+        path: &'static str,
+        source: io::Error,
+    }
+
+    fn full() -> CannotWrite {
+        let source = io::Error::from_raw_os_error(28);
+        CannotWrite { path: "x", source }
+    }
+
+    #[test]
+    fn an_error_keeps_its_causes_and_is_shown_in_one_line() {
+        let error = Error::of_any(&full());
+        assert_eq!(error.code, Code::Host);
+        assert_eq!(error.message, "cannot write x");
+        assert_eq!(error.causes.len(), 1);
+        let line = error.to_string();
+        assert!(line.starts_with("cannot write x: No space left"), "{line}");
+        let wire = serde_json::to_value(&error).unwrap();
+        assert_eq!(wire["code"], "host");
+        assert_eq!(serde_json::from_value::<Error>(wire).unwrap(), error);
+    }
+
+    #[test]
+    fn a_cause_that_was_said_already_is_not_said_again() {
+        let error = Error::because(
+            Code::Guest,
+            "it failed: no init",
+            &Error::new(Code::Guest, "no init"),
+        );
+        assert_eq!(error.to_string(), "it failed: no init");
+    }
+}

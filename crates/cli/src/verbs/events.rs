@@ -1,0 +1,25 @@
+//! `events`.
+
+use crate::args::Events;
+use crate::config;
+use crate::ui::{self, utc};
+use hyperfork_host::events;
+
+/// Prints what happens to VMs, until it is interrupted. Ctrl-C ends it as it ends `logs -f`.
+///
+/// # Errors
+/// The run directory cannot be watched, or standard output is closed.
+pub(crate) fn run(args: Events) -> anyhow::Result<u8> {
+    let mut events = events::Events::begin(config::run_dir()?, args.vms)?;
+    loop {
+        match events.receive()? {
+            Ok(event) if args.json => ui::line(serde_json::to_string(&event)?)?,
+            Ok(event) => {
+                let time = utc(event.time_unix_ms);
+                ui::line(format_args!("{time} {} {}", event.vm, event.what))?;
+            }
+            // The others go on.
+            Err(error) => ui::error(&error.into()),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Being told what happens to VMs, without a daemon: each VM's process tells those who
+//! [subscribe](Subscribe), and the run directory tells which VMs come and go (inotify(7)).
+//!
+//! ```text
+//!  run directory:  a name comes ─> connecting ──> subscribed ──> ended ──> the name goes
+//!                                   (again and        │            ▲
+//!                                    again: there     └─ closed ───┘ without a last word:
+//!                                    is a socket         it was killed, or has dropped us
+//!                                    soon)
+//! ```
+
+mod run_dir_watch;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use crate::client::ClientError;
+use crate::run_dir::{RunDir, RunDirError};
+use hyperfork_api::{Event, VmName};
+use hyperfork_sys::clock::unix_ms;
+use hyperfork_sys::descriptors;
+use run_dir_watch::{Change, RunDirWatch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::time::Duration;
+use subscription::{Subscription, Told};
+
+/// What happens to the VMs of a run directory from some moment on.
+#[derive(Debug)]
+pub struct Events {
+    run_dir: RunDir,
+    watch: RunDirWatch,
+    /// Which VMs; all, if empty.
+    only: Vec<VmName>,
+    /// When it began.
+    since_unix_ms: u64,
+    vms: BTreeMap<VmName, Subscription>,
+    told: VecDeque<Result<Event, ClientError>>,
+}
+
+/// Why nothing can be told any more.
+#[derive(Debug, thiserror::Error)]
+pub enum EventsError {
+    /// The run directory cannot be watched.
+    #[error("cannot watch the run directory")]
+    Watch(#[source] io::Error),
+    /// Nothing can be waited for.
+    #[error("cannot wait for events")]
+    Wait(#[source] io::Error),
+    /// The run directory cannot be read.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+}
+
+/// How long a VM whose socket is not there yet is left alone.
+const AGAIN: Duration = Duration::from_millis(10);
+
+impl Events {
+    /// From now on, of the VMs of these names, or of all, if there are none.
+    ///
+    /// # Errors
+    /// [`EventsError`].
+    pub fn begin(run_dir: RunDir, only: Vec<VmName>) -> Result<Self, EventsError> {
+        // One for each VM.
+        descriptors::expect_many();
+        let mut events = Self {
+            // Before it is looked who is there: none is missed in between.
+            watch: RunDirWatch::begin(&run_dir).map_err(EventsError::Watch)?,
+            run_dir,
+            only,
+            since_unix_ms: unix_ms(),
+            vms: BTreeMap::new(),
+            told: VecDeque::new(),
+        };
+        events.look_around()?;
+        // Those that are there are subscribed to before the caller goes on.
+        events.connect();
+        Ok(events)
+    }
+
+    /// Waits for the next event, or for the next VM that cannot tell any, and why.
+    ///
+    /// # Errors
+    /// [`EventsError`].
+    pub fn receive(&mut self) -> Result<Result<Event, ClientError>, EventsError> {
+        loop {
+            if let Some(told) = self.told.pop_front() {
+                return Ok(told);
+            }
+            self.wait()?;
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), EventsError> {
+        self.connect();
+        if !self.told.is_empty() {
+            return Ok(());
+        }
+        let connecting = self.vms.values().any(Subscription::is_connecting);
+        let again = Timespec {
+            tv_sec: 0,
+            tv_nsec: AGAIN.subsec_nanos().into(),
+        };
+        let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
+        let subscribed = self.vms.values().filter_map(Subscription::stream);
+        fds.extend(subscribed.map(|stream| PollFd::new(stream, PollFlags::IN)));
+        match poll(&mut fds, connecting.then_some(&again)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(EventsError::Wait(error.into())),
+        }
+        // What VMs have said comes before what became of their directories.
+        for (name, vm) in &mut self.vms {
+            pass_on(&mut self.told, name, vm.read());
+        }
+        self.follow_the_run_dir()
+    }
+
+    /// Connects to the VMs that can be connected to, and settles what has become of the others.
+    fn connect(&mut self) {
+        for (name, vm) in &mut self.vms {
+            pass_on(&mut self.told, name, vm.connect());
+        }
+        self.vms.retain(|_, vm| !vm.is_over());
+    }
+
+    fn follow_the_run_dir(&mut self) -> Result<(), EventsError> {
+        for change in self.watch.changes().map_err(EventsError::Watch)? {
+            match change {
+                Change::Came(name) => self.came(&name),
+                Change::Went(name) => self.went(&name),
+                Change::Missed => self.look_around()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at all there is, at first and when changes were missed.
+    fn look_around(&mut self) -> Result<(), EventsError> {
+        let there: Vec<_> = self.run_dir.list()?;
+        for dir in &there {
+            self.came(dir.name());
+        }
+        let gone: Vec<_> = self.vms.keys().cloned().collect();
+        for name in gone {
+            if !there.iter().any(|dir| *dir.name() == name) {
+                self.went(&name);
+            }
+        }
+        Ok(())
+    }
+
+    fn came(&mut self, name: &VmName) {
+        if !self.only.is_empty() && !self.only.contains(name) {
+            return;
+        }
+        let is_known = self.vms.get(name).is_some_and(|vm| !vm.is_removed());
+        if is_known {
+            return;
+        }
+        // Another one that had the name before.
+        if let Some(mut before) = self.vms.remove(name) {
+            pass_on(&mut self.told, name, before.give_up());
+        }
+        let vm = Subscription::new(self.run_dir.vm(name), self.since_unix_ms);
+        self.vms.insert(name.clone(), vm);
+    }
+
+    fn went(&mut self, name: &VmName) {
+        if let Some(vm) = self.vms.get_mut(name) {
+            vm.removed();
+        }
+    }
+}
+
+fn pass_on(
+    told: &mut VecDeque<Result<Event, ClientError>>,
+    vm: &VmName,
+    what: impl IntoIterator<Item = Told>,
+) {
+    told.extend(what.into_iter().map(|what| match what {
+        Told::Event(event) => Ok(event),
+        Told::Seen(what) => Ok(Event {
+            time_unix_ms: unix_ms(),
+            vm: vm.clone(),
+            what,
+        }),
+        Told::Unable(error) => Err(error),
+    }));
+}

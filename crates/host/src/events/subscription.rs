@@ -1,0 +1,263 @@
+//! A VM, as one sees it who wants to know what happens to it.
+
+use crate::client::ClientError;
+use crate::lines::{self, line_of};
+use crate::run_dir::VmDir;
+use hyperfork_api::control::{Answer, Request, Subscribe};
+use hyperfork_api::event::What;
+use hyperfork_api::{Event, VmInfo};
+use hyperfork_sys::clock::unix_ms;
+use hyperfork_sys::connect;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// What comes of a VM.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// In its own words.
+    Event(Event),
+    /// As seen from outside, now.
+    Seen(What),
+    /// Nothing will come of it, for this reason.
+    Unable(ClientError),
+}
+
+/// A VM and the connection to it, if there is one.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    dir: VmDir,
+    /// When the first was that is to be told, and when the next is.
+    began_unix_ms: u64,
+    since_unix_ms: u64,
+    state: State,
+    /// Whether it has been a VM since, and whether it was one ever.
+    was_subscribed: bool,
+    is_known: bool,
+    /// Whether its name is gone.
+    is_removed: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Its socket is not there yet, or it has closed the connection.
+    Connecting,
+    /// It tells what happens.
+    Subscribed(Lines),
+    /// It has ended, or will tell nothing.
+    Ended,
+    /// All is told that there was.
+    Over,
+}
+
+/// How long a process may take to take a connection.
+const CONNECT: Duration = Duration::from_millis(50);
+
+impl Subscription {
+    pub(super) fn new(dir: VmDir, began_unix_ms: u64) -> Self {
+        Self {
+            dir,
+            began_unix_ms,
+            since_unix_ms: began_unix_ms,
+            state: State::Connecting,
+            was_subscribed: false,
+            is_known: false,
+            is_removed: false,
+        }
+    }
+
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting)
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.is_removed
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    pub(super) fn stream(&self) -> Option<&UnixStream> {
+        match &self.state {
+            State::Subscribed(lines) => Some(&lines.stream),
+            _ => None,
+        }
+    }
+
+    /// Its name is gone. What it has said before is told before that.
+    pub(super) fn removed(&mut self) {
+        self.is_removed = true;
+    }
+
+    /// All there is to tell of it now that another has its name.
+    pub(super) fn give_up(&mut self) -> Vec<Told> {
+        let mut told = self.read();
+        if self.is_known {
+            told.push(Told::Seen(What::Removed));
+        }
+        self.state = State::Over;
+        told
+    }
+
+    /// Goes on as far as it can without waiting.
+    pub(super) fn connect(&mut self) -> Vec<Told> {
+        let mut told = Vec::new();
+        if let State::Connecting = self.state {
+            match Lines::subscribe(&self.dir, self.since_unix_ms) {
+                Ok(lines) => self.state = State::Subscribed(lines),
+                // There will be a socket, or it stands still. (It may have been removed since.)
+                Err(_) if self.dir.is_alive() && !self.is_removed => {}
+                Err(_) => told.extend(self.has_ended()),
+            }
+        }
+        if let (State::Ended, true) = (&self.state, self.is_removed) {
+            if self.is_known {
+                told.push(Told::Seen(What::Removed));
+            }
+            self.state = State::Over;
+        }
+        told
+    }
+
+    /// There is no process. What it left tells how it ended, unless that was before.
+    fn has_ended(&mut self) -> Option<Told> {
+        self.state = State::Ended;
+        let left = match self.is_removed {
+            true => None,
+            false => self.dir.left_info().ok(),
+        };
+        self.is_known |= left.is_some();
+        let lived = |info: &VmInfo| info.about.created_unix_ms >= self.began_unix_ms;
+        let is_news = self.was_subscribed || left.as_ref().is_some_and(lived);
+        is_news.then(|| Told::Seen(left.as_ref().map_or_else(killed, end_of)))
+    }
+
+    /// What it has said since the last time.
+    pub(super) fn read(&mut self) -> Vec<Told> {
+        let State::Subscribed(lines) = &mut self.state else {
+            return Vec::new();
+        };
+        let is_open = lines.receive();
+        let mut told = Vec::new();
+        while let Some(next) = lines.next(&self.dir) {
+            match next {
+                Ok(event) => {
+                    // Should it drop us, the next is what comes after.
+                    self.since_unix_ms = event.time_unix_ms + 1;
+                    let is_end = event.what.is_end();
+                    told.push(Told::Event(event));
+                    if is_end {
+                        self.is_known = true;
+                        self.state = State::Ended;
+                        return told;
+                    }
+                }
+                Err(error) => {
+                    told.push(Told::Unable(error));
+                    self.is_known = true;
+                    self.state = State::Ended;
+                    return told;
+                }
+            }
+        }
+        self.was_subscribed |= lines.has_answered;
+        self.is_known |= lines.has_answered;
+        if !is_open {
+            self.state = State::Connecting;
+            self.since_unix_ms = self.since_unix_ms.max(unix_ms());
+        }
+        told
+    }
+}
+
+/// What a VM that is gone, as far as can be seen from outside, has come to.
+fn end_of(info: &VmInfo) -> What {
+    match &info.status.error {
+        Some(error) => What::Failed {
+            error: error.clone(),
+        },
+        None => What::Stopped,
+    }
+}
+
+/// How a VM ended that has left nothing and not said a word.
+fn killed() -> What {
+    What::Failed {
+        error: "its process was killed".to_owned(),
+    }
+}
+
+/// A connection to a VM that tells what happens.
+#[derive(Debug)]
+struct Lines {
+    stream: UnixStream,
+    received: VecDeque<u8>,
+    /// Whether it has told its version, and that we are subscribed.
+    has_greeted: bool,
+    has_answered: bool,
+}
+
+impl Lines {
+    fn subscribe(dir: &VmDir, since_unix_ms: u64) -> io::Result<Self> {
+        let mut stream = connect::within(&dir.control_socket(), CONNECT)?;
+        let mut request = lines::greeting();
+        request.extend(line_of(&Request::from(Subscribe { since_unix_ms })));
+        stream.set_nonblocking(true)?;
+        stream.write_all(&request)?;
+        Ok(Self {
+            stream,
+            received: VecDeque::new(),
+            has_greeted: false,
+            has_answered: false,
+        })
+    }
+
+    /// Receives what has come; whether more can come.
+    fn receive(&mut self) -> bool {
+        let mut chunk = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(len) => self.received.extend(&chunk[..len]),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    kind => return kind == io::ErrorKind::WouldBlock,
+                },
+            }
+        }
+    }
+
+    /// The next event that has come whole, or why there will be none.
+    fn next(&mut self, dir: &VmDir) -> Option<Result<Event, ClientError>> {
+        let name = dir.name();
+        loop {
+            let end = self.received.iter().position(|byte| *byte == b'\n')?;
+            let line: Vec<u8> = self.received.drain(..=end).collect();
+            if !self.has_greeted {
+                match lines::hello_in(&line) {
+                    Some(hello) if hello.is_understood() => self.has_greeted = true,
+                    vm => {
+                        let name = name.clone();
+                        return Some(Err(ClientError::OtherVersion { name, vm }));
+                    }
+                }
+                continue;
+            }
+            let damaged = |error: serde_json::Error| ClientError::Connection {
+                name: name.clone(),
+                source: error.into(),
+            };
+            if !self.has_answered {
+                self.has_answered = true;
+                match serde_json::from_slice(&line) {
+                    Ok(Answer::Ok(())) => continue,
+                    Ok(Answer::Error(error)) => return Some(Err(ClientError::Refused(error))),
+                    Err(error) => return Some(Err(damaged(error))),
+                }
+            }
+            return Some(serde_json::from_slice(&line).map_err(damaged));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The control socket of a VM's process ([`hyperfork_api::control`]).
+
+mod answer;
+mod lines;
+mod send;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use answer::{Answer, Asked, no_thread};
+pub(crate) use send::send_now;
+
+use hyperfork_api::control::hello::FirstProtocolError;
+use hyperfork_api::control::{self, MAX_LINE, Request, hello};
+use hyperfork_api::{Code, Error};
+use hyperfork_host::lines::{self as wire, line_of};
+use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::peer::Peers;
+use hyperfork_sys::{accept, note};
+use lines::Line;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Answers given to the connections and not yet written out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pending(Arc<(Mutex<usize>, Condvar)>);
+
+impl Pending {
+    fn add(&self, change: isize) {
+        let mut count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = count.saturating_add_signed(change);
+        self.0.1.notify_all();
+    }
+
+    /// Waits until every request has its answer on the wire, but not for ever: a
+    /// client that does not read must not keep the process alive.
+    pub(super) fn wait(&self) {
+        let count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self
+            .0
+            .1
+            .wait_timeout_while(count, Duration::from_secs(1), |count| *count > 0);
+    }
+}
+
+/// Binds the socket and serves it on threads of its own: one for the listener
+/// and one for each connection.
+pub(super) fn serve(
+    path: &Path,
+    pending: Pending,
+    ask: impl Fn(Asked) + Send + Sync + 'static,
+) -> io::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    let ask = Arc::new(ask);
+    let peers = Peers::of_this_process();
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            accept::each(&listener, |stream| {
+                if !peers.include(&stream) {
+                    return;
+                }
+                let (ask, pending) = (ask.clone(), pending.clone());
+                let served = thread::Builder::new()
+                    .name("control".into())
+                    .spawn(move || converse(stream, &pending, &*ask));
+                if let Err(error) = served {
+                    note!("a control connection cannot be served: {error}");
+                }
+            });
+        })?;
+    Ok(())
+}
+
+/// Serves a connection until the client closes it, cannot be understood, or subscribes. An
+/// error is the connection's, and its end.
+fn converse(stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
+    let _ = stream.try_clone().and_then(|reader| {
+        let mut reader = BufReader::new(reader);
+        match greet(&mut reader, &stream)? {
+            Some(greeting) => serve_requests(reader, stream, greeting, pending, ask),
+            None => Ok(()),
+        }
+    });
+}
+
+/// Reads the client's greeting. Gives ours, which is written with the first answer; or none,
+/// where the two do not understand each other and the client has been told.
+fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let line = match lines::read(reader, MAX_LINE)? {
+        Line::Whole(line) => line,
+        Line::TooLong => Vec::new(),
+        Line::End => return Ok(None),
+    };
+    let mut greeting = wire::greeting();
+    match wire::hello_in(&line) {
+        Some(client) if client.is_understood() => return Ok(Some(greeting)),
+        Some(client) => {
+            let words = hello::other_client(Some(&client));
+            greeting.extend(refusal(Error::new(Code::UnsupportedVersion, words)));
+        }
+        // A client of the first protocol takes this for an answer of its own.
+        None => {
+            let error = hello::other_client(None);
+            greeting = line_of(&FirstProtocolError { error });
+        }
+    }
+    stream.write_all(&greeting)?;
+    Ok(None)
+}
+
+fn serve_requests(
+    mut reader: impl BufRead,
+    mut stream: UnixStream,
+    greeting: Vec<u8>,
+    pending: &Pending,
+    ask: &impl Fn(Asked),
+) -> io::Result<()> {
+    let mut out = greeting;
+    loop {
+        let line = match lines::read(&mut reader, MAX_LINE)? {
+            Line::End => return Ok(()),
+            line => line,
+        };
+        let arrival = Monotonic::now();
+        let request = match line {
+            Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
+                Error::new(Code::Invalid, format!("this is not a request: {error}"))
+            }),
+            _ => Err(Error::new(
+                Code::TooLong,
+                format!("a request has {MAX_LINE} bytes at most"),
+            )),
+        };
+        let (lines, answer) = channel();
+        if let Ok(request @ Request::Subscribe(_)) = request {
+            stream.write_all(&out)?;
+            ask(Asked::new(request, arrival, &stream, lines)?);
+            return Ok(());
+        }
+        pending.add(1);
+        let written = answered(request, |request| {
+            ask(Asked::new(request, arrival, &stream, lines)?);
+            answer.recv().map_err(io::Error::other)
+        })
+        .and_then(|answer| {
+            // The greeting and the first answer in one piece.
+            out.extend(answer);
+            (&stream).write_all(&out)
+        });
+        out.clear();
+        pending.add(-1);
+        written?;
+    }
+}
+
+fn answered(
+    request: Result<Request, Error>,
+    ask: impl FnOnce(Request) -> io::Result<Vec<u8>>,
+) -> io::Result<Vec<u8>> {
+    match request {
+        Ok(request) => ask(request),
+        Err(error) => Ok(refusal(error)),
+    }
+}
+
+/// An answer to a request of any type.
+fn refusal(error: Error) -> Vec<u8> {
+    line_of(&control::Answer::<()>::Error(error))
+}
