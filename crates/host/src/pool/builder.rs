@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::handover::{LauncherEnd, Progress};
 use hyperfork_api::Error;
 use hyperfork_state::Shape;
-use hyperfork_sys::note;
+use hyperfork_sys::{note, process};
 use std::io;
 use std::time::Duration;
 
@@ -67,13 +67,25 @@ impl Stock {
         let claim = config.run_dir.nameless()?;
         let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
         self.holds(&launcher);
-        if !launcher.wait(BUILDING)? {
-            return Err(NoShell::Silent);
+        match built(&launcher) {
+            Ok(()) => Ok(launcher),
+            Err(error) => {
+                // With what it leaves if it was killed.
+                launcher.end();
+                Err(error)
+            }
         }
-        match launcher.progress() {
-            Progress::Shell => Ok(launcher),
-            Progress::Failed(error) => Err(NoShell::Failed(error)),
-            other => Err(NoShell::Unexpected(other)),
-        }
+    }
+}
+
+fn built(launcher: &LauncherEnd) -> Result<(), NoShell> {
+    // One that was stopped before it was held has not been noticed.
+    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILDING)? {
+        return Err(NoShell::Silent);
+    }
+    match launcher.progress() {
+        Progress::Shell => Ok(()),
+        Progress::Failed(error) => Err(NoShell::Failed(error)),
+        other => Err(NoShell::Unexpected(other)),
     }
 }

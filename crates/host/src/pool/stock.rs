@@ -64,6 +64,8 @@ struct Inner {
     in_work: Option<PoolKey>,
     /// The process of the shell that the builder is at, outside the stock.
     held: Option<u32>,
+    /// Whether that has ended or stands still since.
+    is_lost: bool,
     connections: usize,
     /// When something was taken last.
     taken: Duration,
@@ -93,6 +95,7 @@ impl Stock {
                 preloaded: 0,
                 in_work: None,
                 held: None,
+                is_lost: false,
                 connections: 0,
                 taken: Duration::ZERO,
                 quiet_until: Duration::ZERO,
@@ -213,6 +216,7 @@ impl Stock {
     pub(super) fn next_job(&self) -> Job {
         let mut inner = self.inner();
         let job = inner.next_job(self.begun.elapsed());
+        inner.is_lost = false;
         (inner.in_work, inner.held) = match &job {
             Job::Build(key) => (Some(key.clone()), None),
             Job::Preload(key, shell, _) => (Some(key.clone()), shell.launcher.pid()),
@@ -223,7 +227,8 @@ impl Stock {
 
     /// The builder is at the shell of this process.
     pub(super) fn holds(&self, launcher: &LauncherEnd) {
-        self.inner().held = launcher.pid();
+        let mut inner = self.inner();
+        (inner.held, inner.is_lost) = (launcher.pid(), false);
     }
 
     /// A child has ended or stands still. A shell in stock is no use to anyone then, and one
@@ -235,7 +240,9 @@ impl Stock {
         let lost: Vec<_> = stocks
             .flat_map(|shells| shells.extract_if(.., is_it))
             .collect();
-        let is_ours = !lost.is_empty() || inner.held == Some(pid);
+        let is_held = inner.held == Some(pid);
+        inner.is_lost |= is_held;
+        let is_ours = !lost.is_empty() || is_held;
         drop(inner);
         if !is_ours {
             return;
@@ -250,11 +257,14 @@ impl Stock {
     }
 
     /// What the builder was at is done: a shell to put into stock, or none.
-    pub(super) fn done(&self, key: PoolKey, shell: Option<Stocked>) {
+    pub(super) fn done(&self, key: PoolKey, mut shell: Option<Stocked>) {
         let mut inner = self.inner();
         (inner.in_work, inner.held) = (None, None);
+        let lost = shell.take_if(|_| inner.is_lost);
         // Its client may be gone by now, and then it is too many.
         inner.shells.entry(key).or_default().extend(shell);
+        drop(inner);
+        LauncherEnd::end_all(lost.map(|shell| shell.launcher));
         self.changed.notify_all();
     }
 
