@@ -102,14 +102,15 @@ fn a_stock_that_stands_still_delays_no_fork() {
     user.nano("q");
     let stock = with_stock(&user);
     stock.iter().for_each(|&shell| signal(shell, "STOP"));
+    // The pool has a moment to notice; one that a fork took before would fail that fork.
+    eventually("the end of those that stood still", || {
+        !stock.iter().any(|&shell| lives(shell))
+    });
     for vm in ["p", "q"] {
         let forked = soon(&user, &["fork", vm, "-n", "3", "--json"]);
         assert_eq!(forked.status, 0, "{forked:?}");
         must_answer(&user, vm);
     }
-    eventually("the end of those that stood still", || {
-        !stock.iter().any(|&shell| lives(shell))
-    });
     assert_eq!(user.names().len(), 8);
 }
 

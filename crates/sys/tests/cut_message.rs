@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 fn descriptors() -> u64 {
     // One of them is the listing's own.
-    fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1
+    fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64 - 1
 }
 
 #[test]
