@@ -73,6 +73,30 @@ const SOAKS: &[Soak] = &[
         },
     },
     Soak {
+        name: "faults",
+        round: "a fork of the embedded guest, while processes around it are killed and stopped",
+        rounds: 1000,
+        how: How::Test {
+            package: "hyperfork-cli",
+            test: "random_faults",
+            filter: "",
+            variable: "HYPERFORK_FAULT_ROUNDS",
+            more: &[],
+        },
+    },
+    Soak {
+        name: "faults-linux",
+        round: "the same with a Linux guest",
+        rounds: 100,
+        how: How::Test {
+            package: "hyperfork-cli",
+            test: "random_faults",
+            filter: "",
+            variable: "HYPERFORK_FAULT_ROUNDS",
+            more: &[("HYPERFORK_FAULT_IMAGE", "base")],
+        },
+    },
+    Soak {
         name: "identity",
         round: "64 clones of a Python process that was running, asked for all that must differ",
         rounds: 20,

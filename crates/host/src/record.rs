@@ -3,6 +3,7 @@
 use crate::run_dir::VmDir;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmAbout, VmInfo, VmName, VmSpec, VmStatus, VmUsage};
+use hyperfork_sys::fault;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,6 +43,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
 /// # Errors
 /// The file system's.
 pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+    fault::point("clone.record")?;
     let path = dir.info_path();
     let temporary = path.with_extension("json.new");
     fs::write(&temporary, serde_json::to_vec_pretty(info)?)?;

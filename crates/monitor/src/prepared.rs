@@ -9,6 +9,7 @@ use hyperfork_host::handover::{BuildShell, NewVm};
 use hyperfork_host::{Config, RunDir, VmDir};
 use hyperfork_net::Namespace;
 use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fault;
 use hyperfork_sys::fds::FdTable;
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
@@ -54,6 +55,7 @@ impl Prepared {
     /// Builds the shell that is ordered, in its directory.
     pub(crate) fn build(config: &Config, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
         let since = Monotonic::now();
+        fault::point("shell.kvm")?;
         let host = Host::open().map_err(MachineError::from)?;
         let shape = order.shape.clone();
         let shell = match order.warm {
@@ -71,6 +73,7 @@ impl Prepared {
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
+        fault::point("shell.surroundings")?;
         let kind = shell.shape().net.as_ref();
         let network = kind.map(|kind| Namespace::prepare(&config.network(), kind));
         let network = network.transpose()?;
@@ -120,6 +123,7 @@ impl Prepared {
 
     /// Gets memory ready that clones of one family have in common.
     pub(crate) fn preload(&mut self, hint: &[u8], fds: &FdTable) -> Result<(), Box<dyn Error>> {
+        fault::point("shell.preload")?;
         Ok(self.shell.preload(&Preload::decode(hint)?, fds)?)
     }
 
@@ -150,6 +154,7 @@ impl Prepared {
         fds: &FdTable,
     ) -> Result<ReadyVm, Box<dyn Error>> {
         let received = Monotonic::now();
+        fault::point("clone.decode")?;
         new.spec.check()?;
         let state = MachineState::decode(state)?;
         let around = self.around;

@@ -3,13 +3,13 @@
 use crate::owner;
 use crate::prepared::{Prepared, ReadyVm};
 use crate::signals;
-use hyperfork_api::one_line;
+use hyperfork_api::{self as api, Code, one_line};
 use hyperfork_host::handover::{BuildShell, Order, Progress, VmEnd};
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::sched::{self, Urgent};
-use hyperfork_sys::{descriptors, secrecy};
+use hyperfork_sys::{descriptors, fault, secrecy};
 use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
@@ -30,9 +30,13 @@ pub(crate) fn main() -> Result<(), String> {
     signals::hold().map_err(|error| one_line(&error))?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| one_line(&error))?));
-    let (order, mut claim) = launcher
-        .build_shell()
-        .map_err(|error| format!("there is no order: {}", one_line(&error)))?;
+    let (order, mut claim) = launcher.build_shell().map_err(|error| {
+        // Its log may be what there is no room for.
+        let told = api::Error::because(Code::Host, "there is no order", &error);
+        launcher.report(&Progress::Failed(told.clone()));
+        told.to_string()
+    })?;
+    fault::arm_from(&order.run_dir);
     let config = Config {
         run_dir: RunDir::at(order.run_dir.clone()),
         program: Program::of_this_process(),

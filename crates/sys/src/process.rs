@@ -4,6 +4,16 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 
+/// Whether the process of this number, a child that has not been reaped, was stopped.
+pub fn stands_still(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name, in parentheses, may have any in it.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state == Some('T')
+}
+
 /// A process (`pidfd_open(2)`).
 #[derive(Debug)]
 pub struct Process(OwnedFd);

@@ -73,12 +73,17 @@ pub fn on_each(
         .map(drop)
 }
 
-/// Reaps children whenever one ends. To be called before there are threads.
+/// Calls `changed` with the number of each child that has ended, or stands still (true). To
+/// be called before there are threads. The number of one that has ended is free again.
 ///
 /// # Errors
 /// As [`on_each`].
-pub fn reap_children() -> io::Result<()> {
-    on_each(&[Signal::CHILD], |_| reap())
+pub fn watch_children(mut changed: impl FnMut(u32, bool) + Send + 'static) -> io::Result<()> {
+    on_each(&[Signal::CHILD], move |_| {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+            changed(pid.as_raw_nonzero().get().unsigned_abs(), status.stopped());
+        }
+    })
 }
 
 /// Reaps all children that have ended.

@@ -6,7 +6,7 @@ use crate::run_dir::{Claim, RunDir, RunDirError, VmDir};
 use hyperfork_api::{Code, Error, VmName};
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::{note, scm};
+use hyperfork_sys::{fault, note, scm};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -21,12 +21,18 @@ use std::time::{Duration, Instant};
 pub struct LauncherEnd {
     socket: UnixStream,
     dir: VmDir,
+    /// The process, for the party that has started it.
+    pid: Option<u32>,
 }
 
 impl LauncherEnd {
     /// The end of a process that another party has started.
     pub fn taken(socket: UnixStream, dir: VmDir) -> Self {
-        Self { socket, dir }
+        Self {
+            socket,
+            dir,
+            pid: None,
+        }
     }
 
     /// Starts a process with the directory of `claim` and has it build its shell.
@@ -44,12 +50,13 @@ impl LauncherEnd {
     }
 
     fn try_spawn(config: &Config, claim: &Claim, shape: &Shape, warm: bool) -> io::Result<Self> {
+        fault::point("shells.spawn")?;
         let (ours, theirs) = UnixStream::pair()?;
         let log = claim
             .dir
             .create(&claim.dir.monitor_log())
             .map_err(io::Error::other)?;
-        config
+        let process = config
             .program
             .vm(claim.dir.name())?
             .stdin(OwnedFd::from(theirs))
@@ -63,8 +70,17 @@ impl LauncherEnd {
             warm,
             settings: config.settings,
         };
+        fault::point("shells.order")?;
         send(&ours, &order, &[claim.lock.try_clone()?.into()])?;
-        Ok(Self::taken(ours, claim.dir.clone()))
+        Ok(Self {
+            pid: Some(process.id()),
+            ..Self::taken(ours, claim.dir.clone())
+        })
+    }
+
+    /// The process, for the party that has started it: its child.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// The VM's directory.
@@ -99,6 +115,7 @@ impl LauncherEnd {
     /// # Errors
     /// The socket's.
     pub fn preload(&self, hint: Vec<u8>, fds: &FdTable) -> io::Result<()> {
+        fault::point("pool.preload")?;
         send(&self.socket, &Order::Preload(hint), fds.as_slice())
     }
 
@@ -107,7 +124,9 @@ impl LauncherEnd {
     /// # Errors
     /// The socket's.
     pub fn clone_from(&self, vm: NewVm, state: &[u8], fds: &FdTable) -> io::Result<()> {
+        fault::point("handover.order")?;
         send(&self.socket, &Order::Clone(Box::new(vm)), &[])?;
+        fault::point("handover.state")?;
         scm::send(&self.socket, state, fds.as_slice())
     }
 
@@ -116,6 +135,7 @@ impl LauncherEnd {
     /// # Errors
     /// The socket's.
     pub fn release(&self) -> io::Result<()> {
+        fault::point("fork.release")?;
         scm::send(&self.socket, &[], &[])
     }
 
@@ -123,13 +143,15 @@ impl LauncherEnd {
     /// comes after that. One that has ended by itself, or says nothing, is not waited for.
     pub fn await_confirmation(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
-        let _ = receive_within::<Released>(&self.socket, left);
+        let confirmed = fault::point("fork.confirmation");
+        let _ = confirmed.and_then(|()| receive_within::<Released>(&self.socket, left));
     }
 
     /// The pages, as ranges of bytes, that the VM has written until it was released: its
     /// last message. None, where it has none or does not say.
     pub fn touched(&self, within: Duration) -> Vec<Range<usize>> {
-        match receive_within(&self.socket, within) {
+        let told = fault::point("fork.touched");
+        match told.and_then(|()| receive_within(&self.socket, within)) {
             Ok(Some((Released::Touched(touched), _))) => touched,
             _ => Vec::new(),
         }

@@ -5,7 +5,7 @@ use crate::run_dir::Claim;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{self as api, Code};
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::scm;
+use hyperfork_sys::{fault, scm};
 use std::error::Error;
 use std::io;
 use std::ops::Range;
@@ -40,7 +40,9 @@ impl VmEnd {
     /// # Errors
     /// The socket's, or `InvalidData`.
     pub fn order(&self) -> io::Result<Option<(Order, FdTable)>> {
-        Ok(receive(&self.socket)?.map(|(order, fds)| (order, FdTable::new(fds))))
+        let received = receive(&self.socket)?;
+        fault::point("clone.order")?;
+        Ok(received.map(|(order, fds)| (order, FdTable::new(fds))))
     }
 
     /// The encoded state that follows [`Order::Clone`], and its descriptors.
@@ -48,6 +50,7 @@ impl VmEnd {
     /// # Errors
     /// The socket's.
     pub fn state(&self) -> io::Result<(Vec<u8>, FdTable)> {
+        fault::point("clone.state")?;
         let (state, fds) = scm::receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((state, FdTable::new(fds)))
     }
@@ -55,7 +58,7 @@ impl VmEnd {
     /// Says how far the VM is. A launcher that is gone is noticed by
     /// [`released`](Self::released).
     pub fn report(&self, progress: &Progress) {
-        let _ = send(&self.socket, progress, &[]);
+        let _ = fault::point("clone.report").and_then(|()| send(&self.socket, progress, &[]));
     }
 
     /// There will be no VM: leaves nothing, and tells the launcher why, in the words that are
@@ -78,12 +81,14 @@ impl VmEnd {
 
     /// Says that the release has been noted. A launcher that does not wait for it is gone.
     pub fn confirm_release(&self) {
-        let _ = send(&self.socket, &Released::Confirmed, &[]);
+        let confirmed = fault::point("clone.confirm");
+        let _ = confirmed.and_then(|()| send(&self.socket, &Released::Confirmed, &[]));
     }
 
     /// Says which pages the VM has written so far.
     pub fn report_touched(&self, touched: Vec<Range<usize>>) {
-        let _ = send(&self.socket, &Released::Touched(touched), &[]);
+        let told = fault::point("clone.touched");
+        let _ = told.and_then(|()| send(&self.socket, &Released::Touched(touched), &[]));
     }
 
     /// Another handle to the same end.

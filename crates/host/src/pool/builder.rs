@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::handover::{LauncherEnd, Progress};
 use hyperfork_api::Error;
 use hyperfork_state::Shape;
-use hyperfork_sys::note;
+use hyperfork_sys::{note, process};
 use std::io;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Stock {
                 Job::Close => return,
                 Job::End(shells) => drop(shells),
                 Job::Wait(longest) => self.rest(longest),
-                Job::Build(key) => match shell(config, &key.shape) {
+                Job::Build(key) => match self.shell(config, &key.shape) {
                     Ok(launcher) => {
                         let preloaded = None;
                         let shell = Stocked {
@@ -61,17 +61,30 @@ impl Stock {
             }
         }
     }
+
+    /// Starts a process and waits until it has built its shell.
+    fn shell(&self, config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
+        let claim = config.run_dir.nameless()?;
+        let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
+        self.holds(&launcher);
+        match built(&launcher) {
+            Ok(()) => Ok(launcher),
+            Err(error) => {
+                // With what it leaves if it was killed.
+                launcher.end();
+                Err(error)
+            }
+        }
+    }
 }
 
-/// Starts a process and waits until it has built its shell.
-fn shell(config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
-    let claim = config.run_dir.nameless()?;
-    let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
-    if !launcher.wait(BUILDING)? {
+fn built(launcher: &LauncherEnd) -> Result<(), NoShell> {
+    // One that was stopped before it was held has not been noticed.
+    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILDING)? {
         return Err(NoShell::Silent);
     }
     match launcher.progress() {
-        Progress::Shell => Ok(launcher),
+        Progress::Shell => Ok(()),
         Progress::Failed(error) => Err(NoShell::Failed(error)),
         other => Err(NoShell::Unexpected(other)),
     }

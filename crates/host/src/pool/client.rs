@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::handover::{LauncherEnd, receive_within, send};
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::scm;
+use hyperfork_sys::{fault, scm};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -99,6 +99,7 @@ impl Pool {
     /// # Errors
     /// When the pool is gone.
     pub fn preload(&self, hint: Vec<u8>, fds: &FdTable) -> io::Result<()> {
+        fault::point("fork.preload")?;
         send(&self.socket, &Request::Preload(hint), fds.as_slice())
     }
 

@@ -10,7 +10,7 @@ use crate::run_dir::RunDir;
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::peer::Peers;
-use hyperfork_sys::{accept, descriptors, note, sched, secrecy, signals};
+use hyperfork_sys::{accept, descriptors, fault, note, sched, secrecy, signals};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io;
@@ -36,6 +36,7 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
         program: Program::of_this_process(),
         settings: serde_json::from_str::<Settings>(settings)?,
     };
+    fault::arm_from(config.run_dir.path());
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
@@ -57,8 +58,11 @@ fn serve(config: &Config) -> io::Result<()> {
     // Of one that was killed.
     let _ = fs::remove_file(dir.socket());
     let listener = UnixListener::bind(dir.socket())?;
-    signals::reap_children()?;
     let stock = Arc::new(Stock::new(config.settings.pool.most));
+    signals::watch_children({
+        let stock = stock.clone();
+        move |pid, stands_still| stock.lost(pid, stands_still)
+    })?;
     thread::Builder::new().name("listener".into()).spawn({
         let stock = stock.clone();
         move || listen(&listener, &stock)
@@ -141,7 +145,10 @@ impl Connection {
             Request::Take(count) if count > MOST_AT_ONCE => {
                 return Err(refused(format!("it wants {count} shells at once")));
             }
-            Request::Take(count) => self.stock.take(shape, self.client, count),
+            Request::Take(count) => {
+                fault::point("pool.take")?;
+                self.stock.take(shape, self.client, count)
+            }
             Request::Warm(count) => {
                 self.stock.warm(shape, count);
                 Vec::new()

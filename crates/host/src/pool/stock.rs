@@ -5,6 +5,8 @@ use super::policy::{Client, LEAST_QUIET, Policy, PoolKey, quiet_after};
 use crate::handover::LauncherEnd;
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
+use hyperfork_sys::note;
+use hyperfork_sys::process::Process;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -60,6 +62,10 @@ struct Inner {
     preloaded: u64,
     /// What the builder is at, outside the stock.
     in_work: Option<PoolKey>,
+    /// The process of the shell that the builder is at, outside the stock.
+    held: Option<u32>,
+    /// Whether that has ended or stands still since.
+    is_lost: bool,
     connections: usize,
     /// When something was taken last.
     taken: Duration,
@@ -88,6 +94,8 @@ impl Stock {
                 preloads: HashMap::new(),
                 preloaded: 0,
                 in_work: None,
+                held: None,
+                is_lost: false,
                 connections: 0,
                 taken: Duration::ZERO,
                 quiet_until: Duration::ZERO,
@@ -208,29 +216,65 @@ impl Stock {
     pub(super) fn next_job(&self) -> Job {
         let mut inner = self.inner();
         let job = inner.next_job(self.begun.elapsed());
-        inner.in_work = match &job {
-            Job::Build(key) | Job::Preload(key, ..) => Some(key.clone()),
-            _ => None,
+        inner.is_lost = false;
+        (inner.in_work, inner.held) = match &job {
+            Job::Build(key) => (Some(key.clone()), None),
+            Job::Preload(key, shell, _) => (Some(key.clone()), shell.launcher.pid()),
+            _ => (None, None),
         };
         job
     }
 
-    /// What the builder was at is done: a shell to put into stock, or none.
-    pub(super) fn done(&self, key: PoolKey, shell: Option<Stocked>) {
+    /// The builder is at the shell of this process.
+    pub(super) fn holds(&self, launcher: &LauncherEnd) {
         let mut inner = self.inner();
-        inner.in_work = None;
+        (inner.held, inner.is_lost) = (launcher.pid(), false);
+    }
+
+    /// A child has ended or stands still. A shell in stock is no use to anyone then, and one
+    /// that the builder waits for would keep it. (One that was taken is its taker's matter.)
+    pub(super) fn lost(&self, pid: u32, stands_still: bool) {
+        let is_it = |shell: &mut Stocked| shell.launcher.pid() == Some(pid);
+        let mut inner = self.inner();
+        let stocks = inner.shells.values_mut();
+        let lost: Vec<_> = stocks
+            .flat_map(|shells| shells.extract_if(.., is_it))
+            .collect();
+        let is_held = inner.held == Some(pid);
+        inner.is_lost |= is_held;
+        let is_ours = !lost.is_empty() || is_held;
+        drop(inner);
+        if !is_ours {
+            return;
+        }
+        note!("the shell of process {pid} has ended or stands still");
+        // A child that stands still has not been reaped: the number is its own.
+        if stands_still && let Ok(process) = Process::open(pid) {
+            let _ = process.kill();
+        }
+        LauncherEnd::end_all(lost.into_iter().map(|shell| shell.launcher));
+        self.changed.notify_all();
+    }
+
+    /// What the builder was at is done: a shell to put into stock, or none.
+    pub(super) fn done(&self, key: PoolKey, mut shell: Option<Stocked>) {
+        let mut inner = self.inner();
+        (inner.in_work, inner.held) = (None, None);
+        let lost = shell.take_if(|_| inner.is_lost);
         if shell.is_some() {
             inner.failed.remove(&key);
         }
         // Its client may be gone by now, and then it is too many.
         inner.shells.entry(key).or_default().extend(shell);
+        drop(inner);
+        LauncherEnd::end_all(lost.map(|shell| shell.launcher));
         self.changed.notify_all();
     }
 
     /// What the builder was at cannot be done.
     pub(super) fn failed(&self, key: PoolKey) {
         let mut inner = self.inner();
-        inner.in_work = None;
+        (inner.in_work, inner.held) = (None, None);
         let again = self.begun.elapsed() + RETRY;
         inner.failed.insert(key, again);
         self.changed.notify_all();

@@ -1,7 +1,9 @@
 //! Claiming names and removing directories, while others do the same.
 
 use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, failed};
-use hyperfork_api::VmName;
+use crate::program;
+use hyperfork_api::{VmInfo, VmName};
+use hyperfork_sys::fault;
 use hyperfork_sys::process::Process;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -111,10 +113,26 @@ impl RunDir {
 impl VmDir {
     /// The process behind it, if there is one and it has said so.
     pub fn process(&self) -> Option<Process> {
-        let pid = fs::read_to_string(self.lock_path()).ok()?.parse().ok()?;
+        let pid = match fs::read_to_string(self.lock_path()) {
+            Ok(pid) => pid.parse().ok()?,
+            Err(_) => self.process_without_lock()?,
+        };
         let process = Process::open(pid).ok()?;
         // Whoever held the lock before this has died since, or is that process.
         self.is_alive().then_some(process)
+    }
+
+    /// The process that the VM last said it is, where it is one of ours: proof of life for a VM
+    /// whose lock was removed. It ends itself when it finds out; until then it is not dead.
+    pub(super) fn process_without_lock(&self) -> Option<u32> {
+        let info: VmInfo = serde_json::from_slice(&fs::read(self.info_path()).ok()?).ok()?;
+        let pid = info.status.pid.filter(|_| info.status.state.is_alive())?;
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        let is_vm = [program::NAME, program::VM]
+            .into_iter()
+            .all(|word| arguments.next() == Some(word.as_bytes()));
+        is_vm.then_some(pid)
     }
 
     /// Kills the process behind it, whatever it is at. Nothing, if there is none.
@@ -184,6 +202,7 @@ impl VmDir {
     /// # Errors
     /// [`RunDirError`].
     pub fn rename(&self, to: &VmDir) -> Result<VmDir, RunDirError> {
+        fault::point("shells.name").map_err(failed("make", &to.path))?;
         if to.console_socket().as_os_str().len() > SOCKET_PATH_MAX {
             return Err(RunDirError::TooDeep(to.path.clone()));
         }
@@ -227,6 +246,7 @@ impl Claim {
     /// # Errors
     /// `NotFound` when it is not there.
     pub fn take_place(&mut self, dir: VmDir) -> io::Result<()> {
+        fault::point("clone.place")?;
         self.dir = dir;
         match self.is_in_place() {
             true => Ok(()),
@@ -246,9 +266,16 @@ impl Claim {
         (there.dev(), there.ino()) == (held.dev(), held.ino())
     }
 
+    /// Whether the directory was removed and another VM has its place.
+    pub fn is_anothers(&self) -> bool {
+        self.dir.lock_path().exists() && !self.is_in_place()
+    }
+
     /// Gives the name up and removes the directory.
     pub fn abandon(self) {
-        let _ = self.dir.discard();
+        if !self.is_anothers() {
+            let _ = self.dir.discard();
+        }
         self.dir.remove_shells();
     }
 }

@@ -221,12 +221,16 @@ impl VmDir {
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
             Mode::empty(),
         );
-        lock.is_ok_and(|lock| {
-            let alive = flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
-            // A program that is just being started may have a copy of the descriptor.
-            let _ = flock(&lock, FlockOperation::Unlock);
-            alive
-        })
+        match lock {
+            Ok(lock) => {
+                let alive = flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
+                // A program that is just being started may have a copy of the descriptor.
+                let _ = flock(&lock, FlockOperation::Unlock);
+                alive
+            }
+            Err(rustix::io::Errno::NOENT) => self.process_without_lock().is_some(),
+            Err(_) => false,
+        }
     }
 
     /// Removes what an ended VM left.

@@ -8,6 +8,7 @@ use hyperfork_api::{
 };
 use hyperfork_host::handover::{LauncherEnd, NewVm, Progress, Steps};
 use hyperfork_sys::clock::Monotonic;
+use hyperfork_sys::fault;
 use hyperfork_sys::fds::FdTable;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -100,12 +101,7 @@ impl Clones {
 
     /// Waits until all are ready, or until the first of them will never be; by
     /// `best_effort`, until it is known of each.
-    pub(super) fn wait(
-        &mut self,
-        times: &Times,
-        timeout: Duration,
-        best_effort: bool,
-    ) -> Result<ForkReport, ForkError> {
+    pub(super) fn wait(&mut self, timeout: Duration, best_effort: bool) -> Result<(), ForkError> {
         let deadline = Instant::now() + timeout;
         loop {
             let mut waiting: Vec<_> = self.clones.iter_mut().filter(|c| c.is_open()).collect();
@@ -116,7 +112,8 @@ impl Clones {
             let launchers: Vec<_> = waiting.iter().map(|clone| &clone.shell.launcher).collect();
             let reported = match left.is_zero() {
                 true => Ok(vec![false; waiting.len()]),
-                false => LauncherEnd::wait_for_any(&launchers, left),
+                false => fault::point("fork.wait")
+                    .and_then(|()| LauncherEnd::wait_for_any(&launchers, left)),
             };
             let reported = reported.map_err(|error| waiting[0].failed(Error::of_any(&error)))?;
             for (clone, has_reported) in waiting.iter_mut().zip(reported) {
@@ -131,7 +128,7 @@ impl Clones {
                 }
             }
         }
-        self.report(times)
+        Ok(())
     }
 
     fn report(&self, times: &Times) -> Result<ForkReport, ForkError> {
@@ -157,19 +154,38 @@ impl Clones {
         })
     }
 
-    /// Lets those that are ready go, and ends the others.
-    pub(super) fn release(&mut self) {
+    /// Lets those that are ready go, and ends the others. One that is gone by then is none of
+    /// the report's clones.
+    ///
+    /// # Errors
+    /// [`ForkError::Clone`] for one that cannot be let go, unless by `best_effort` others can.
+    pub(super) fn release(
+        &mut self,
+        times: &Times,
+        best_effort: bool,
+    ) -> Result<ForkReport, ForkError> {
+        for clone in &mut self.clones {
+            if let Some(Outcome::Ready(..)) = clone.outcome
+                && let Err(error) = clone.shell.launcher.release()
+            {
+                let error = Error::because(Code::Host, "it ended when it was ready", &error);
+                if !best_effort {
+                    return Err(clone.failed(error));
+                }
+                clone.outcome = Some(Outcome::Failed(error));
+            }
+        }
+        let report = self.report(times)?;
         let is_ready = |clone: &mut Clone| matches!(clone.outcome, Some(Outcome::Ready(..)));
         let failed: Vec<_> = self
             .clones
             .extract_if(.., |clone| !is_ready(clone))
             .collect();
-        let ready = || self.clones.iter().map(|clone| &clone.shell.launcher);
-        // One that ended since it was ready is no failure of the fork.
-        ready().for_each(|launcher| drop(launcher.release()));
+        let ready = self.clones.iter().map(|clone| &clone.shell.launcher);
         let deadline = Instant::now() + CONFIRMATION;
-        ready().for_each(|launcher| launcher.await_confirmation(deadline));
+        ready.for_each(|launcher| launcher.await_confirmation(deadline));
         LauncherEnd::end_all(failed.into_iter().map(|clone| clone.shell.launcher));
+        Ok(report)
     }
 
     /// The pages that the first has written so far.

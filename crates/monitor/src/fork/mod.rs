@@ -28,12 +28,13 @@ use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, identity, record};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::note;
 use hyperfork_sys::sched::Urgent;
-use hyperfork_vmm::machine::{Capture, Machine};
+use hyperfork_sys::{fault, note};
+use hyperfork_vmm::machine::{Capture, Machine, MachineError};
 use hyperfork_vmm::memory::DeferredCleanup;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
+use std::io;
 use std::time::Duration;
 
 /// Most clones of one request.
@@ -143,14 +144,19 @@ fn capture(
     logged: &dyn Fn() -> u64,
     arrival: Monotonic,
 ) -> Result<(Capture, u64, Times), ForkError> {
-    if let Err(error) = machine.prepare_capture() {
+    let prepared = fault::point("capture.prepare")
+        .map_err(machine_failed("preparing the capture"))
+        .and_then(|()| machine.prepare_capture());
+    if let Err(error) = prepared {
         // It stands still longer then.
         note!("{}", one_line(&error));
     }
     let mut paused = machine.pause();
     let since = paused.since();
     let stands_still = Monotonic::now();
-    let capture = paused.capture();
+    let capture = fault::point("capture.pause")
+        .map_err(machine_failed("pausing"))
+        .and_then(|()| paused.capture());
     // Before it goes on: what it writes from then on is none of its clones'.
     let logged = logged();
     match parent.info.status.state {
@@ -167,6 +173,10 @@ fn capture(
         image_us: capture.image_us,
     };
     Ok((capture, logged, times))
+}
+
+fn machine_failed(what: &'static str) -> impl FnOnce(io::Error) -> MachineError {
+    move |source| MachineError::Host { what, source }
 }
 
 impl Begun {
@@ -196,6 +206,7 @@ impl Begun {
         let names = self.clones.names().zip(1..);
         let new = names.map(|(name, index)| parent.clone_of(request, name, index, logged));
         let new: Vec<_> = new.collect::<Result<_, _>>()?;
+        fault::point("capture.encode").map_err(ForkError::Process)?;
         let state = capture.state.encode();
         self.clones
             .hand_over(new, &state, &capture.fds, self.best_effort)
@@ -205,12 +216,14 @@ impl Begun {
     /// than the caller's thread does.
     pub(crate) fn finish(mut self) -> Finished {
         let report = match (self.failure, &self.times) {
-            (None, Some(times)) => self.clones.wait(times, self.timeout, self.best_effort),
+            (None, Some(times)) => self
+                .clones
+                .wait(self.timeout, self.best_effort)
+                .and_then(|()| self.clones.release(times, self.best_effort)),
             (failure, _) => Err(failure.unwrap_or(ForkError::GivenUp)),
         };
-        match &report {
-            Ok(_) => self.clones.release(),
-            Err(_) => self.clones.end(),
+        if report.is_err() {
+            self.clones.end();
         }
         LauncherEnd::end_all(self.unused);
         Finished {
@@ -227,10 +240,12 @@ impl Finished {
     /// milliseconds per GiB. Gives what the next clones' shells may preload.
     pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
         let touched = self.report.is_ok().then(|| self.clones.touched());
-        if let Some(cleanup) = self.cleanup
-            && let Err(error) = cleanup.run()
-        {
-            note!("after a fork: {}", one_line(&error));
+        let cleaned = self.cleanup.map_or(Ok(()), |cleanup| {
+            fault::point("fork.clean_up").map_err(|error| one_line(&error))?;
+            cleanup.run().map_err(|error| one_line(&error))
+        });
+        if let Err(error) = cleaned {
+            note!("after a fork: {error}");
         }
         let (mut preload, fds) = self.image?;
         preload.image = preload.image.bounded(MOST_PRELOADED);
@@ -301,7 +316,7 @@ impl Parent<'_> {
         request.ready_timeout_ms.unwrap_or(usual)
     }
 
-    fn capture_failed(&self, source: hyperfork_vmm::machine::MachineError) -> ForkError {
+    fn capture_failed(&self, source: MachineError) -> ForkError {
         ForkError::Capture {
             name: self.info.about.name.clone(),
             source,

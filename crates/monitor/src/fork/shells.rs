@@ -8,7 +8,7 @@ use hyperfork_host::pool::{PendingTake, Pool};
 use hyperfork_host::{Config, RunDir, RunDirError};
 use hyperfork_state::Shape;
 use hyperfork_sys::clock::Monotonic;
-use hyperfork_sys::note;
+use hyperfork_sys::{fault, note};
 
 /// Shells on their way.
 pub(super) struct Shells<'a> {
@@ -82,7 +82,10 @@ impl<'a> Shells<'a> {
         let mut shells = Self {
             config,
             shape,
-            taking: pool.and_then(|pool| pool.take(count).ok()),
+            taking: pool.and_then(|pool| {
+                let may = fault::point("shells.take");
+                may.and_then(|()| pool.take(count)).ok()
+            }),
             named: Vec::new(),
             nameless: Vec::new(),
             failure: None,
@@ -107,7 +110,8 @@ impl<'a> Shells<'a> {
         count: usize,
         are_needed: bool,
     ) -> Option<Pool> {
-        let taken = self.taking.take()?.receive();
+        let taking = self.taking.take()?;
+        let taken = fault::point("shells.receive").and_then(|()| taking.receive());
         let (taken, pool) = match taken {
             Ok((taken, pool)) => (taken, Some(pool)),
             Err(error) => {
@@ -122,8 +126,9 @@ impl<'a> Shells<'a> {
             }
             match names.claim(|run_dir, name| launcher.name(run_dir, name)) {
                 Ok(()) => self.add(launcher, ShellSource::Pool),
+                // It may have been killed, or its directory removed; another is built.
                 Err(error) => {
-                    self.failure = Some(error);
+                    note!("a shell from stock has no use: {}", one_line(&error));
                     self.nameless.push(launcher);
                 }
             }

@@ -56,7 +56,8 @@ impl Owner {
         // Threads first, so that nothing is written any more.
         drop(self.machine);
         let dir = &self.claim.dir;
-        if self.released {
+        // Where a new VM has the place, nothing in it is ours.
+        if self.released && !self.claim.is_anothers() {
             for socket in [
                 dir.control_socket(),
                 dir.vsock_socket(),

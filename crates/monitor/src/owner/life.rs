@@ -6,8 +6,8 @@ use crate::task::Task;
 use hyperfork_host::Config;
 use hyperfork_host::handover::VmEnd;
 use hyperfork_host::run_dir::Claim;
-use hyperfork_sys::note;
 use hyperfork_sys::sched::Urgent;
+use hyperfork_sys::{fault, note};
 use std::io;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -32,6 +32,10 @@ pub(crate) fn live(
     config: Config,
     claim: Claim,
 ) -> Result<(), String> {
+    if let Err(error) = fault::point("clone.run") {
+        drop(vm);
+        return Err(launcher.give_up(claim, &error));
+    }
     // First of all: somebody waits for its first instruction, and what is to be done here
     // takes the processor it could run on.
     let urgent = urgent.filter(Urgent::is_granted);
@@ -43,7 +47,9 @@ pub(crate) fn live(
     if vm.restored.is_some() {
         vm.machine.await_first_exit(FIRST_EXIT);
     }
-    if let Err(error) = watch_launcher(&launcher, vm.around.tasks.0.clone()) {
+    let watched = fault::point("clone.watch");
+    if let Err(error) = watched.and_then(|()| watch_launcher(&launcher, vm.around.tasks.0.clone()))
+    {
         drop(vm);
         return Err(launcher.give_up(claim, &error));
     }

@@ -18,6 +18,7 @@ mod life;
 mod ready;
 mod requests;
 mod signals;
+mod under_way;
 
 use crate::control::{Answer, Asked, Pending, no_thread};
 use crate::follow::MainOutput;
@@ -31,14 +32,14 @@ use ending::Ending;
 use happenings::Happenings;
 use hyperfork_api::control::{Fork, Stop, WaitExit, WaitReady};
 use hyperfork_api::event::What;
-use hyperfork_api::{Code, Error, ForkReport, Identity, Secrets, VmInfo, VmSpec};
+use hyperfork_api::{Code, Error, Identity, Secrets, VmInfo, VmSpec};
 use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
 use hyperfork_host::pool::Pool;
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, record};
 use hyperfork_net::Namespace;
 use hyperfork_sys::clock::Monotonic;
-use hyperfork_sys::note;
+use hyperfork_sys::{fault, note};
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::machine::{Event, FirstRun, Machine, Restored};
 use ready::Readiness;
@@ -48,6 +49,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use under_way::UnderWay;
 
 /// The one who changes the VM.
 pub(crate) struct Owner {
@@ -88,6 +90,8 @@ pub(crate) struct Owner {
     happenings: Happenings,
     /// When patience with the guest ends: to become ready, or to power off.
     deadline: Option<Instant>,
+    /// When to see whether its directory is still there.
+    looks_at: Instant,
 }
 
 impl Owner {
@@ -130,6 +134,7 @@ impl Owner {
             stop_waiters: Vec::new(),
             happenings,
             deadline: None,
+            looks_at: Instant::now() + LOOK,
         };
         owner.serve(&received);
     }
@@ -140,14 +145,14 @@ impl Owner {
             image: self.info.about.image.clone(),
             parent: self.info.about.parent.clone(),
         });
-        self.keep();
+        // Without a record nothing lists a VM that does not answer: better none.
+        if let Err(why) = self.try_keep() {
+            return self.end(Ending::failed(why));
+        }
         self.keep_token();
         let ending = loop {
-            let task = match self.wakes_at() {
-                None => tasks.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => tasks.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            let step = match task {
+            let left = self.wakes_at().saturating_duration_since(Instant::now());
+            let step = match tasks.recv_timeout(left) {
                 Ok(task) => self.handle(task),
                 Err(RecvTimeoutError::Timeout) => self.time_has_come(),
                 Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(Ending::stopped()),
@@ -160,16 +165,27 @@ impl Owner {
     }
 
     /// When there is something to do even if nothing comes.
-    fn wakes_at(&self) -> Option<Instant> {
+    fn wakes_at(&self) -> Instant {
         let sample = self.sampling.as_ref().map(Sampling::next);
-        [self.deadline, sample].into_iter().flatten().min()
+        let others = [self.deadline, sample].into_iter().flatten();
+        others.fold(self.looks_at, Instant::min)
     }
 
     fn time_has_come(&mut self) -> ControlFlow<Ending> {
-        if self.deadline.is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        if self.deadline.is_some_and(|at| at <= now) {
             return self.deadline_passed();
         }
-        self.take_sample();
+        if self.sampling.as_ref().is_some_and(|it| it.next() <= now) {
+            self.take_sample();
+        }
+        if self.looks_at <= now {
+            self.looks_at = now + LOOK;
+            if !self.claim.is_in_place() {
+                let error = Error::new(Code::Host, "its directory was removed");
+                return ControlFlow::Break(Ending::failed(error));
+            }
+        }
         ControlFlow::Continue(())
     }
 
@@ -288,25 +304,20 @@ impl Owner {
     /// Has a thread wait for the clones and answer, for from here on they need the processors
     /// more than this one does.
     fn await_clones(&mut self, begun: Begun, asked: u32, answer: Answer<Fork>) {
-        let tasks = self.tasks.clone();
-        let (sender, received) = channel::<(Begun, Answer<Fork>)>();
-        let waiting = thread::Builder::new().name("clones".into()).spawn(move || {
-            let Ok((begun, answer)) = received.recv() else {
-                return;
-            };
-            let finished = begun.finish();
-            let report = finished.report.as_ref();
-            let born = report.map_or_else(|_| Vec::new(), ForkReport::names);
-            answer.give(report.cloned().map_err(Error::from));
-            let _ = tasks.send(Task::Forked(Forked { asked, born }));
-            if let Some((hint, fds)) = finished.clean_up() {
-                let _ = tasks.send(Task::Preload(hint, fds));
-            }
+        let (sender, received) = channel::<(UnderWay, Begun)>();
+        let waiting = fault::point("fork.thread").and_then(|()| {
+            let thread = thread::Builder::new().name("clones".into());
+            thread.spawn(move || {
+                if let Ok((under_way, begun)) = received.recv() {
+                    under_way.finish(begun);
+                }
+            })
         });
         match waiting {
             Ok(_) => {
                 self.forks_under_way += asked;
-                let _ = sender.send((begun, answer));
+                let under_way = UnderWay::new(asked, answer, self.tasks.clone());
+                let _ = sender.send((under_way, begun));
             }
             // All that was begun is dropped, and the clones end.
             Err(error) => answer.give(Err(no_thread(&error))),
@@ -354,12 +365,20 @@ impl Owner {
     }
 
     fn keep(&self) {
-        if let Err(error) = record::keep(&self.claim.dir, &self.info) {
-            note!(
-                "cannot write {}: {error}",
-                self.claim.dir.info_path().display()
-            );
+        if let Err(why) = self.try_keep() {
+            note!("{why}");
         }
+    }
+
+    fn try_keep(&self) -> Result<(), Error> {
+        record::keep(&self.claim.dir, &self.info).map_err(|error| {
+            let path = self.claim.dir.info_path();
+            Error::because(
+                Code::Host,
+                format!("cannot write {}", path.display()),
+                &error,
+            )
+        })
     }
 
     /// For guests with an agent, which has it, too.
@@ -381,11 +400,15 @@ impl Owner {
             let _ = tasks.send(work());
         });
         if let Err(error) = spawned {
-            note!("cannot start a thread: {error}");
-            let _ = self.tasks.send(Task::Terminate);
+            let what = format!("cannot start a thread: {error}");
+            let _ = self.tasks.send(Task::Machine(Event::Fault(what)));
         }
     }
 }
+
+/// How often the owner looks whether its VM can still be found. One that cannot must not run
+/// on: no command would ever end it.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How long a guest has to power off when the process is told to end.
 const TERMINATION_GRACE: Duration = Duration::from_secs(5);

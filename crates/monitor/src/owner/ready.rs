@@ -13,7 +13,7 @@ use hyperfork_host::handover::Progress;
 use hyperfork_host::pool::Pool;
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::note;
+use hyperfork_sys::{fault, note};
 use std::ops::{ControlFlow, Range};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +44,11 @@ impl Owner {
     pub(super) fn begin_getting_ready(&mut self) {
         let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
         self.deadline = Some(Instant::now() + timeout);
+        if let Err(error) = fault::point("clone.identify") {
+            let failed = Err(NotReady::Failed(Error::of_any(&error)));
+            drop(self.tasks.send(Task::Identified(failed)));
+            return;
+        }
         if self.readiness() != Readiness::Agent {
             // It is told by the port alone who it is.
             self.machine.guest_fork().born();
@@ -86,9 +91,13 @@ impl Owner {
         };
         self.deadline = None;
         self.machine.guest_fork().born();
-        if let Some(vsock) = self.machine.vsock()
-            && let Err(error) = vsock.publish(&self.claim.dir.vsock_socket())
-        {
+        let vsock = self.machine.vsock();
+        let published = fault::point("clone.publish").and_then(|()| {
+            vsock.map_or(Ok(()), |vsock| {
+                vsock.publish(&self.claim.dir.vsock_socket())
+            })
+        });
+        if let Err(error) = published {
             note!("the guest's sockets cannot be published: {error}");
         }
         if let Some(network) = &self.network {

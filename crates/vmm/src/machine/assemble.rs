@@ -11,6 +11,7 @@ use crate::devices::virtio::transport::{MmioTransport, Slot};
 use crate::devices::virtio::vsock::VsockHandle;
 use crate::kvm::VmState;
 use crate::memory::layout;
+use crate::sys::fault;
 use hyperfork_api::Identity;
 use std::sync::{Arc, Mutex};
 
@@ -56,6 +57,7 @@ pub(super) fn assemble(
 
 /// Connects the vCPUs with the devices, and those with the thread that serves them.
 fn connect(machine: &Machine, events: Events) -> Result<(), MachineError> {
+    fault::point("restore.connect").map_err(MachineError::host("attaching the devices"))?;
     let mut mmio = Bus::default();
     for (slot, device) in machine.devices.iter().enumerate() {
         let (range, _) = layout::virtio_slot(slot);

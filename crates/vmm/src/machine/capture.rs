@@ -5,6 +5,7 @@ use crate::blobs::{BlobReader, BlobWriter};
 use crate::memory::{AtRest, DeferredCleanup, Ram, RamImage};
 use crate::snapshot::{MachineState, SignalPortState};
 use crate::sys::clock::{Monotonic, realtime_ns};
+use crate::sys::fault;
 use crate::sys::fds::FdTable;
 use crate::sys::hands::Helpers;
 use hyperfork_state::Taken;
@@ -95,13 +96,16 @@ impl<'a> Paused<'a> {
         self.check()?;
         let machine = &mut *self.machine;
         let mut blobs = BlobWriter::default();
+        fault::point("capture.vcpus").map_err(MachineError::host("reading the vCPUs"))?;
         let vcpus = machine.vcpus.save();
+        fault::point("capture.vm").map_err(MachineError::host("reading the VM"))?;
         let mut vm = machine.vm.save()?;
         let serial = machine
             .serial
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .save();
+        fault::point("capture.devices").map_err(MachineError::host("saving a device"))?;
         let devices = machine
             .devices
             .iter()
@@ -113,7 +117,8 @@ impl<'a> Paused<'a> {
         // and of its devices rest.
         let at_rest = unsafe { AtRest::new() };
         // What is left for the vCPUs' threads when their states are read.
-        let frozen = freeze(&mut machine.ram, &at_rest, &machine.vcpus)
+        let frozen = fault::point("capture.freeze")
+            .and_then(|()| freeze(&mut machine.ram, &at_rest, &machine.vcpus))
             .map_err(MachineError::host("freezing memory"));
         let image_us = Monotonic::now().us_since(freezing);
         let mut vcpus = vcpus.finish()?;
@@ -125,8 +130,8 @@ impl<'a> Paused<'a> {
                 .iter_mut()
                 .for_each(|vcpu| vcpu.turn_tsc_back(tsc_back));
         }
-        let ram_state = ram
-            .save(&mut blobs)
+        let ram_state = fault::point("capture.share")
+            .and_then(|()| ram.save(&mut blobs))
             .map_err(MachineError::host("sharing memory"))?;
         let signal_port = SignalPortState(machine.guest_fork.capture());
         let shape = machine.shape.clone();

@@ -4,6 +4,7 @@ use super::vcpus::{VcpuJobs, Vcpus};
 use super::{Machine, MachineError};
 use crate::kvm::{Clocks, GoingOn, KvmError, VcpuState, VmState};
 use crate::sys::clock::{Monotonic, host_tsc};
+use crate::sys::fault;
 
 /// vCPUs whose state is being set, by their threads, while the rest of the machine is built.
 pub(super) struct PendingRestore {
@@ -32,6 +33,7 @@ impl PendingRestore {
     pub(super) fn finish(self, machine: &Machine, vm: &VmState) -> Result<(), MachineError> {
         // Before the interrupt controllers, which may have something for their APICs.
         self.done.finish()?;
+        fault::point("restore.vm").map_err(MachineError::host("setting the VM's state"))?;
         machine.vm.restore(vm)?;
         // It goes on from here, the TSCs from before.
         let passed = Monotonic::now().ns_since(self.since);

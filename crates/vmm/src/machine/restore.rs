@@ -12,6 +12,7 @@ use crate::kvm::HostKind;
 use crate::memory::{RamImage, layout};
 use crate::snapshot::MachineState;
 use crate::sys::clock::Monotonic;
+use crate::sys::fault;
 use hyperfork_api::Identity;
 use std::mem;
 
@@ -45,9 +46,13 @@ impl Machine {
         }
         state.host.check(&shell.host)?;
         state.check()?;
+        fault::point("restore.vcpus").map_err(MachineError::host("setting the vCPUs' state"))?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
-        RamImage::restore(state.ram.clone(), BlobReader::new(&state.blobs, carrier))
+        fault::point("restore.memory")
+            .and_then(|()| {
+                RamImage::restore(state.ram.clone(), BlobReader::new(&state.blobs, carrier))
+            })
             .and_then(|image| shell.ram.back_with_help(&image, &shell.vcpus))
             .map_err(MachineError::host("mapping the memory image"))?;
         let memory_done = Monotonic::now();
@@ -90,6 +95,7 @@ impl Machine {
         events: Events,
     ) -> Result<Self, MachineError> {
         let memory = shell.ram.memory().clone();
+        fault::point("restore.devices").map_err(MachineError::host("restoring a device"))?;
         let is_read = shell.host.kind == HostKind::Hardware && !shell.shape.rings.is_empty();
         let device_states = state.devices.iter().map(|device| &device.own);
         let slots = slots::restored(

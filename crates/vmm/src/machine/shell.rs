@@ -10,6 +10,7 @@ use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
 use crate::snapshot::{Preload, Shape, StateError};
+use crate::sys::fault;
 use hyperfork_state::HostFingerprint;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -96,16 +97,21 @@ impl Shell {
                 count: shape.rings.len(),
             });
         }
+        fault::point("shell.vm").map_err(MachineError::host("making a VM"))?;
         let vm = Vm::new(host)?;
+        fault::point("shell.memory").map_err(MachineError::host("registering memory"))?;
         // SAFETY: a shell, and the machine made of it, drop `ram` after `vm`.
         unsafe { vm.set_memory(&ram)? };
+        fault::point("shell.vcpus").map_err(MachineError::host("making the vCPUs"))?;
         let vcpus = (0..shape.cpus)
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
             .collect::<Result<Vec<_>, _>>()?;
+        fault::point("shell.lines").map_err(MachineError::host("making a device"))?;
         let fingerprint = host.fingerprint(vcpus.first().ok_or(StateError::NoVcpu)?)?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
-        let vcpus =
-            Vcpus::start(vcpus, warm).map_err(MachineError::host("starting the vCPU threads"))?;
+        let vcpus = fault::point("shell.threads")
+            .and_then(|()| Vcpus::start(vcpus, warm))
+            .map_err(MachineError::host("starting the vCPU threads"))?;
         let names = match shape.shares {
             true => Names::BelowShares,
             false => Names::None,

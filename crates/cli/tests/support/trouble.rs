@@ -1,0 +1,163 @@
+//! Making trouble for processes, and looking at what becomes of them.
+#![allow(dead_code)] // Each test file uses a part.
+
+use crate::support::{Ended, User};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longest that a command may take which waits for nobody, on a host that is busy with other
+/// things. What hung took minutes, or for ever.
+pub(crate) const SOON: Duration = Duration::from_secs(40);
+
+/// Waits for a program that was started, but not for ever.
+pub(crate) fn finish_within(mut child: Child, most: Duration) -> Ended {
+    let begun = Instant::now();
+    while child.try_wait().expect("wait").is_none() {
+        if begun.elapsed() > most {
+            let _ = child.kill();
+            panic!(
+                "it did not end: {:?}",
+                Ended::of(child.wait_with_output().expect("output"))
+            );
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ended::of(child.wait_with_output().expect("its output"))
+}
+
+/// Runs `hyperfork` as [`User::run`], but not for ever.
+pub(crate) fn soon(user: &User, args: &[&str]) -> Ended {
+    finish_within(user.start(args), SOON)
+}
+
+/// Sends a signal, by its name. A process that is gone is told nothing.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let mut kill = Command::new("kill");
+    let kill = kill.args(["-s", name, &pid.to_string()]);
+    drop(kill.output().expect("kill"));
+}
+
+/// The process of a VM.
+pub(crate) fn pid_of(user: &User, vm: &str) -> u32 {
+    let info = user.json(&["inspect", vm]);
+    info["pid"]
+        .as_u64()
+        .expect("a process")
+        .try_into()
+        .expect("its number")
+}
+
+/// Whether there is such a process, and it has not ended.
+pub(crate) fn lives(pid: u32) -> bool {
+    state_of(pid).is_some_and(|state| !"ZX".contains(state))
+}
+
+/// As ps(1) has it: `T` for one that was stopped.
+pub(crate) fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')?..].chars().nth(2)
+}
+
+/// How many descriptors a process has.
+pub(crate) fn descriptors_of(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// The user's pool.
+pub(crate) fn pool_of(user: &User) -> Option<u32> {
+    let wanted = format!("hyperfork-vm\0pool\0{}\0", user.run_dir().display());
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|pid: &u32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.starts_with(wanted.as_bytes())
+    })
+}
+
+/// The processes that wait in stock, or are about to.
+pub(crate) fn shells_of(user: &User) -> Vec<u32> {
+    let entries = fs::read_dir(user.run_dir().join(".shells"));
+    let locks = entries.into_iter().flatten().flatten();
+    let pids = locks.filter_map(|entry| fs::read_to_string(entry.path().join("lock")).ok());
+    pids.filter_map(|pid| pid.parse().ok())
+        .filter(|&pid| lives(pid))
+        .collect()
+}
+
+/// A run directory on a small file system of its own.
+pub(crate) struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts it, before the user has a VM.
+    pub(crate) fn of(user: &User) -> Self {
+        let path = user.path("run");
+        fs::create_dir_all(&path).expect("a directory");
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs"]);
+        let mounted = Ended::of(mount.arg(&path).output().expect("mount"));
+        assert_eq!(
+            mounted.status, 0,
+            "this test mounts a tmpfs, as root: {mounted:?}"
+        );
+        Self { path }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path.join("filler")
+    }
+
+    /// Leaves no room on it.
+    pub(crate) fn fill(&self) {
+        let source = fs::File::open("/dev/zero").expect("zeroes");
+        let mut file = fs::File::create(self.filler()).expect("a file");
+        let full = std::io::copy(&mut &source, &mut file).expect_err("it has no end");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    }
+
+    /// Makes room again.
+    pub(crate) fn make_room(&self) {
+        fs::remove_file(self.filler()).expect("the filler");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        drop(unmount.arg("-l").arg(&self.path).output());
+        // The user could not while it was mounted.
+        let _ = self.path.parent().map(fs::remove_dir_all);
+    }
+}
+
+/// A process's limits, by prlimit(1), until this is dropped.
+pub(crate) fn limit_descriptors(pid: u32, most: usize) {
+    let mut prlimit = Command::new("prlimit");
+    let limit = format!("--nofile={most}:");
+    let prlimit = prlimit.args(["--pid", &pid.to_string(), &limit]);
+    let limited = Ended::of(prlimit.output().expect("prlimit"));
+    assert_eq!(limited.status, 0, "{limited:?}");
+}
+
+/// Processor time that a process's threads of this name have had.
+pub(crate) fn cpu_time_of(pid: u32, thread: &str) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("threads")
+        .flatten();
+    let named = tasks.filter(|task| {
+        let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        comm.trim() == thread
+    });
+    named.map(|task| on_cpu(&task.path())).sum()
+}
+
+/// The first number is nanoseconds on a processor.
+fn on_cpu(task: &Path) -> Duration {
+    let stat = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    let ns = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.unwrap_or_default())
+}
