@@ -7,11 +7,14 @@
 //! a guest and all its clones; a fork does not copy it. A clone finds its open
 //! files again by their path.
 //!
-//! [`wire`] is the encoding, [`server`] the protocol, [`tree`] the only code that
-//! touches the directory.
+//! [`wire`] is the encoding, [`server`] the protocol, [`fids`] its table of files in use,
+//! [`qid`] how it tells files apart, [`tree`] the only code that finds or changes what is in
+//! the directory.
 
+mod fids;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod qid;
 mod server;
 #[cfg(test)]
 mod tests;

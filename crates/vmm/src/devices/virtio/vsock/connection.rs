@@ -11,19 +11,14 @@
 //! ```
 //! A draining connection is no longer known to the guest, which may use its ports
 //! again; only what the guest had sent before still goes to a slow host reader.
-//!
-//! The host stream is non-blocking and watched edge-triggered: readiness is
-//! remembered here until a call says `EAGAIN`. So a stream that cannot be served
-//! now (no credit, no buffers in the ring) costs nothing while it waits.
 
 use super::credit::{self, Incoming, Outgoing};
+use super::host_stream::HostStream;
 use super::packet::{HOST_CID, Header, TYPE_STREAM, op, shutdown};
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 /// Seconds the guest has to answer a REQUEST, or a SHUTDOWN of both directions.
@@ -64,7 +59,7 @@ pub(super) struct Connection {
     pub(super) ports: Ports,
     /// On the muxer's list of those that may have something to say.
     pub(super) queued: bool,
-    stream: UnixStream,
+    host: HostStream,
     phase: Phase,
     /// Tell the host stream `OK <port>` once the guest has agreed.
     announce: bool,
@@ -72,18 +67,10 @@ pub(super) struct Connection {
     /// Read from the host, not yet in the ring. Never more than one read.
     to_guest: VecDeque<u8>,
     outgoing: Outgoing,
-    host_readable: bool,
-    /// The host will not send any more.
-    host_eof: bool,
-    /// The host stream is closed entirely: nobody reads there.
-    host_gone: bool,
 
     /// Taken from the ring, not yet written to the host. At most [`credit::BUFFER`].
     to_host: VecDeque<u8>,
     incoming: Incoming,
-    host_writable: bool,
-    /// The host stream was told that nothing more comes.
-    host_finished: bool,
 
     /// [`shutdown`] flags the guest has sent.
     guest_shutdown: u32,
@@ -100,18 +87,13 @@ impl Connection {
         Self {
             ports,
             queued: false,
-            stream,
+            host: HostStream::new(stream),
             phase,
             announce: false,
             to_guest: VecDeque::new(),
             outgoing: Outgoing::default(),
-            host_readable: false,
-            host_eof: false,
-            host_gone: false,
             to_host: VecDeque::new(),
             incoming: Incoming::default(),
-            host_writable: true,
-            host_finished: false,
             guest_shutdown: 0,
             told_shutdown: 0,
             owe_response: false,
@@ -140,7 +122,7 @@ impl Connection {
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.host.fd()
     }
 
     /// Whether the guest's driver has never heard of it.
@@ -164,12 +146,9 @@ impl Connection {
     /// Takes notice of what epoll said. False when the connection is over.
     #[must_use]
     pub(super) fn host_ready(&mut self, events: EventFlags) -> bool {
-        let gone = events.intersects(EventFlags::HUP | EventFlags::ERR);
-        self.host_readable |= gone || events.intersects(EventFlags::IN | EventFlags::RDHUP);
-        self.host_writable |= gone || events.contains(EventFlags::OUT);
-        self.host_gone |= gone;
+        self.host.notice(events);
         match self.phase {
-            Phase::Connecting { .. } => !gone,
+            Phase::Connecting { .. } => !self.host.is_gone(),
             Phase::Open => {
                 self.flush();
                 true
@@ -207,12 +186,8 @@ impl Connection {
     fn open(&mut self) -> Verdict {
         self.phase = Phase::Open;
         self.patience = None;
-        if self.announce {
-            let line = format!("OK {}\n", self.ports.host);
-            // Nothing was written before, so a line always fits.
-            if send(&self.stream, line.as_bytes(), SEND_FLAGS) != Ok(line.len()) {
-                return Verdict::Reset;
-            }
+        if self.announce && !self.host.greet(&format!("OK {}\n", self.ports.host)) {
+            return Verdict::Reset;
         }
         Verdict::Live
     }
@@ -243,9 +218,7 @@ impl Connection {
         }
         if self.guest_shutdown & shutdown::RECEIVE != 0 {
             self.to_guest = VecDeque::new();
-            // The host's writers get EPIPE, as they would from a local peer. It
-            // fails only when they are gone.
-            let _ = rustix::net::shutdown(&self.stream, Shutdown::Read);
+            self.host.refuse_input();
         }
         self.flush();
         Verdict::Live
@@ -255,11 +228,11 @@ impl Connection {
     fn write_host(&mut self, data: &[u8]) {
         let mut data = data;
         if self.to_host.is_empty() {
-            let written = self.try_send(data);
+            let written = self.host.write(data);
             self.incoming.take(written);
             data = &data[written..];
         }
-        if self.host_gone {
+        if self.host.is_gone() {
             self.incoming.take(data.len());
         } else {
             self.to_host.extend(data);
@@ -269,38 +242,20 @@ impl Connection {
     /// Writes what was kept, as far as the host takes it.
     fn flush(&mut self) {
         let mut kept = std::mem::take(&mut self.to_host);
-        while self.host_writable && !kept.is_empty() {
-            let written = self.try_send(kept.as_slices().0);
+        while self.host.is_writable() && !kept.is_empty() {
+            let written = self.host.write(kept.as_slices().0);
             self.incoming.take(written);
             kept.drain(..written);
         }
-        if self.host_gone {
+        if self.host.is_gone() {
             self.incoming.take(kept.len());
             kept.clear();
         }
         if !kept.is_empty() {
             self.to_host = kept;
-        } else if self.guest_shutdown & shutdown::SEND != 0 && !self.host_finished {
-            self.host_finished = true;
-            // It fails only when the host is gone.
-            let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
+        } else if self.guest_shutdown & shutdown::SEND != 0 {
+            self.host.finish();
         }
-    }
-
-    fn try_send(&mut self, data: &[u8]) -> usize {
-        let mut written = 0;
-        while self.host_writable && written < data.len() {
-            match send(&self.stream, &data[written..], SEND_FLAGS) {
-                Ok(n) => written += n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.host_writable = false,
-                Err(_) => {
-                    self.host_gone = true;
-                    self.host_writable = false;
-                }
-            }
-        }
-        written
     }
 
     /// Whether there is something to say to the guest now. Reads from the host
@@ -311,7 +266,7 @@ impl Connection {
             Phase::Draining => return false,
             Phase::Open => {}
         }
-        if self.may_send_data() && self.to_guest.is_empty() && self.host_readable {
+        if self.may_send_data() && self.to_guest.is_empty() && self.host.is_readable() {
             self.read_host(scratch);
         }
         self.owe_response
@@ -327,30 +282,18 @@ impl Connection {
 
     fn read_host(&mut self, scratch: &mut [u8]) {
         let want = scratch.len().min(self.outgoing.available());
-        loop {
-            match recv(&self.stream, &mut scratch[..want], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => self.host_eof = true,
-                Ok((n, _)) => self.to_guest.extend(&scratch[..n]),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {}
-                Err(_) => {
-                    self.host_eof = true;
-                    self.host_gone = true;
-                }
-            }
-            break;
-        }
-        self.host_readable = !self.to_guest.is_empty();
+        let len = self.host.read(&mut scratch[..want]);
+        self.to_guest.extend(&scratch[..len]);
     }
 
     /// [`shutdown`] flags that the guest should get and has not.
     fn new_shutdown(&self) -> u32 {
         let mut flags = 0;
-        if self.host_gone {
+        if self.host.is_gone() {
             flags |= shutdown::RECEIVE;
         }
         let deaf = self.guest_shutdown & shutdown::RECEIVE != 0;
-        if self.to_guest.is_empty() && (self.host_eof || (deaf && self.host_gone)) {
+        if self.to_guest.is_empty() && (self.host.is_at_end() || (deaf && self.host.is_gone())) {
             flags |= shutdown::SEND;
         }
         flags & !self.told_shutdown
@@ -437,20 +380,7 @@ impl Connection {
         if !self.to_host.is_empty() {
             return true;
         }
-        self.close();
+        self.host.close();
         false
     }
-
-    /// Ends the host stream so that its reader sees an end of file: a Unix stream
-    /// closed with unread input would give it `ECONNRESET`.
-    fn close(&mut self) {
-        // It fails only when the host is gone.
-        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
-        let mut discard = [0; 4096];
-        while matches!(recv(&self.stream, &mut discard[..], RecvFlags::DONTWAIT), Ok((n, _)) if n > 0)
-        {
-        }
-    }
 }
-
-const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);

@@ -7,8 +7,9 @@
 //!                                                    Vsock ──────┴── event ring ▶
 //! ```
 //! [`Vsock`] serves the rings, [`muxer`] knows the connections, [`connection`]
-//! is the state of one, [`credit`] its flow control, [`listener`] the public
-//! sockets, [`events`] the event ring. A connection holds at most [`credit::BUFFER`] bytes of the guest and
+//! is the state of one, [`host_stream`] its end on the host, [`credit`] its flow control,
+//! [`listener`] the public sockets, [`poller`] what on the host is waited for, [`events`] the
+//! event ring. A connection holds at most [`credit::BUFFER`] bytes of the guest and
 //! one read of the host; a reader that is slow on either side stops only its own
 //! writer.
 //!
@@ -29,9 +30,11 @@ mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod handle;
+mod host_stream;
 mod listener;
 mod muxer;
 mod packet;
+mod poller;
 #[cfg(test)]
 mod tests;
 

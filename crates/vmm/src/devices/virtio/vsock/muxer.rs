@@ -9,12 +9,8 @@ use super::connection::{Connection, PATIENCE, Ports, Verdict};
 use super::handle::Command;
 use super::listener::{Greeter, Greeting, Listener};
 use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
-use rustix::event::epoll;
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::Errno;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
-};
+use super::poller::{Poller, Source};
+use rustix::event::epoll::EventFlags;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,26 +32,10 @@ const FIRST_HOST_PORT: u32 = 1 << 30;
 /// Most a host stream is read, or a guest packet gathered, at once, in bytes.
 const SCRATCH: usize = 64 << 10;
 
-/// Most events taken from epoll by one call.
-const EVENTS: usize = 256;
-
-/// What an epoll event is about: one of these, or the number of a connection.
-mod token {
-    pub(super) const WAKE: u64 = 0;
-    pub(super) const TIMER: u64 = 1;
-    pub(super) const LISTENER: u64 = 2;
-    pub(super) const FIRST_CONNECTION: u64 = 3;
-}
-
 /// See the module's documentation.
 pub(super) struct Muxer {
     cid: u32,
-    epoll: OwnedFd,
-    /// Written by handles.
-    wake: Arc<OwnedFd>,
-    /// Ticks once a second while somebody waits with a time limit.
-    timer: OwnedFd,
-    ticking: bool,
+    poller: Poller,
     commands: Receiver<Command>,
     listener: Option<Listener>,
     greeters: HashMap<u64, Greeter>,
@@ -80,32 +60,15 @@ impl Muxer {
         next_port: Option<u32>,
         commands: Receiver<Command>,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
-        let level = epoll::EventFlags::IN;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(token::WAKE), level)?;
-        epoll::add(
-            &epoll,
-            &timer,
-            epoll::EventData::new_u64(token::TIMER),
-            level,
-        )?;
         Ok(Self {
             cid,
-            epoll,
-            wake: Arc::new(wake),
-            timer,
-            ticking: false,
+            poller: Poller::new()?,
             commands,
             listener: None,
             greeters: HashMap::new(),
             connections: HashMap::new(),
             by_ports: HashMap::new(),
-            next_id: token::FIRST_CONNECTION,
+            next_id: Source::FIRST_STREAM,
             next_port: next_port.unwrap_or(FIRST_HOST_PORT).max(FIRST_HOST_PORT),
             ready: VecDeque::new(),
             resets: VecDeque::new(),
@@ -123,11 +86,11 @@ impl Muxer {
 
     /// Readable when [`process_host_events`](Self::process_host_events) has work.
     pub(super) fn events(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.poller.fd()
     }
 
     pub(super) fn wake(&self) -> &Arc<OwnedFd> {
-        &self.wake
+        self.poller.wake()
     }
 
     /// Whether so many answers wait that the guest has to take some first.
@@ -154,39 +117,27 @@ impl Muxer {
     /// # Errors
     /// When epoll fails.
     pub(super) fn process_host_events(&mut self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(EVENTS);
-        let spare = rustix::buffer::spare_capacity(&mut buffer);
-        match epoll::wait(&self.epoll, spare, Some(&Timespec::default())) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for event in buffer {
-            let (flags, data) = (event.flags, event.data);
-            match data.u64() {
-                token::WAKE => self.run_commands(),
-                token::TIMER => self.tick(),
-                token::LISTENER => self.accept_clients(),
-                id if self.greeters.contains_key(&id) => self.greet(id),
-                id => self.host_ready(id, flags),
+        for (source, flags) in self.poller.events()? {
+            match source {
+                Source::Wake => self.run_commands(),
+                Source::Timer => self.tick(),
+                Source::Listener => self.accept_clients(),
+                Source::Stream(id) if self.greeters.contains_key(&id) => self.greet(id),
+                Source::Stream(id) => self.host_ready(id, flags),
             }
         }
         Ok(())
     }
 
     fn run_commands(&mut self) {
-        clear(&self.wake);
+        self.poller.clear_wake();
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Connect { port, stream } => self.connect_guest(port, stream, false, &[]),
                 Command::Publish(listener) => {
-                    let added = epoll::add(
-                        &self.epoll,
-                        &listener.socket,
-                        epoll::EventData::new_u64(token::LISTENER),
-                        epoll::EventFlags::IN,
-                    );
-                    // Without memory for it, closing it tells its clients.
-                    self.listener = added.is_ok().then_some(listener);
+                    let watched = self.poller.watch_listener(&listener.socket);
+                    // Closing one that cannot be watched tells its clients.
+                    self.listener = watched.then_some(listener);
                 }
             }
         }
@@ -198,9 +149,9 @@ impl Muxer {
                 continue;
             }
             let id = self.take_id();
-            if self.watch(id, stream.as_fd()) {
+            if self.poller.watch_stream(id, stream.as_fd()) {
                 self.greeters.insert(id, Greeter::new(stream, PATIENCE));
-                self.start_ticking();
+                self.poller.start_ticking();
             }
         }
     }
@@ -218,7 +169,7 @@ impl Muxer {
         };
         if let Greeting::Connect(port, early) = greeting {
             // It is watched under its old number; connections have their own.
-            let _ = epoll::delete(&self.epoll, greeter.fd());
+            self.poller.forget_stream(greeter.fd());
             self.connect_guest(port, greeter.stream, true, &early);
         }
     }
@@ -231,7 +182,7 @@ impl Muxer {
         self.insert(Connection::to_guest(ports, stream, announce, early));
     }
 
-    fn host_ready(&mut self, id: u64, flags: epoll::EventFlags) {
+    fn host_ready(&mut self, id: u64, flags: EventFlags) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -257,7 +208,7 @@ impl Muxer {
     /// A second has passed. Counted by calls and not by the clock, so that a pause
     /// of the machine is no reason to give up.
     pub(super) fn tick(&mut self) {
-        clear(&self.timer);
+        self.poller.clear_timer();
         self.greeters.retain(|_, greeter| !greeter.tick());
         let late: Vec<u64> = self
             .connections
@@ -268,27 +219,8 @@ impl Muxer {
             self.abandon(id);
         }
         if self.greeters.is_empty() && !self.connections.values().any(Connection::is_timed) {
-            self.set_timer(false);
+            self.poller.stop_ticking();
         }
-    }
-
-    fn start_ticking(&mut self) {
-        if !self.ticking {
-            self.set_timer(true);
-        }
-    }
-
-    fn set_timer(&mut self, on: bool) {
-        let second = Timespec {
-            tv_sec: i64::from(on),
-            tv_nsec: 0,
-        };
-        let every = Itimerspec {
-            it_interval: second,
-            it_value: second,
-        };
-        let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &every);
-        self.ticking = on && set.is_ok();
     }
 
     // ---- from the guest -----------------------------------------------------
@@ -394,7 +326,7 @@ impl Muxer {
         let len = connection.emit(self.cid, space, out)?;
         self.ready.push_back(id);
         if connection.is_timed() {
-            self.start_ticking();
+            self.poller.start_ticking();
         }
         Ok(len)
     }
@@ -427,16 +359,10 @@ impl Muxer {
         }
     }
 
-    fn watch(&self, id: u64, fd: BorrowedFd<'_>) -> bool {
-        use epoll::EventFlags as E;
-        let flags = E::IN | E::OUT | E::RDHUP | E::ET;
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(id), flags).is_ok()
-    }
-
     /// Takes a connection into the table; drops it when there is no room.
     fn insert(&mut self, connection: Connection) -> bool {
         let id = self.take_id();
-        if self.is_full() || !self.watch(id, connection.fd()) {
+        if self.is_full() || !self.poller.watch_stream(id, connection.fd()) {
             return false;
         }
         self.by_ports.insert(connection.ports, id);
@@ -485,9 +411,4 @@ impl Muxer {
             ..Header::default()
         }
     }
-}
-
-/// Takes the count out of an eventfd or timerfd; there may be none.
-fn clear(fd: &OwnedFd) {
-    let _ = rustix::io::read(fd, &mut [0; 8]);
 }

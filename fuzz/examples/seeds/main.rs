@@ -26,20 +26,17 @@ use hyperfork_host::fuzzing::{handover_examples, pool_examples};
 use hyperfork_vmm::snapshot::Preload;
 use hyperfork_state::{BlobRole, seal};
 use hyperfork_vmm::blobs::BlobWriter;
-use imago::StorageOpenOptions;
-use imago::file::File as Storage;
-use imago::qcow2::Qcow2;
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use serde::Serialize;
-use std::fs::{self, File, OpenOptions};
-use std::path::Path;
+use std::fs::{self, File};
 
+mod guests;
+mod images;
 #[allow(dead_code)] // It is for tests that do more.
-#[path = "../../crates/vmm/tests/support/mod.rs"]
+#[path = "../../../crates/vmm/tests/support/mod.rs"]
 mod support;
 
 /// A machine with one of each device.
-const MACHINE: &[u8] = include_bytes!("../../crates/vmm/goldens/machine-v1.bin");
+const MACHINE: &[u8] = include_bytes!("../../../crates/vmm/goldens/machine-v1.bin");
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -106,10 +103,10 @@ fn main() {
         );
     }
     archive();
-    kernels();
-    qcow2();
-    messages();
-    scripts();
+    images::kernels();
+    images::qcow2();
+    guests::messages();
+    guests::scripts();
 }
 
 /// A VM with something of everything.
@@ -374,260 +371,6 @@ fn archive() {
         "archive",
         "frames",
         &[&[129], &frames.concat()[..]].concat(),
-    );
-}
-
-/// Headers with little behind them.
-fn kernels() {
-    let mut elf = vec![0; 120];
-    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, b"\x7fELF\x02\x01\x01");
-    put(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
-    put(24, &(1u64 << 20).to_le_bytes()); // e_entry
-    put(32, &64u64.to_le_bytes()); // e_phoff
-    put(52, &[64, 0, 56, 0, 1, 0]); // e_ehsize, e_phentsize, e_phnum
-    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD
-    for (at, value) in [
-        (72, 0),
-        (80, 1 << 20),
-        (88, 1 << 20),
-        (96, 120u64),
-        (104, 4096),
-    ] {
-        put(at, &value.to_le_bytes());
-    }
-    keep("kernel", "elf", &[&[0, 0, 0], &elf[..]].concat());
-    keep(
-        "kernel",
-        "elf-initrd",
-        &[&[2, 5, 0], &elf[..], b"070701"].concat(),
-    );
-
-    let mut image = vec![0; 0x600];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[1]); // setup_sects
-    put(0x1fe, &[0x55, 0xaa]); // boot_flag
-    put(0x202, b"HdrS\x0f\x02"); // header, version
-    put(0x211, &[1]); // loadflags: loaded high
-    put(0x214, &(1u32 << 20).to_le_bytes()); // code32_start
-    put(0x236, &[1, 0]); // xloadflags: 64-bit entry
-    put(0x258, &(16u64 << 20).to_le_bytes()); // pref_address
-    put(0x260, &(1u32 << 20).to_le_bytes()); // init_size
-    keep("kernel", "bzimage", &[&[0, 0, 0], &image[..]].concat());
-}
-
-/// Images of 512-byte clusters, by the library that reads them.
-fn qcow2() {
-    let dir = tempfile::tempdir().expect("a directory");
-    for (name, backing) in [
-        ("plain", None),
-        ("on-raw", Some(("raw", "raw"))),
-        ("on-qcow2", Some(("qcow2", "qcow2"))),
-        ("on-itself", Some(("image", "qcow2"))),
-        ("on-secret", Some(("out", "raw"))),
-    ] {
-        let path = dir.path().join(name);
-        write_qcow2(&path, backing);
-        let content = fs::read(&path).expect("a file");
-        if name == "plain" {
-            fs::write(format!("{ROOT}/seeds/plain.qcow2"), &content).expect("a file");
-        }
-        keep("qcow2", name, &content);
-    }
-}
-
-fn write_qcow2(path: &Path, backing: Option<(&str, &str)>) {
-    type Image = Qcow2<Storage, FormatAccess<Storage>>;
-    let mut how = OpenOptions::new();
-    let file = how
-        .read(true)
-        .write(true)
-        .create(true)
-        .open(path)
-        .expect("a file");
-    let options = StorageOpenOptions::new().write(true);
-    let storage =
-        || Storage::from_open_file(file.try_clone().expect("a descriptor"), options.clone());
-    let builder = Image::create_builder(storage().expect("a file"));
-    let mut builder = builder.size(64 << 10).cluster_size(512);
-    if let Some((backing, format)) = backing {
-        builder = builder.backing(backing.to_owned(), format.to_owned());
-    }
-    builder.create().expect("an image");
-    let image = Image::builder(storage().expect("a file"))
-        .backing(None)
-        .write(true);
-    let image = FormatAccess::new(
-        image
-            .open(DenyImplicitOpenGate::default())
-            .expect("an image"),
-    );
-    image.write(&[9; 1024][..], 0).expect("room");
-    image.flush().expect("room");
-}
-
-/// What a client of a shared directory says: a session, and the same for a driver's buffers.
-fn messages() {
-    let u16 = |value: u16| value.to_le_bytes().to_vec();
-    let u32 = |value: u32| value.to_le_bytes().to_vec();
-    let u64 = |value: u64| value.to_le_bytes().to_vec();
-    let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
-    let walk = |to: u32, name: &str| [u32(1), u32(to), u16(1), text(name)].concat();
-    let sessions: [(&str, Vec<(u8, Vec<u8>)>); 4] = [
-        (
-            "read",
-            vec![
-                (110, walk(2, "file")),
-                (12, [u32(2), u32(0)].concat()),
-                (116, [u32(2), u64(0), u32(64)].concat()),
-                (24, [u32(2), u64(0x7ff)].concat()),
-                (8, u32(2)),
-                (120, u32(2)),
-            ],
-        ),
-        (
-            "write",
-            vec![
-                (110, [u32(1), u32(3), u16(0)].concat()),
-                (
-                    14,
-                    [u32(3), text("new"), u32(2), u32(0o644), u32(0)].concat(),
-                ),
-                (118, [u32(3), u64(4), u32(4), b"data".to_vec()].concat()),
-                (50, [u32(3), u32(0)].concat()),
-                (
-                    26,
-                    [u32(3), u32(8), u32(0), u32(0), u32(0), u64(2), vec![0; 32]].concat(),
-                ),
-                (122, u32(3)),
-            ],
-        ),
-        (
-            "names",
-            vec![
-                (72, [u32(1), text("made"), u32(0o755), u32(0)].concat()),
-                (
-                    16,
-                    [u32(1), text("link"), text("../secret"), u32(0)].concat(),
-                ),
-                (110, walk(4, "link")),
-                (22, u32(4)),
-                (110, walk(5, "file")),
-                (70, [u32(1), u32(5), text("hard")].concat()),
-                (74, [u32(1), text("file"), u32(1), text("moved")].concat()),
-                (20, [u32(5), u32(1), text("again")].concat()),
-                (
-                    18,
-                    [u32(1), text("pipe"), u32(0o10644), u32(0), u32(0), u32(0)].concat(),
-                ),
-                (76, [u32(1), text("hard"), u32(0)].concat()),
-            ],
-        ),
-        (
-            "list",
-            vec![
-                (110, [u32(1), u32(6), u16(0)].concat()),
-                (12, [u32(6), u32(0o200000)].concat()),
-                (40, [u32(6), u64(0), u32(512)].concat()),
-                (
-                    52,
-                    [u32(6), vec![0], u32(0), u64(0), u64(0), u32(1), text("me")].concat(),
-                ),
-                (
-                    54,
-                    [u32(6), vec![0], u64(0), u64(0), u32(1), text("me")].concat(),
-                ),
-                (108, u16(1)),
-            ],
-        ),
-    ];
-    let start = vec![
-        (100, [u32(8192), text("9P2000.L")].concat()),
-        (
-            104,
-            [u32(1), u32(u32::MAX), text("root"), text(""), u32(0)].concat(),
-        ),
-    ];
-    let mut in_buffers = Vec::new();
-    for (name, session) in sessions {
-        let mut script = vec![0];
-        for (kind, body) in start.iter().chain(&session) {
-            script.extend([*kind, 64]);
-            script.extend((body.len() as u16).to_le_bytes());
-            script.extend(body);
-            if name == "read" {
-                in_buffers.extend((7 + body.len() as u32).to_le_bytes());
-                in_buffers.extend([*kind, 1, 0]);
-                in_buffers.extend(body);
-            }
-        }
-        keep("p9", name, &script);
-    }
-    fs::write(format!("{ROOT}/seeds/messages.9p"), &in_buffers).expect("a file");
-}
-
-/// Drivers that offer buffers and have them served, by themselves and while they change.
-fn scripts() {
-    // Offers at slot `first`: two buffers of 16 bytes to read, one of 512 and one of a byte
-    // to write.
-    let offer = |first: u8| {
-        let mut step = vec![0, 0, first, 3, 2];
-        for (length, filled) in [(0, true), (0, true), (150, false), (60, false)] {
-            step.extend([0, first.wrapping_mul(16), u8::from(first > 3), length]);
-            if length == 150 {
-                step.push(0);
-            }
-            step.push(0);
-            if filled {
-                step.push(0);
-            }
-        }
-        step
-    };
-    let serve = vec![0, 100];
-    let meddled = vec![0, 125, 3, 0, 8, 1, 0, 12, 4, 200, 0, 0, 3];
-    let (host, save, reset) = (vec![0, 150], vec![0, 241], vec![0, 236]);
-    let script = [
-        offer(0),
-        serve.clone(),
-        offer(4),
-        meddled,
-        host,
-        save,
-        reset,
-        offer(8),
-        serve,
-    ];
-    let script = script.concat();
-    for target in ["rng", "balloon", "block", "console", "net", "vsock"] {
-        keep(target, "served", &script);
-        for choice in 1..4 {
-            keep(
-                target,
-                &format!("served-{choice}"),
-                &[&[choice], &script[..]].concat(),
-            );
-        }
-    }
-    keep("p9", "driver", &[&[6], &script[..]].concat());
-    keep(
-        "ports",
-        "fork",
-        &[
-            0, 0, 60, 0, 4, 1, 1, 0, 7, 225, 150, 60, 4, 4, 220, 230, 0, 150, 60, 0, 8,
-        ],
-    );
-    keep(
-        "ports",
-        "serial",
-        &[
-            1, 0, 0, 1, 1, 2, 0, 0, 1, b'x', 150, 0, 5, 1, 250, 150, 130, 0, 8,
-        ],
-    );
-    keep(
-        "ports",
-        "power",
-        &[2, 0, 160, 4, 2, 0, 0x20, 0, 200, 0, 1, 0xfe],
     );
 }
 

@@ -1,0 +1,171 @@
+//! What on the host the connections of a guest wait for, in one epoll: commands, clients,
+//! streams and time.
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Most events taken from epoll by one call.
+const EVENTS: usize = 256;
+
+/// What an event is about. epoll carries it as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A handle has left commands.
+    Wake,
+    /// A second has passed.
+    Timer,
+    /// Clients wait at the public socket.
+    Listener,
+    /// The stream of this number, [`Source::FIRST_STREAM`] or more.
+    Stream(u64),
+}
+
+impl Source {
+    pub(super) const FIRST_STREAM: u64 = 3;
+
+    fn from_data(data: epoll::EventData) -> Self {
+        match data.u64() {
+            0 => Self::Wake,
+            1 => Self::Timer,
+            2 => Self::Listener,
+            stream => Self::Stream(stream),
+        }
+    }
+
+    fn data(self) -> epoll::EventData {
+        epoll::EventData::new_u64(match self {
+            Self::Wake => 0,
+            Self::Timer => 1,
+            Self::Listener => 2,
+            Self::Stream(stream) => stream,
+        })
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Poller {
+    epoll: OwnedFd,
+    /// Written by handles.
+    wake: Arc<OwnedFd>,
+    /// Ticks once a second while something waits with a time limit.
+    timer: OwnedFd,
+    ticking: bool,
+}
+
+impl Poller {
+    /// Waits for handles only, so far.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        epoll::add(&epoll, &wake, Source::Wake.data(), EventFlags::IN)?;
+        epoll::add(&epoll, &timer, Source::Timer.data(), EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            wake: Arc::new(wake),
+            timer,
+            ticking: false,
+        })
+    }
+
+    /// Readable when [`events`](Self::events) has some.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    pub(super) fn wake(&self) -> &Arc<OwnedFd> {
+        &self.wake
+    }
+
+    /// What has happened; waits for nothing.
+    ///
+    /// # Errors
+    /// When epoll fails.
+    pub(super) fn events(&self) -> io::Result<impl Iterator<Item = (Source, EventFlags)> + use<>> {
+        let mut buffer = Vec::with_capacity(EVENTS);
+        let spare = rustix::buffer::spare_capacity(&mut buffer);
+        match epoll::wait(&self.epoll, spare, Some(&Timespec::default())) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(buffer
+            .into_iter()
+            .map(|event: epoll::Event| (Source::from_data(event.data), event.flags)))
+    }
+
+    /// Takes notice of a [`Source::Wake`].
+    pub(super) fn clear_wake(&self) {
+        clear(&self.wake);
+    }
+
+    /// Takes notice of a [`Source::Timer`].
+    pub(super) fn clear_timer(&self) {
+        clear(&self.timer);
+    }
+
+    /// Watches for clients of `listener`; false when the host has no memory for it.
+    #[must_use]
+    pub(super) fn watch_listener(&self, listener: impl AsFd) -> bool {
+        epoll::add(
+            &self.epoll,
+            listener,
+            Source::Listener.data(),
+            EventFlags::IN,
+        )
+        .is_ok()
+    }
+
+    /// Watches a stream, edge-triggered; false when the host has no memory for it.
+    #[must_use]
+    pub(super) fn watch_stream(&self, id: u64, stream: BorrowedFd<'_>) -> bool {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, stream, Source::Stream(id).data(), flags).is_ok()
+    }
+
+    /// Watches a stream no more.
+    pub(super) fn forget_stream(&self, stream: BorrowedFd<'_>) {
+        // It fails only when the stream is not watched.
+        let _ = epoll::delete(&self.epoll, stream);
+    }
+
+    pub(super) fn start_ticking(&mut self) {
+        if !self.ticking {
+            self.set_timer(true);
+        }
+    }
+
+    pub(super) fn stop_ticking(&mut self) {
+        self.set_timer(false);
+    }
+
+    fn set_timer(&mut self, on: bool) {
+        let second = Timespec {
+            tv_sec: i64::from(on),
+            tv_nsec: 0,
+        };
+        let every = Itimerspec {
+            it_interval: second,
+            it_value: second,
+        };
+        let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &every);
+        self.ticking = on && set.is_ok();
+    }
+}
+
+/// Takes the count out of an eventfd or timerfd; there may be none.
+fn clear(fd: &OwnedFd) {
+    let _ = rustix::io::read(fd, &mut [0; 8]);
+}
