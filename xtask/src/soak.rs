@@ -49,7 +49,7 @@ enum How {
         /// Other variables.
         more: &'static [(&'static str, &'static str)],
     },
-    /// Code of its own, given the number of rounds: whether it succeeded, and what it told.
+    /// Code of its own, given the number of rounds: whether it succeeded, and its report.
     Own(fn(u64) -> Result<(bool, Value)>),
 }
 
@@ -207,7 +207,7 @@ fn forks(rounds: u64) -> Result<(bool, Value)> {
     Ok((succeeded, serde_json::from_str(&text)?))
 }
 
-/// Runs a test program: what it told is its lines.
+/// Runs a test program, and returns whether it succeeded, and its lines of output.
 fn lines_of(command: &mut Command) -> Result<(bool, Value)> {
     let mut child = command
         .stdin(Stdio::null())

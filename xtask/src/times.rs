@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many test programs are told.
+/// How many test programs the table lists.
 const SLOWEST: usize = 10;
 
 struct Times {

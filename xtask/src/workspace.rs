@@ -93,7 +93,7 @@ pub(crate) fn metadata() -> Result<Metadata> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Where cargo puts what it builds, whatever has told it so; an absolute path.
+/// Where cargo puts what it builds, by whatever setting; an absolute path.
 ///
 /// # Errors
 /// When cargo fails.

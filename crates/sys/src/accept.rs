@@ -1,4 +1,4 @@
-//! Accepting connections, for ever.
+//! Accepts connections, without end.
 
 use crate::note;
 use std::io;

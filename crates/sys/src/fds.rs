@@ -1,8 +1,8 @@
 //! Descriptors that travel beside a serialised state.
 //!
-//! A state cannot hold a descriptor: it crosses a process. So whoever saves puts
-//! the descriptor in an [`FdTable`] and writes down its [`FdIndex`]; whoever
-//! restores takes it out again. The table itself goes over `SCM_RIGHTS`.
+//! A state cannot hold a descriptor, because the state goes to another process. So the code
+//! that saves puts the descriptor in an [`FdTable`] and its [`FdIndex`] in the state; the code
+//! that restores takes the descriptor out again. The table itself goes over `SCM_RIGHTS`.
 
 use serde::{Deserialize, Serialize};
 use std::io;

@@ -17,7 +17,7 @@ use std::thread;
 ///
 /// # Safety
 /// `life` must neither lock, wait for, nor drop anything that another thread may be at, and
-/// no descriptor but those it was told to keep. Nothing of the caller's is dropped in
+/// no descriptor but those that the caller lists. Nothing of the caller's is dropped in
 /// the child.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
-//! Work that threads which have nothing to do share with the one that has it to do.
+//! Idle threads help another thread with its work.
 //!
-//! A VM's vCPU threads are such: while the machine stands still they wait. Scoped threads
-//! would have to be started, which takes longer than most of the work does.
+//! A VM's vCPU threads are idle while the machine is paused. Scoped threads would have to be
+//! started, which takes longer than most of the work does.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +45,7 @@ struct Work {
 pub struct LastHelp(u64);
 
 impl WorkShare {
-    /// As [`Helpers::run`]; `wake` wakes those who may help.
+    /// As [`Helpers::run`]; `wake` wakes the threads that may help.
     pub fn run(&self, work: &(dyn Fn() + Sync), wake: impl FnOnce()) {
         // SAFETY: only the lifetime changes. The reference is taken back before this
         // returns or unwinds, by `Withdrawal`, which waits for every helper that has it.

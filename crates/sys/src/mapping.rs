@@ -152,7 +152,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Moves what is mapped in `range` to the same place in `aside`, page tables and all.
+    /// Moves what is mapped in `range`, with its page tables, to the same place in `aside`.
     /// The file that was mapped here still is, without page tables. Mapping over a
     /// populated range instead would tear them down while the guest waits.
     ///

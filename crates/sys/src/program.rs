@@ -1,4 +1,4 @@
-//! Starting processes that have nothing of their starter's but what is named.
+//! Starts processes that inherit nothing from their launcher but what the caller names.
 
 use super::check;
 use std::io;

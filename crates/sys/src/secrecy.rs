@@ -1,4 +1,4 @@
-//! What of this process other processes cannot see.
+//! Hides this process's memory from other processes.
 
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, dumpable_behavior, set_dumpable_behavior, setrlimit,

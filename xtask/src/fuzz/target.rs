@@ -22,10 +22,10 @@ const SLOWEST: u32 = 10;
 /// MiB that the process may take, and one allocation.
 const MEMORY: u32 = 2048;
 const ALLOCATION: u32 = 512;
-/// Lines of what was said that are told of a finding.
+/// How many lines of output the report of a finding quotes.
 const LINES_TOLD: usize = 25;
 
-/// Runs `program` for this long, from the kept corpus. What it finds is kept aside.
+/// Runs `program` for this long, from the kept corpus. New inputs go to a directory of their own.
 ///
 /// # Errors
 /// When it cannot be run, or says nothing that can be read.

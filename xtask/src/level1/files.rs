@@ -29,7 +29,7 @@ impl Files {
         }
     }
 
-    /// The commands' statuses, as far as they were told.
+    /// The commands' statuses, as far as the machine reported them.
     pub(super) fn statuses(&self) -> Vec<i32> {
         let told = read(&self.status);
         told.lines()

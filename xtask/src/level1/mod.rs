@@ -70,7 +70,7 @@ pub(crate) struct Command {
 ///
 /// # Errors
 /// When the machine cannot be prepared; when it dies, hangs beyond the limit, or
-/// ends without having told every command's status; when interrupted.
+/// ends without having reported every command's status; when interrupted.
 pub(crate) fn run(job: &Job, output: &mut dyn FnMut(&str)) -> Result<Vec<i32>> {
     if job.commands.is_empty() {
         bail!("nothing to run in the emulated machine");
