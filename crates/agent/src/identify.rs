@@ -1,4 +1,4 @@
-//! The guest's machine: how it becomes a machine of its own, and how it ends.
+//! How a guest's machine takes its identity, and how it ends.
 
 use crate::clock::Clock;
 use crate::hooks::Hooks;
@@ -36,7 +36,7 @@ pub(crate) struct Pid1 {
     secret_files: SecretFiles,
     hooks: Hooks,
     clock: Clock,
-    /// Whose identity it has, by its token.
+    /// The identity that it has, by its token.
     is: Option<Id>,
 }
 

@@ -1,4 +1,4 @@
-//! The VM's main program: its output is kept, and read by whoever follows it.
+//! The VM's main program. The agent keeps its output, and clients that follow it read it.
 
 use crate::program::{Outcome, Program};
 use crate::ring::Ring;

@@ -1,4 +1,4 @@
-//! How to try the agent on a machine that must not be changed.
+//! A mode to try the agent on a machine that it must not change.
 
 use crate::listener::Listener;
 use crate::log;

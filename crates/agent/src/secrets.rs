@@ -1,4 +1,4 @@
-//! Secrets in files, as long as the machine is the one that was given them.
+//! Secrets in files, which only the machine that received them keeps: a clone's agent removes them.
 
 use crate::sys::page::Page;
 use hyperfork_api::Secrets;

@@ -1,5 +1,5 @@
-//! The loop: waits for whatever can happen, and lets each conversation do its
-//! part.
+//! The agent's loop: waits for events of all kinds, and lets each conversation
+//! handle its own.
 //!
 //! `poll`, not `epoll`: what is waited for is worked out anew from the state of
 //! things each time, so the two cannot disagree; and for the few descriptors of

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Losing the connection ends a conversation in every state but `Program`: a
-//! program runs on with its input ended and its output read and thrown away, so
+//! program runs on with its input ended and its output read and discarded, so
 //! that no signal kills it. Every connection of a clone is lost in this way at
 //! the fork, and the programs in it must never notice. A host that wants its
 //! program dead sends a signal first.

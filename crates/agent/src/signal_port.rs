@@ -108,7 +108,7 @@ fn wait_for_turn() -> Option<OwnedFd> {
     Some(lock)
 }
 
-/// That nobody is there to read the number does not undo the fork.
+/// A missing reader of the number does not undo the fork.
 fn print(number: u32) -> c_int {
     match io::stdout().write_all(format!("{number}\n").as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -139,7 +139,7 @@ impl NoFork {
                     "the host could not do it: `hyperfork inspect` there tells why".to_owned()
                 }
                 Refusal::Interrupted => {
-                    "somebody else made this clone meanwhile: try again".to_owned()
+                    "another fork made this clone meanwhile: try again".to_owned()
                 }
             },
         }
@@ -152,7 +152,7 @@ fn number(arguments: &[OsString], most: u32) -> Option<u32> {
     number.filter(|number| *number <= most)
 }
 
-/// Nobody may be there to read that either.
+/// Ignores failures: standard error may have no reader either.
 fn complain(words: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{words}");
 }

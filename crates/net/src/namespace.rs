@@ -1,4 +1,4 @@
-//! A VM's namespace, made before it is needed.
+//! A VM's network namespace, made in advance.
 
 use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
@@ -191,7 +191,7 @@ impl Namespace {
         }
     }
 
-    /// The address of the guest's card.
+    /// The Ethernet address of the guest's network device.
     pub fn mac(&self) -> Mac {
         Mac::of(self.visible.guest())
     }
@@ -277,7 +277,7 @@ fn connect(
         .prohibit((pool.base(), pool.prefix()));
     inside.request(&batch)?;
 
-    // Nobody there speaks it. (Not there where the host has no IPv6.)
+    // Neither end uses IPv6. (The file is missing where the host has no IPv6.)
     let quiet = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", block.interface());
     let _ = fs::write(quiet, "1");
     let mut batch = Batch::new();

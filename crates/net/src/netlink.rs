@@ -1,4 +1,4 @@
-//! Asking the host kernel over netlink.
+//! Requests to the host kernel over netlink.
 
 use hyperfork_api::netlink::route::listed_address;
 use hyperfork_api::netlink::{Batch, Content, messages, refusals};

@@ -59,7 +59,7 @@ impl Reach {
     }
 }
 
-/// Connects a socket that nobody has used yet.
+/// Connects a new socket.
 fn connect(socket: OwnedFd, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {

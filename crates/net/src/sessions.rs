@@ -1,12 +1,12 @@
-//! Conversations in datagrams, which nobody says the end of: remembered up to a number, and
-//! up to a time after the last word. Time is an argument.
+//! Conversations in datagrams, which have no explicit end: remembered up to a number, and
+//! up to a time after the last datagram. Time is an argument.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::time::Duration;
 
-/// Conversations, each known by who has it, `K`, and by a number, and held by a socket or
+/// Conversations, each identified by its peer, `K`, and by a number, and held by a socket or
 /// the like, `S`.
 #[derive(Debug)]
 pub(super) struct Sessions<K, S> {

@@ -289,6 +289,6 @@ fn who_may_begin_nothing_still_answers() {
         .unwrap();
     frame_of(&network, 17);
     assert!(arrives_at(&network, &socket, address));
-    // To this one, and nobody else.
+    // To this guest, and no other.
     assert!(!arrives(&network));
 }

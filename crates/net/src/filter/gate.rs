@@ -1,4 +1,4 @@
-//! Where a guest may connect to, as rules of its namespace, out of the guest's reach.
+//! The egress policy as packet filter rules of the guest's namespace, out of the guest's reach.
 
 use super::super::egress::{Rule, Transport};
 use super::nat::{ON_ARRIVAL, new_destination};
@@ -36,7 +36,7 @@ pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> i
 }
 
 /// As [`guard`]; and TCP that may pass is translated to an address and port of the namespace
-/// itself, where whoever listens learns whom it was for.
+/// itself, where the listening process can read its original destination.
 pub(in super::super) fn intercept(
     inside: &Netlink,
     guest: u32,

@@ -35,7 +35,7 @@ fn table_of(pool: &Pool) -> String {
     format!("{TABLE}-{}-{}", pool.base(), pool.prefix())
 }
 
-/// It is all the same who has made it.
+/// Any process may have made it.
 pub(super) fn exists_after(made: io::Result<()>) -> io::Result<()> {
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -61,7 +61,7 @@ pub(in super::super) fn show_guests(host: &Netlink, pool: &Pool) -> io::Result<(
     wanted.commit(host)
 }
 
-/// In a VM's namespace: the guest, who believes to be `visible`, is `real` outside.
+/// In a VM's namespace: translates between the address that the guest sees, `visible`, and its address outside, `real`.
 pub(in super::super) fn translate(inside: &Netlink, visible: Block, real: Block) -> io::Result<()> {
     /// `NFT_NAT_SNAT`, `NFT_NAT_DNAT`.
     const SOURCE_NAT: u32 = 0;
