@@ -162,7 +162,7 @@ fn mount_share(tag: &str, mount_point: &str, read_only: bool) -> Result<(), Fail
     flags.set(MountFlags::RDONLY, read_only);
     let options = c"trans=virtio,version=9p2000.L";
     match mount(tag, mount_point, "9p", flags, options) {
-        // Told twice.
+        // The host asked twice.
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(error) => Err(failed(mount_point, error)),
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 const IDENTITY_LEN: usize = 192;
 
 /// Where 32 random bytes of the machine's own are in the page of the generation: the two
-/// identifiers, for who wants to tell this machine from all others without asking the kernel.
+/// identifiers, by which a program knows this machine from all others without asking the kernel.
 const OWN: usize = 16;
 
 /// For all to read.

@@ -124,7 +124,7 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(fd, events));
             });
         }
-        // The last, which comes first below: before a clone is told who it is.
+        // The last, which comes first below: before a clone gets its identity.
         if let Some(changes) = self.guest.machine.changes() {
             tokens.push(Token::Machine);
             fds.push(PollFd::from_borrowed_fd(changes, PollFlags::IN));

@@ -343,8 +343,8 @@ fn obey(program: &mut Program, message: &Stream) {
     }
 }
 
-/// If the program has ended: its last words and its status. True once all is
-/// said.
+/// If the program has ended: sends its last output and its status. True once all
+/// is sent.
 fn say_the_end(
     program: &mut Program,
     connection: &mut Connection,

@@ -100,7 +100,7 @@ fn fork_machine(clones: u32) -> Result<u32, NoFork> {
 
 /// The monitor makes one fork at a time; programs of the guest that want one take
 /// turns, each until it knows its answer. Where there is no place for a lock, the
-/// second is told that it is too many.
+/// second gets an error.
 fn wait_for_turn() -> Option<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let lock = open(FORK_LOCK_PATH, flags, Mode::from_raw_mode(0o600)).ok()?;

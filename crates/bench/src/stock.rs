@@ -9,7 +9,7 @@ use hyperfork_state::Shape;
 use std::thread;
 use std::time::Duration;
 
-/// What a shell usually takes for that, at most.
+/// How long a shell usually takes to preload, at most.
 const GETTING_READY: Duration = Duration::from_millis(1);
 
 /// Shells for the clones of one kind of guest. While it is full the pool builds none,
@@ -50,12 +50,12 @@ impl Stock {
         self.pool.as_ref()?.pid().ok()
     }
 
-    /// Waits until those that were taken have been replaced and made ready for who took
-    /// them, and the pool has nothing more to do.
+    /// Waits until the pool has replaced the shells that were taken, has preloaded them for the VM
+    /// that took them, and has nothing more to do.
     pub(crate) fn settle(&self, vms: &Vms<'_>) {
         // Where there is no pool, clones' shells are built while they wait.
         let _ = pool::settle(vms.host(), &self.shape);
-        // The last shells have been told what to get ready for, and do so now.
+        // The last shells have their order to preload, and do so now.
         thread::sleep(GETTING_READY * self.kept as u32);
     }
 

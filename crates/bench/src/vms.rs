@@ -1,5 +1,5 @@
-//! The VMs of an experiment: named so that nobody else's are meant, and gone with
-//! it.
+//! The VMs of an experiment: their names collide with no other VM's, and they end with
+//! the experiment.
 
 use crate::cpu;
 use crate::error::BenchError;
@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Who looks on while an experiment runs.
+/// The observer of a running experiment.
 pub trait Watch {
     /// Whether it should go on; asked between samples, and while a guest boots.
     fn wanted(&self) -> bool;
@@ -65,13 +65,13 @@ impl<'a> Vms<'a> {
         &self.host.run_dir
     }
 
-    /// Who looks on.
+    /// The observer.
     pub(crate) fn watch(&self) -> &'a dyn Watch {
         self.watch
     }
 
     /// # Errors
-    /// [`BenchError::Interrupted`], once nobody wants this to go on.
+    /// [`BenchError::Interrupted`], once the observer wants the experiment to end.
     pub(crate) fn check(&self) -> Result<(), BenchError> {
         match self.watch.wanted() {
             true => Ok(()),
@@ -181,7 +181,7 @@ impl<'a> Vms<'a> {
         Ok(())
     }
 
-    /// What a VM tells about itself.
+    /// What a VM reports about itself.
     pub(crate) fn info(&self, vm: &VmName) -> Result<VmInfo, BenchError> {
         Ok(self.host.run_dir.vm(vm).info()?)
     }

@@ -184,7 +184,7 @@ fn a_killed_builder_takes_its_tools_along_and_the_next_start_cleans_up() {
         builder.child.wait().unwrap();
         until("the tool ends", || is_gone(tool).then_some(()));
 
-        // Half of a build is there, and nobody takes it for an image.
+        // Half of a build is there, and the store does not take it for an image.
         assert!(artifacts(&root, "roots").is_empty());
         let store = store(&root, vec![simple("one", "a")]);
         assert!(artifacts(&root, "tmp").is_empty());

@@ -118,7 +118,7 @@ pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protoc
     }
 }
 
-/// Whether a policy has words that are about the host's addresses.
+/// Whether a policy has keywords that depend on the host's addresses.
 pub(super) fn is_about_the_host(egress: &Egress) -> bool {
     let words = [Destination::Host, Destination::Public];
     matches!(egress, Egress::Only(all) if all.iter().any(|one| words.contains(one)))

@@ -28,8 +28,8 @@ pub enum Ready {
 }
 
 impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
-    /// Between `one`, which the caller keeps, and `most` conversations at a time; then the one
-    /// is forgotten that has been silent for longest.
+    /// Between `one`, which the caller keeps, and at most `most` conversations at a time; a further
+    /// one replaces the conversation that has been silent for longest.
     ///
     /// # Errors
     /// No epoll.
@@ -43,7 +43,7 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
         })
     }
 
-    /// Waits until there is something to be read, and forgets who has been silent for long.
+    /// Waits until there is something to read, and forgets peers that have been silent for long.
     ///
     /// # Errors
     /// Those of epoll.

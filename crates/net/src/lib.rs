@@ -111,8 +111,9 @@ fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
     host.index_of(&Block::around(address).interface()).is_ok()
 }
 
-/// Removes what VMs share on the host: those of this pool, if there are none of it, and those of all pools, if there are none at all. Those that are just ending get a
-/// moment: the kernel removes interfaces when it has time.
+/// Removes what VMs share on the host: the pool's table if the pool has no VM left, and the table of
+/// all pools if there is no VM at all. VMs that are just ending get a moment, because the kernel
+/// removes interfaces later.
 pub fn tidy(pool: &Pool) {
     let host = (Netlink::open(Part::Route), Netlink::open(Part::Filter));
     if let (Ok(route), Ok(filter)) = host {

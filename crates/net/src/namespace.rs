@@ -17,10 +17,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A network for one VM. It goes when this and all copies of the TAP are dropped.
+/// A network for one VM. The kernel removes it when this and all copies of the TAP are dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Where the host knows it; nowhere without privileges.
+    /// The block of addresses by which the host knows it; `None` without privileges.
     block: Option<Block>,
     visible: Block,
     tap: Tap,
@@ -72,7 +72,7 @@ impl Namespace {
     pub fn prepare(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let network = Self::prepare_in(setup, kind)?;
         if network.ip().is_some() {
-            // Without a filter guests reach the host alone; `doctor` tells.
+            // Without a filter guests reach the host alone; `doctor` says so.
             if let Ok(host) = Netlink::open(Part::Filter) {
                 let _ = filter::part_guests(&host);
                 let _ = filter::hide_guests(&host, &setup.pool);
@@ -135,9 +135,9 @@ impl Namespace {
     ) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let nameservers = resolver::nameservers();
-        // The sockets are this host's, so to its other processes what they send comes from
-        // the host itself: only a guest that may by name reaches them, ports that are
-        // published for others included.
+        // The sockets are this host's, so its other processes see their packets as the host's
+        // own: a guest reaches those processes, and ports published for other VMs, only if its
+        // policy names the host.
         let rules = match egress {
             Egress::All => {
                 let around = around(&nameservers, Vec::new(), host, pool)?;

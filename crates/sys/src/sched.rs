@@ -67,7 +67,7 @@ pub fn take_usual_turns() {
     set_turns(0);
 }
 
-/// Waits by `wait`, and is let to the processor afterwards when others are done or the
+/// Waits by `wait`, and gets the processor afterwards when others are done or the
 /// next tick comes, but preempts no thread: the thread that wakes this one continues first.
 pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
     // Otherwise another policy was chosen for this thread.
@@ -88,9 +88,9 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
     result
 }
 
-/// While it lives, the thread that made it is urgent (`SCHED_RR`), if the user may have it
-/// so: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
-/// Others may end it, as long as the thread is there.
+/// While this lives, the thread that made it is urgent (`SCHED_RR`), if the user has the
+/// privilege: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
+/// Other threads may end its urgency, as long as it runs.
 ///
 /// (Lower niceness does not work: the scheduler makes a thread that was preferred by weight
 /// wait afterwards, up to seconds.)
@@ -98,18 +98,18 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
 #[must_use = "it ends when dropped"]
 pub struct Urgent {
     thread: libc::pid_t,
-    /// As it was before, if it is otherwise now.
+    /// The policy before, if this changed it.
     usual: Option<Attr>,
 }
 
 impl Urgent {
-    /// Makes the calling thread urgent: what it does is our own.
+    /// Makes the calling thread urgent, which runs only the monitor's own code.
     pub fn now() -> Self {
         Self::with_priority(2)
     }
 
-    /// Makes the calling thread urgent, which will run a guest: it goes after our own work,
-    /// which so can put an end to its urgency.
+    /// Makes the calling thread urgent, which will run a guest. Its priority is below that of the
+    /// monitor's own threads, so that those can end its urgency.
     pub fn guest() -> Self {
         Self::with_priority(1)
     }
@@ -129,7 +129,7 @@ impl Urgent {
         }
     }
 
-    /// Whether the user may have it so.
+    /// Whether the user has the privilege.
     pub fn is_granted(&self) -> bool {
         self.usual.is_some()
     }

@@ -25,8 +25,8 @@ pub struct Userfault {
 pub enum Faults {
     /// All: also those of the kernel, which is what KVM's accesses to guest memory are.
     Kernel,
-    /// Those of the process's own code. That does for noticing writes, which no one has to
-    /// handle; missing pages could not be served.
+    /// Those of the process's own code. That is enough to notice writes, which need no
+    /// handling; missing pages could not be served.
     UserOnly,
 }
 

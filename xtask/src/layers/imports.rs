@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(super) type Imports = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;
 
 /// The names looked up on the way, each with its module. No name is looked up twice:
-/// modules may hand on each other's.
+/// modules may re-export each other's.
 type Seen<'a> = HashSet<(usize, &'a str)>;
 
 /// The imports between the files of the crate whose root is this file.

@@ -1,4 +1,4 @@
-//! One cell's VMs: from the first sample until the last they stay.
+//! One cell's VMs, which run from the first sample until the last.
 
 use super::raw::Template;
 use super::{ForkPlan, ForkRow, Method, Sample};
@@ -26,7 +26,7 @@ pub(super) enum Lane {
     Firsts(Strategy, Stock),
     /// A VM booted for each.
     Boots(State, Stock),
-    /// A machine captured once, in this very process.
+    /// A machine captured once, in this process.
     Raw(Box<Template>),
 }
 
@@ -72,7 +72,7 @@ impl Lane {
             }
             Ok((parent, stock))
         });
-        // A parent that cannot be forked is of no use to anybody.
+        // A parent that cannot be forked is of no use.
         let (parent, stock) = opened.inspect_err(|_| vms.remove_all(&line))?;
         let lane = Self::Forks {
             parent,
@@ -142,7 +142,7 @@ impl Lane {
     }
 }
 
-/// Adds so many generations to a line, each of one clone of the last. Gives the last of all.
+/// Adds so many generations to a chain of clones, each of one clone of the last. Returns the last.
 fn descend(
     line: &mut Vec<VmName>,
     generations: u32,

@@ -61,7 +61,7 @@ pub(in super::super) fn show_guests(host: &Netlink, pool: &Pool) -> io::Result<(
     wanted.commit(host)
 }
 
-/// In a VM's namespace: translates between the address that the guest sees, `visible`, and its address outside, `real`.
+/// In a VM's namespace: translates between the guest's `visible` address and its `real` one outside.
 pub(in super::super) fn translate(inside: &Netlink, visible: Block, real: Block) -> io::Result<()> {
     /// `NFT_NAT_SNAT`, `NFT_NAT_DNAT`.
     const SOURCE_NAT: u32 = 0;

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-/// What it is told first.
+/// The first message to the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) guest: Ipv4Addr,
