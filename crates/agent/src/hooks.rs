@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 const SSH_DIR: &str = "/etc/ssh";
 const RENEW_SSH_KEYS: &str = "/usr/lib/hyperfork/renew-ssh-host-keys";
 
-/// The programs, and what tells that there may be others.
+/// The programs, and the watch that reports that there may be others.
 #[derive(Debug)]
 pub(crate) struct Hooks {
     changes: Option<OwnedFd>,

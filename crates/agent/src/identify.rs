@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// How long programs have to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether they have.
+/// How often the agent checks whether they have.
 const GRACE_STEP: Duration = Duration::from_millis(20);
 
 /// The machine whose PID 1 this is.

@@ -30,8 +30,8 @@ pub(crate) trait Machine {
     /// Does what could wait until the host had its answer.
     fn settle(&mut self) {}
 
-    /// The host is about to be answered: should the machine have stood still since the
-    /// clock was set, sets it anew.
+    /// Called before an answer to the host: if the machine has stood still since the
+    /// clock was set, sets the clock anew.
     fn follow_host(&mut self);
 
     /// Ends all programs and the machine. Returns only where that fails.

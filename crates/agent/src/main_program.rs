@@ -40,7 +40,7 @@ impl MainProgram {
         }
     }
 
-    /// Keeps all that it has written by now, and tells how much that is.
+    /// Keeps all that it has written by now, and returns how much that is.
     pub(crate) fn keep_all(&mut self) -> u64 {
         // It may write as fast as it is read.
         let enough = self.output.end() + Ring::CAPACITY as u64;

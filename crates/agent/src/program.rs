@@ -214,7 +214,7 @@ impl Program {
         }
     }
 
-    /// Gives its terminal, if it has one, another size; the kernel tells it.
+    /// Gives its terminal, if it has one, another size; the kernel signals that to it.
     pub(crate) fn resize(&self, size: WindowSize) -> io::Result<()> {
         match &self.terminal {
             Some(terminal) => Ok(tcsetwinsize(terminal, winsize(size))?),

@@ -36,7 +36,7 @@ impl SecretFiles {
         }
     }
 
-    /// Takes away those that there are, from who has them open, too, and puts these there.
+    /// Removes the present files, also from programs that have them open, and writes these.
     /// Without any before and now it does nothing.
     ///
     /// # Errors

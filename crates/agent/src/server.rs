@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Waits until something can be done, and tells what.
+    /// Waits until something can be done, and returns what.
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, Errno> {
         let mut tokens = vec![Token::Signals];
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];

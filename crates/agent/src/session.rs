@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Tells what it waits for. Whatever it may not take more of is left out:
+    /// Reports what it waits for. Whatever it may not take more of is left out:
     /// that is all there is to backpressure.
     pub(crate) fn interests<'a>(
         &'a self,

@@ -51,7 +51,7 @@ pub(crate) fn fork(arguments: &[OsString]) -> c_int {
     }
 }
 
-/// `hf-done CODE`: tells that the work is done, with a result code. A clone ends
+/// `hf-done CODE`: reports that the work is done, with a result code. A clone ends
 /// with that, so there it does not return.
 pub(crate) fn done(arguments: &[OsString]) -> c_int {
     let Some(code) = number(arguments, MAX_CODE) else {

@@ -5,7 +5,7 @@
 //! | held | by | while |
 //! |---|---|---|
 //! | exclusively | a builder | it builds and puts the artifact in place |
-//! | exclusively | the collector | it looks whether the artifact is used, and removes it |
+//! | exclusively | the collector | it checks whether the artifact is used, and removes it if not |
 //! | shared | a caller that asked for an artifact | until an image that names it is written |
 //!
 //! The kernel drops a lock with its holder, so a temporary directory whose

@@ -55,7 +55,7 @@ fn main() {
     println!("\ntest result: ok. {passed} passed; 0 failed");
 }
 
-/// A builder process. It tells its steps on standard output.
+/// A builder process. It prints its steps on standard output.
 fn builder(role: &str, root: &Path) {
     let gate = root.with_extension("gate");
     let recipe = match role {

@@ -115,7 +115,7 @@ fn finding(target: &str, program: &Path, said: &str) -> String {
             program.display(),
             path.display()
         ),
-        None => format!("{target}: no input was told\n  {last}"),
+        None => format!("{target}: no input was reported\n  {last}"),
     }
 }
 

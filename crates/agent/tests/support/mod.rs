@@ -55,7 +55,7 @@ impl Agent {
         agent
     }
 
-    /// Tells it that it is the machine with this CID.
+    /// Gives it the identity of the machine with this CID.
     pub(crate) fn identify(&self, cid: u32) -> Reply {
         let request = Request::Identify {
             identity: identity(cid),

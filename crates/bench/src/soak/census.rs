@@ -41,7 +41,7 @@ pub struct ProcessCensus {
     pub rss_kib: u64,
     /// What is in the memory files that it has open: frozen guest memory, layers, arenas.
     pub files_kib: u64,
-    /// Whether the host tells it of writes to guest memory.
+    /// Whether the host reports writes to guest memory to it.
     pub tracked: bool,
 }
 
