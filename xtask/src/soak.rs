@@ -1,7 +1,7 @@
-//! Long runs: what CI runs a short round of, with larger numbers.
+//! Soaks: long runs, with larger numbers, of what CI runs a short round of.
 //!
-//! A soak is a test or an experiment that takes its numbers from outside. There is no
-//! second code for it: what is to be run longer is added to [`SOAKS`], in a line.
+//! A soak is a test or an experiment that takes its numbers from outside. It has no second
+//! implementation here: [`SOAKS`] lists what runs longer, one entry each.
 
 use crate::programs;
 use crate::run::{output, run, step};

@@ -1,4 +1,4 @@
-//! What cargo knows of the workspace.
+//! Cargo's metadata of the workspace.
 
 use crate::run::output;
 use anyhow::{Context, Result};

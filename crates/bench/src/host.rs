@@ -1,4 +1,4 @@
-//! Where and how something was measured.
+//! The host and the program of a measurement.
 
 use hyperfork_host::PoolConfig;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
@@ -44,7 +44,7 @@ pub struct HostRecord {
     pub load_1min: f64,
 }
 
-/// What the host remembered from before.
+/// What was in the host's page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {

@@ -1,4 +1,4 @@
-//! The shells that wait in the user's pool while something is measured.
+//! The shells that wait in the user's pool during a measurement.
 
 use crate::error::BenchError;
 use crate::guest::Guest;
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// How long a shell usually takes to preload, at most.
 const GETTING_READY: Duration = Duration::from_millis(1);
 
-/// Shells for the clones of one kind of guest. While it is full the pool builds none,
-/// which would disturb what is measured; also a VM that is only booted has some built.
+/// Shells for the clones of one kind of guest. While the stock is full the pool builds none,
+/// which would disturb the measurement; the pool builds some also for a VM that is only booted.
 ///
 /// Where there is no pool, what clones need is built while they wait, and every fork's
 /// report says so.
@@ -26,7 +26,7 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
-    /// Has the pool filled up, for forks into `clones` at a time, and waits for it.
+    /// Has the pool fill its stock for forks into `clones` at a time, and waits for it.
     pub(crate) fn fill(
         guest: &Guest,
         cpus: u8,
@@ -36,7 +36,7 @@ impl Stock {
     ) -> Result<Self, BenchError> {
         let spec = guest.spec(VmName::new("any")?, cpus, memory_mib, "");
         let shape = Shape::of(&spec);
-        // It keeps twice of what was wanted.
+        // The pool keeps twice what was wanted.
         let kept = 2 * clones as usize;
         Ok(Self {
             pool: filled(&shape, kept, vms),

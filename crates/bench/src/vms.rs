@@ -18,7 +18,7 @@ pub trait Watch {
     /// Whether it should go on; asked between samples, and while a guest boots.
     fn wanted(&self) -> bool;
 
-    /// So many samples of so many are there; the next is of this.
+    /// How many samples of how many were taken, and what the next is of.
     fn advance(&self, done: usize, of: usize, next: &str);
 }
 
@@ -31,7 +31,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 pub struct Vms<'a> {
     host: Config,
     watch: &'a dyn Watch,
-    /// Of all names.
+    /// The prefix of all names.
     prefix: String,
     booted: u32,
 }
@@ -138,7 +138,7 @@ impl<'a> Vms<'a> {
     pub(crate) fn write_marks(&self, vm: &VmName) -> Result<(), BenchError> {
         let rounds = || {
             let console = self.console(vm);
-            // The one is what a booted VM says, the other what a clone does.
+            // A booted VM prints the one, a clone the other.
             let ends = [" written\n", "nano: clone "];
             ends.map(|words| console.matches(words).count())
                 .iter()
@@ -187,7 +187,7 @@ impl<'a> Vms<'a> {
     }
 
     /// The processor time that a fork's clones have had since their processes began, the
-    /// mean, microseconds. To be asked before they are asked anything else.
+    /// mean, microseconds. Call this before any other request to them.
     pub(crate) fn cpu_us(&self, report: &ForkReport) -> Option<f64> {
         let used = |clone: &CloneReport| {
             let socket =

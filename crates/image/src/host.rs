@@ -1,5 +1,5 @@
-//! What the machine must have: the distribution's packages, and where it gets
-//! them from.
+//! The host's requirements: the distribution's packages, and the archives that
+//! have them.
 
 use crate::{Progress, Tool, ToolError};
 

@@ -1,4 +1,4 @@
-//! What is the same inside of every VM's namespace.
+//! The configuration that is the same inside every VM's namespace.
 
 use super::address::HOST_PREFIX;
 use hyperfork_api::Mac;

@@ -40,7 +40,7 @@ pub enum NetError {
     /// The kernel cannot keep a guest from connecting to others.
     #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
     Egress(#[source] io::Error),
-    /// There is none without privileges either; why, in one line.
+    /// No network without privileges either; the reason in one line.
     #[error("{0}")]
     User(String),
     /// The kernel refuses.
@@ -127,7 +127,7 @@ impl Namespace {
         })
     }
 
-    /// One whose way out are sockets of this process.
+    /// A network without privileges: sockets of this process are its way out.
     fn without_privileges(
         setup: &Setup,
         host: &Netlink,
@@ -179,7 +179,7 @@ impl Namespace {
         &self.tap
     }
 
-    /// What the guest has to know.
+    /// The guest's network settings, for its agent.
     pub fn guest(&self) -> GuestNetwork {
         GuestNetwork {
             mac: self.mac(),

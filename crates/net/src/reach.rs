@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way from this process to a guest: its address, and where that is known.
+/// The way from this process to a guest: its address, and the namespace that knows it.
 #[derive(Debug, Clone)]
 pub struct Reach {
     ip: Ipv4Addr,
@@ -44,7 +44,7 @@ impl Reach {
         }
     }
 
-    /// A socket that sends to a port of the guest and hears it alone.
+    /// A socket that sends to a port of the guest and receives only from it.
     ///
     /// # Errors
     /// The kernel's.

@@ -28,7 +28,7 @@ pub(super) enum Purpose {
     Coverage,
 }
 
-/// Builds these targets, in one go; gives the directory they are in.
+/// Builds these targets with one command, and returns the directory they are in.
 ///
 /// # Errors
 /// When they cannot be built.

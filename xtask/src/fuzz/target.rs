@@ -1,4 +1,4 @@
-//! Running one target, and reading what libFuzzer says of it.
+//! Runs one target, and reads libFuzzer's output.
 
 use super::corpus;
 use super::record::Row;
@@ -84,7 +84,7 @@ pub(super) fn libfuzzer(program: &Path, log: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// What libFuzzer says last of what it has reached.
+/// The coverage in libFuzzer's last status line.
 #[derive(Debug, PartialEq, Eq)]
 struct Coverage {
     edges: u64,

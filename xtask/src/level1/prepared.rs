@@ -1,4 +1,4 @@
-//! What every emulated machine needs, made once and kept in the user's cache.
+//! Files that every emulated machine needs, made once and kept in the user's cache.
 
 use super::initramfs::{self, Contents};
 use super::packages::{self, Package};

@@ -16,7 +16,7 @@ pub(super) enum Lane {
     /// A parent that is forked again and again.
     Forks {
         parent: VmName,
-        /// It, and all it descends from.
+        /// The parent, and all its ancestors.
         line: Vec<VmName>,
         strategy: Strategy,
         clones: u32,
@@ -31,7 +31,7 @@ pub(super) enum Lane {
 }
 
 impl Lane {
-    /// Makes everything ready for the first sample, with one that is not recorded.
+    /// Prepares the first sample, by taking one that is not recorded.
     pub(super) fn open(
         row: &mut ForkRow,
         plan: &ForkPlan,
@@ -85,7 +85,7 @@ impl Lane {
         Ok(lane)
     }
 
-    /// Measures once. What it makes is gone again afterwards.
+    /// Takes one sample, and removes the VMs that it made.
     pub(super) fn sample(
         &self,
         row: &ForkRow,
@@ -131,7 +131,7 @@ impl Lane {
         }
     }
 
-    /// Waits until nothing is done any more for the last sample.
+    /// Waits until all work for the last sample has ended.
     fn settle(&self, vms: &Vms<'_>) {
         match self {
             Self::Forks { stock, .. } | Self::Firsts(_, stock) | Self::Boots(_, stock) => {
