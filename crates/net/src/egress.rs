@@ -95,8 +95,8 @@ pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
         all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
     });
     let host = around.host.iter().map(|&host| refused((host, 32)));
-    let everybody = allowed(EVERYBODY, None);
-    names.chain(host).chain([everybody]).collect()
+    let rest = allowed(EVERYBODY, None);
+    names.chain(host).chain([rest]).collect()
 }
 
 /// Whether a guest may begin to speak to a port.
