@@ -16,14 +16,14 @@ use std::os::unix::fs::FileExt;
 
 const MS: i64 = 1_000_000;
 
-/// How far the clock may be off, nanoseconds.
+/// How far the clock may be wrong, nanoseconds.
 const TOLERANCE: i64 = 5 * MS;
 
-/// A look at clocks that takes longer than this, nanoseconds, is taken anew: their
-/// readings do not belong together.
+/// A reading of the clocks that takes longer than this, nanoseconds, is repeated: its
+/// values do not belong together.
 const QUICK: i64 = 2 * MS;
 
-/// So often.
+/// The most readings of one look.
 const LOOKS: usize = 5;
 
 /// No host has a clock before this, nanoseconds since 1970: 2020. It is no clock then.

@@ -89,7 +89,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes note that the socket takes more.
+    /// Records that the socket takes more.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;
     }

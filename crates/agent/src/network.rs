@@ -30,7 +30,7 @@ const RESOLVER: &str = "/etc/resolv.conf";
 pub(crate) struct Card {
     set_up: Option<SetUp>,
     /// Addresses that it had before, whose connections are still to be ended. More than
-    /// one when a clone was cloned before it came to that.
+    /// one when a clone was cloned before it had ended them.
     left: Vec<Ipv4Addr>,
 }
 
@@ -150,7 +150,7 @@ fn netlink(part: Option<Protocol>) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC, part)?)
 }
 
-/// Has all of it done.
+/// Sends the whole batch to the kernel.
 fn request(kernel: &OwnedFd, batch: &Batch) -> io::Result<()> {
     send(kernel, batch.as_bytes(), SendFlags::empty())?;
     refusals(|buffer| Ok(recv(kernel, buffer, RecvFlags::DONTWAIT)?.0))

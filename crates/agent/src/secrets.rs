@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(crate) struct SecretFiles {
     directory: PathBuf,
-    /// Open once there has been one.
+    /// The directory, open once there has been a file in it.
     opened: Option<OwnedFd>,
     files: Vec<SecretFile>,
 }

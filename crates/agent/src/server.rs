@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Timespec = Timespec {
     tv_nsec: 100_000_000,
 };
 
-/// All that is served.
+/// The agent's listeners, conversations and machine.
 pub(crate) struct Server {
     listeners: Vec<Listener>,
     signals: OwnedFd,
@@ -169,7 +169,7 @@ impl Server {
         }
     }
 
-    /// Takes leave of every process that has ended: programs of the host's, and
+    /// Reaps every process that has ended: programs that the host started, and
     /// orphans.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
@@ -212,7 +212,7 @@ impl Server {
             + usize::from(main.is_some_and(|main| main.program.status().is_none()));
     }
 
-    /// A mistake of ours costs one conversation, never PID 1.
+    /// A bug of the agent's ends one conversation, never PID 1.
     fn guarded(&mut self, index: usize, step: impl FnOnce(&mut Session, &mut Guest, &mut [u8])) {
         let session = &mut self.sessions[index];
         let (guest, scratch) = (&mut self.guest, self.scratch.as_mut_slice());

@@ -40,7 +40,7 @@ pub(crate) fn fork(arguments: &[OsString]) -> c_int {
             MOST_CLONES,
         );
     };
-    // Who read the output may be left behind with the parent.
+    // The output's reader may exist only in the parent.
     signals::ignore_broken_pipes();
     match fork_machine(clones) {
         Ok(number) => print(number),

@@ -50,7 +50,7 @@ impl Ticket {
     }
 }
 
-/// Goes on with a conversation whose request was this copy.
+/// Continues a conversation whose request was this copy.
 pub(crate) fn start(copy: Copy, connection: Connection, ticket: Ticket) {
     let builder = thread::Builder::new().stack_size(STACK);
     let result = builder.spawn(move || {
