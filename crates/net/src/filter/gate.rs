@@ -27,8 +27,8 @@ const RELATED: u32 = 4;
 /// Offset of the destination's port in the headers of TCP and UDP.
 const PORT: u32 = 2;
 
-/// Lets what comes from one interface pass as the first rule says that is about it, or not.
-/// Answers to what came from elsewhere pass, and so does everything that comes from there.
+/// Filters what comes from one interface by the first rule that matches. Answers to what came
+/// from elsewhere pass, and so does everything that comes from elsewhere.
 pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> io::Result<()> {
     let mut wanted = Transaction::of(TABLE);
     gate(wanted.table(), &PASSING, guest, rules);

@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 pub(super) const ON_ARRIVAL: Hook = Hook("prerouting", "nat", 0, -100);
 const ON_DEPARTURE: Hook = Hook("postrouting", "nat", 4, 100);
 
-/// Has the host put its own address in place of those of all guests of the pool when
-/// they speak to the world. Harmless when that is so already.
+/// Makes the host translate the source addresses of all guests of the pool to its own when
+/// they send to the world. Harmless when that is so already.
 pub(in super::super) fn hide_guests(host: &Netlink, pool: &Pool) -> io::Result<()> {
     let table = table_of(pool);
     let mut wanted = Transaction::of(&table);
