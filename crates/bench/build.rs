@@ -1,11 +1,11 @@
-//! Tells the program which commit it is built from: results record it.
+//! Records the commit that the program is built from: results contain it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
     // Relative to this package, where build scripts run: two checkouts may share their directory
-    // for what is built, and each is to be told of its own commit.
+    // for what is built, and each must record its own commit.
     let workspace = Path::new("../..");
     // Whatever changes the monitor changes what is measured, committed or not.
     println!(

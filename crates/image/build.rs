@@ -39,9 +39,9 @@ fn embed_agent(root: &Path, out: &Path) {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        // What cargo and clippy told this script about its own crate is not
-        // about the agent; where cargo keeps its things and how it reaches a
-        // registry is.
+        // Variables that cargo and clippy set for this script's own crate are
+        // not for the agent; those that say where cargo keeps its files and how
+        // it reaches a registry are.
         let about_us = (text.starts_with("CARGO") && !is_cargo_wide(&text))
             || text.starts_with("RUSTC")
             || [

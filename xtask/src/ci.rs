@@ -1,4 +1,4 @@
-//! The one gate.
+//! `cargo xtask ci`: all checks that a change must pass.
 
 use crate::run::{run, step};
 use crate::workspace::cargo;

@@ -1,8 +1,8 @@
 //! Licences, bans, sources and advisories of all dependencies, by cargo-deny.
 //!
 //! It is compiled from crates.io by the first run of a machine, which takes two and a half
-//! minutes of processor time, and kept in the user's cache. An own check of licences alone
-//! was quicker there, but read SPDX expressions by itself and knew no advisories.
+//! minutes of processor time, and kept in the user's cache. A check of our own, of licences
+//! alone, was quicker, but had its own parser of SPDX expressions and knew no advisories.
 
 use crate::run::run;
 use crate::workspace::{cache_directory, cargo, root};

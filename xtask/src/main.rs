@@ -1,4 +1,4 @@
-//! What the project does to itself: `cargo xtask ci | test | level1 | soak | fuzz | layers | deny | results |
+//! The project's own tools: `cargo xtask ci | test | level1 | soak | fuzz | layers | deny | results |
 //! docs`.
 #![forbid(unsafe_code)]
 

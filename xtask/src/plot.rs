@@ -1,8 +1,8 @@
 //! The picture in the README, drawn from the committed figures.
 //!
-//! By hand, though `bench` has plotters: that has axes and curves, but no bars that lie and have
-//! their names beside them, so rectangles and texts would be placed here all the same; and xtask
-//! is what a fresh checkout compiles first.
+//! It is written by hand, though `bench` has plotters: that has axes and curves, but no horizontal
+//! bars with their names beside them, so this code would place rectangles and texts all the same;
+//! and xtask is what a fresh checkout compiles first.
 
 use crate::workspace::root;
 use anyhow::{Context, Result};

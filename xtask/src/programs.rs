@@ -1,4 +1,4 @@
-//! Programs that cargo has built: tests, and what they run.
+//! Programs that cargo has built: tests, and the programs that they run.
 
 use crate::run::output;
 use crate::workspace::cargo;

@@ -1,7 +1,7 @@
-//! Long runs: what CI runs a short round of, with larger numbers.
+//! Soaks: long runs, with larger numbers, of what CI runs a short round of.
 //!
-//! A soak is a test or an experiment that takes its numbers from outside. There is no
-//! second code for it: what is to be run longer is added to [`SOAKS`], in a line.
+//! A soak is a test or an experiment that takes its numbers from outside. It has no second
+//! implementation here: [`SOAKS`] lists what runs longer, one entry each.
 
 use crate::programs;
 use crate::run::{output, run, step};
@@ -49,7 +49,7 @@ enum How {
         /// Other variables.
         more: &'static [(&'static str, &'static str)],
     },
-    /// Code of its own, given the number of rounds: whether it succeeded, and what it told.
+    /// Code of its own, given the number of rounds: whether it succeeded, and its report.
     Own(fn(u64) -> Result<(bool, Value)>),
 }
 
@@ -231,7 +231,7 @@ fn forks(rounds: u64) -> Result<(bool, Value)> {
     Ok((succeeded, serde_json::from_str(&text)?))
 }
 
-/// Runs a test program: what it told is its lines.
+/// Runs a test program, and returns whether it succeeded, and its lines of output.
 fn lines_of(command: &mut Command) -> Result<(bool, Value)> {
     let mut child = command
         .stdin(Stdio::null())

@@ -1,9 +1,9 @@
-//! Where the time goes: seconds of each step, and of the slowest test programs.
+//! A table of the seconds that each step and the slowest test programs took.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many test programs are told.
+/// How many test programs the table lists.
 const SLOWEST: usize = 10;
 
 struct Times {

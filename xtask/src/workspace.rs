@@ -1,4 +1,4 @@
-//! What cargo knows of the workspace.
+//! Cargo's metadata of the workspace.
 
 use crate::run::output;
 use anyhow::{Context, Result};
@@ -93,7 +93,7 @@ pub(crate) fn metadata() -> Result<Metadata> {
     Ok(serde_json::from_str(&text)?)
 }
 
-/// Where cargo puts what it builds, whatever has told it so; an absolute path.
+/// Where cargo puts what it builds, by whatever setting; an absolute path.
 ///
 /// # Errors
 /// When cargo fails.

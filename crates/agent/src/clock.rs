@@ -1,11 +1,11 @@
 //! The machine's clock, `CLOCK_REALTIME`, and the host's.
 //!
 //! A machine that was cloned, or paused, has not noticed the time between: its
-//! `CLOCK_MONOTONIC` has stood still, as it should, and `CLOCK_REALTIME` with it. How much
-//! that was is told by the port at which the host's clock can be read, compared with
-//! `CLOCK_MONOTONIC`, which nobody sets. So a clock that somebody in the guest has set on
-//! purpose, and then the machine was paused, is put forward by the pause and otherwise
-//! left alone. A clone's is set to the host's.
+//! `CLOCK_MONOTONIC` has stood still, as it should, and `CLOCK_REALTIME` with it. The agent
+//! computes how long that was from the host's clock, which it reads at a port, and
+//! `CLOCK_MONOTONIC`, which cannot be set. So after a pause the agent puts a clock that a
+//! program in the guest has set on purpose forward by the pause, and otherwise leaves it
+//! alone. It sets a clone's clock to the host's.
 
 use crate::sys::clock;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
@@ -16,14 +16,14 @@ use std::os::unix::fs::FileExt;
 
 const MS: i64 = 1_000_000;
 
-/// How far the clock may be off, nanoseconds.
+/// How far the clock may be wrong, nanoseconds.
 const TOLERANCE: i64 = 5 * MS;
 
-/// A look at clocks that takes longer than this, nanoseconds, is taken anew: their
-/// readings do not belong together.
+/// A reading of the clocks that takes longer than this, nanoseconds, is repeated: its
+/// values do not belong together.
 const QUICK: i64 = 2 * MS;
 
-/// So often.
+/// The most readings of one look.
 const LOOKS: usize = 5;
 
 /// No host has a clock before this, nanoseconds since 1970: 2020. It is no clock then.
@@ -31,13 +31,13 @@ const EARLIEST: i64 = 1_577_836_800_000 * MS;
 
 /// The ports, as a file. The kernel reads them, so this process needs no right to them, and
 /// no processor decides over it: QEMU's, where it emulates AMD's virtualisation, takes such
-/// a right away from whoever was cloned, and kills.
+/// a right away from a program that was cloned, and the program dies.
 const PORTS: &str = "/dev/port";
 
 /// Keeps the machine's clock.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// `None`: this kernel has no such file, or keeps it from everybody.
+    /// `None`: this kernel has no such file, or denies access to it.
     ports: Option<File>,
     /// The host's time less `CLOCK_MONOTONIC` when the clock was right, nanoseconds.
     lead: Option<i64>,
@@ -154,7 +154,7 @@ mod tests {
     fn after(running: i64, standing: i64) -> Look {
         Look {
             host: EARLIEST + running + standing,
-            // Whatever somebody has set it to.
+            // A value that a program in the guest has set.
             real: 77,
             monotonic: running,
             took: 0,

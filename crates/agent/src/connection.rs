@@ -32,7 +32,7 @@ pub(crate) struct Connection {
     cid: u32,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    /// The socket took no more; `poll` will tell when it does.
+    /// The socket took no more; `poll` will report when it does.
     blocked: bool,
 }
 
@@ -89,7 +89,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes note that the socket takes more.
+    /// Records that the socket takes more.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;
     }

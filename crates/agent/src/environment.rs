@@ -1,4 +1,4 @@
-//! What programs find in their environment, and where they are looked for.
+//! The environment of the programs that the agent starts, and where it looks for them.
 
 use hyperfork_api::secret::Secret;
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ pub(crate) struct Guest {
     /// Variables that only the machine with this identity may have.
     secrets: Vec<(String, Secret)>,
     pub(crate) main: Option<MainProgram>,
-    /// Who this machine is; `None` from boot until it is told.
+    /// This machine's CID; `None` from boot until the host sends the identity.
     pub(crate) cid: Option<u32>,
     pub(crate) running_programs: usize,
     copies: Ticket,
@@ -40,7 +40,7 @@ pub(crate) enum Answer {
 }
 
 impl Guest {
-    /// On this machine, before anybody has asked for anything.
+    /// On this machine, before the first request.
     pub(crate) fn new(machine: Box<dyn Machine>) -> Self {
         Self {
             machine,

@@ -1,8 +1,8 @@
-//! Programs that make a clone its own where the agent cannot: it answers when all of them
-//! have succeeded, and not at all when one of them fails.
+//! Hooks: programs that renew in a clone what the agent cannot. The clone answers when all of
+//! them have succeeded, and not at all when one of them fails.
 //!
-//! Which there are is known beforehand, from directories that are watched: to list one takes
-//! several milliseconds where the guest's kernel is emulated, and most guests have none.
+//! The agent watches their directories, so it knows the hooks beforehand: to list a directory takes
+//! several milliseconds where the guest's kernel is emulated, and most guests have no hooks.
 
 use crate::environment::Environment;
 use crate::log;
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 const SSH_DIR: &str = "/etc/ssh";
 const RENEW_SSH_KEYS: &str = "/usr/lib/hyperfork/renew-ssh-host-keys";
 
-/// The programs, and what tells that there may be others.
+/// The programs, and the watch that reports that there may be others.
 #[derive(Debug)]
 pub(crate) struct Hooks {
     changes: Option<OwnedFd>,

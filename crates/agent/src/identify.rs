@@ -1,4 +1,4 @@
-//! The guest's machine: how it becomes a machine of its own, and how it ends.
+//! How a guest's machine takes its identity, and how it ends.
 
 use crate::clock::Clock;
 use crate::hooks::Hooks;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// How long programs have to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether they have.
+/// How often the agent checks whether they have.
 const GRACE_STEP: Duration = Duration::from_millis(20);
 
 /// The machine whose PID 1 this is.
@@ -36,7 +36,7 @@ pub(crate) struct Pid1 {
     secret_files: SecretFiles,
     hooks: Hooks,
     clock: Clock,
-    /// Whose identity it has, by its token.
+    /// The identity that it has, by its token.
     is: Option<Id>,
 }
 
@@ -162,7 +162,7 @@ fn mount_share(tag: &str, mount_point: &str, read_only: bool) -> Result<(), Fail
     flags.set(MountFlags::RDONLY, read_only);
     let options = c"trans=virtio,version=9p2000.L";
     match mount(tag, mount_point, "9p", flags, options) {
-        // Told twice.
+        // The host asked twice.
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(error) => Err(failed(mount_point, error)),
     }

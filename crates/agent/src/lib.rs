@@ -1,11 +1,11 @@
 //! What runs inside a Linux guest: PID 1, which is also the agent that the host
 //! talks to, and the small programs that speak to the monitor themselves. One
-//! static binary, told apart by the name it is called by:
+//! static binary, which does what the name it is called by says:
 //!
 //! | called as | does |
 //! |---|---|
 //! | `hf-fork N` | has the monitor make N clones, prints which one this is |
-//! | `hf-done CODE` | tells the monitor that the work is done; ends a clone |
+//! | `hf-done CODE` | reports to the monitor that the work is done; ends a clone |
 //! | anything, as PID 1 | brings the guest up and serves the host |
 //! | `agent --listen DIR CID...` | serves on Unix sockets, to try it on a host |
 //!

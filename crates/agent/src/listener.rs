@@ -1,4 +1,4 @@
-//! Where conversations come from.
+//! The sockets on which the agent accepts connections.
 
 use crate::connection::Connection;
 use crate::sys::vsock;

@@ -1,11 +1,11 @@
-//! Where PID 1 complains: the kernel's log, which reaches the console; anywhere
-//! else, standard error.
+//! Where the agent logs: as PID 1 to the kernel's log, which reaches the console;
+//! otherwise to standard error.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Logs one line. Never fails: there is nobody left to tell.
+/// Logs one line. Ignores failures: there is no other place to report them.
 pub(crate) fn error(message: fmt::Arguments<'_>) {
     let kernel_log = (std::process::id() == 1)
         .then(|| OpenOptions::new().write(true).open("/dev/kmsg").ok())

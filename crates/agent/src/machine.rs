@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 /// The effects of the host's requests on the whole guest.
 pub(crate) trait Machine {
-    /// Becomes the machine of this identity.
+    /// Takes this identity.
     ///
     /// # Errors
     /// [`Failure`]; then the machine must not be used.
@@ -18,8 +18,8 @@ pub(crate) trait Machine {
         secrets: &Secrets,
     ) -> Result<(), Failure>;
 
-    /// Ready to be read when something has changed that the machine wants to know of before
-    /// it is given another identity.
+    /// Ready to be read when something has changed that the machine must know of before
+    /// it gets another identity.
     fn changes(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -30,8 +30,8 @@ pub(crate) trait Machine {
     /// Does what could wait until the host had its answer.
     fn settle(&mut self) {}
 
-    /// The host is about to be answered: should the machine have stood still since the
-    /// clock was set, sets it anew.
+    /// Called before an answer to the host: if the machine has stood still since the
+    /// clock was set, sets the clock anew.
     fn follow_host(&mut self);
 
     /// Ends all programs and the machine. Returns only where that fails.

@@ -1,4 +1,4 @@
-//! The VM's main program: its output is kept, and read by whoever follows it.
+//! The VM's main program. The agent keeps its output, and clients that follow it read it.
 
 use crate::program::{Outcome, Program};
 use crate::ring::Ring;
@@ -40,7 +40,7 @@ impl MainProgram {
         }
     }
 
-    /// Keeps all that it has written by now, and tells how much that is.
+    /// Keeps all that it has written by now, and returns how much that is.
     pub(crate) fn keep_all(&mut self) -> u64 {
         // It may write as fast as it is read.
         let enough = self.output.end() + Ring::CAPACITY as u64;

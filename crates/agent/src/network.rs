@@ -1,10 +1,10 @@
-//! The guest's card: addresses, the way out, and what a clone inherits of connections.
+//! The guest's network device: addresses, the route out, and the connections a clone inherits.
 //!
-//! Everything is asked of the kernel in as few steps as it takes, and nobody is started
-//! for it: where the guest's kernel is emulated each costs milliseconds, and a clone answers
+//! The agent configures the kernel in as few steps as possible, and starts no program for
+//! it: where the guest's kernel is emulated each step costs milliseconds, and a clone answers
 //! nothing before. Its gateway is that of its parent, so there is no route to be changed.
-//! Both ends of the card's link know each other's Ethernet address beforehand, so that nobody
-//! has to ask for it either; an announcement would have no listener.
+//! Both ends of the device's link know each other's Ethernet address beforehand, so that no ARP
+//! request is needed either; an announcement would have no listener.
 
 mod connections;
 
@@ -25,12 +25,12 @@ use std::os::fd::OwnedFd;
 const CARD: &str = "eth0";
 const RESOLVER: &str = "/etc/resolv.conf";
 
-/// The card as it was set up last.
+/// The network device as it was set up last.
 #[derive(Debug, Default)]
 pub(crate) struct Card {
     set_up: Option<SetUp>,
     /// Addresses that it had before, whose connections are still to be ended. More than
-    /// one when a clone was cloned before it came to that.
+    /// one when a clone was cloned before it had ended them.
     left: Vec<Ipv4Addr>,
 }
 
@@ -48,7 +48,7 @@ impl Card {
     /// address is over, as [`settle`](Self::settle) tells them.
     ///
     /// # Errors
-    /// The kernel's. A guest whose kernel does not know the card goes on without.
+    /// The kernel's. A guest whose kernel has no driver for the device continues without it.
     pub(crate) fn set_up(&mut self, network: &GuestNetwork) -> io::Result<()> {
         let Some(card) = &mut self.set_up else {
             self.set_up = SetUp::first(network)?;
@@ -74,8 +74,8 @@ impl Card {
     /// Ends connections from an address that is not the guest's any more.
     ///
     /// That may come after the first answer: nothing that they send gets out, since the
-    /// address is not in this kernel nor let through by the namespace outside, and nobody sends
-    /// to it here.
+    /// address is not in this kernel nor let through by the namespace outside, and no program here
+    /// sends to it.
     ///
     /// # Errors
     /// The kernel's.
@@ -150,7 +150,7 @@ fn netlink(part: Option<Protocol>) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, SocketFlags::CLOEXEC, part)?)
 }
 
-/// Has all of it done.
+/// Sends the whole batch to the kernel.
 fn request(kernel: &OwnedFd, batch: &Batch) -> io::Result<()> {
     send(kernel, batch.as_bytes(), SendFlags::empty())?;
     refusals(|buffer| Ok(recv(kernel, buffer, RecvFlags::DONTWAIT)?.0))

@@ -1,8 +1,8 @@
-//! The files that tell the guest's programs who they are (docs/identity.md).
+//! The files that give the machine's identity to the guest's programs (docs/identity.md).
 //!
-//! They are mapped, and a clone's agent writes them by plain stores: where the guest's
+//! The agent maps them, and a clone's agent writes them by plain stores: where the guest's
 //! kernel is emulated a system call costs a millisecond, and a clone answers nothing before.
-//! So they are always the same files, also for who has them open or mapped.
+//! So they are always the same files, also for programs that have them open or mapped.
 
 use crate::sys::page::Page;
 use hyperfork_api::guest::GuestIdentity;
@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 const IDENTITY_LEN: usize = 192;
 
 /// Where 32 random bytes of the machine's own are in the page of the generation: the two
-/// identifiers, for who wants to tell this machine from all others without asking the kernel.
+/// identifiers, by which a program knows this machine from all others without asking the kernel.
 const OWN: usize = 16;
 
 /// For all to read.
@@ -61,8 +61,8 @@ impl Pages {
         }
     }
 
-    /// Changes what programs see. The generation comes last: who sees the new one sees
-    /// everything new.
+    /// Changes what programs see. The generation comes last: a program that sees the new one
+    /// sees everything new.
     ///
     /// # Errors
     /// The kernel's, the first time.

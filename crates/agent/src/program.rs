@@ -198,7 +198,7 @@ impl Program {
         self.status
     }
 
-    /// Takes note of its end.
+    /// Records its end.
     pub(crate) fn ended(&mut self, status: WaitStatus) {
         let signal = status.terminating_signal().map(|signal| 128 + signal);
         self.status = status.exit_status().or(signal).or(Some(255));
@@ -214,7 +214,7 @@ impl Program {
         }
     }
 
-    /// Gives its terminal, if it has one, another size; the kernel tells it.
+    /// Gives its terminal, if it has one, another size; the kernel signals that to it.
     pub(crate) fn resize(&self, size: WindowSize) -> io::Result<()> {
         match &self.terminal {
             Some(terminal) => Ok(tcsetwinsize(terminal, winsize(size))?),
@@ -230,7 +230,7 @@ impl Program {
         }
     }
 
-    /// Takes note that no more input comes.
+    /// Records that no more input comes.
     pub(crate) fn end_input(&mut self) {
         if self.terminal.is_some() {
             self.input(&[END_OF_TRANSMISSION]);
@@ -241,7 +241,7 @@ impl Program {
         }
     }
 
-    /// Ends its input, without what waits: there is no host any more.
+    /// Ends its input, and drops what waits: the host's connection is gone.
     pub(crate) fn abandon_input(&mut self) {
         if let Some(stdin) = &mut self.stdin {
             stdin.waiting.clear();

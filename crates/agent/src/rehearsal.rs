@@ -1,4 +1,4 @@
-//! How to try the agent on a machine that must not be changed.
+//! A mode to try the agent on a machine that it must not change.
 
 use crate::listener::Listener;
 use crate::log;
@@ -11,7 +11,7 @@ use std::ffi::{OsString, c_int};
 use std::io;
 use std::path::Path;
 
-/// A machine that stays as it is: only the files that tell who it is are written,
+/// A machine that stays as it is: the agent writes only its identity's files,
 /// beside the sockets.
 struct Rehearsal {
     pages: Pages,
@@ -39,8 +39,8 @@ impl Machine for Rehearsal {
     }
 }
 
-/// Listeners on `DIR/<CID>.sock`, for arguments `DIR CID...`: to connect there is
-/// what it is for a host to address that CID.
+/// Listeners on `DIR/<CID>.sock`, for arguments `DIR CID...`: a connection there
+/// stands for one from a host to that CID.
 ///
 /// # Errors
 /// The kernel's, or for arguments that are not of this form.

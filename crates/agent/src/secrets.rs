@@ -1,4 +1,4 @@
-//! Secrets in files, as long as the machine is the one that was given them.
+//! Secrets in files, which only the machine that received them keeps: a clone's agent removes them.
 
 use crate::sys::page::Page;
 use hyperfork_api::Secrets;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(crate) struct SecretFiles {
     directory: PathBuf,
-    /// Open once there has been one.
+    /// The directory, open once there has been a file in it.
     opened: Option<OwnedFd>,
     files: Vec<SecretFile>,
 }
@@ -36,7 +36,7 @@ impl SecretFiles {
         }
     }
 
-    /// Takes away those that there are, from who has them open, too, and puts these there.
+    /// Removes the present files, also from programs that have them open, and writes these.
     /// Without any before and now it does nothing.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! The loop: waits for whatever can happen, and lets each conversation do its
-//! part.
+//! The agent's loop: waits for events of all kinds, and lets each conversation
+//! handle its own.
 //!
 //! `poll`, not `epoll`: what is waited for is worked out anew from the state of
 //! things each time, so the two cannot disagree; and for the few descriptors of
@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Timespec = Timespec {
     tv_nsec: 100_000_000,
 };
 
-/// All that is served.
+/// The agent's listeners, conversations and machine.
 pub(crate) struct Server {
     listeners: Vec<Listener>,
     signals: OwnedFd,
@@ -102,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Waits until something can be done, and tells what.
+    /// Waits until something can be done, and returns what.
     fn wait(&self) -> Result<Vec<(Token, PollFlags)>, Errno> {
         let mut tokens = vec![Token::Signals];
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
@@ -124,7 +124,7 @@ impl Server {
                 fds.push(PollFd::from_borrowed_fd(fd, events));
             });
         }
-        // The last, which comes first below: before a clone is told who it is.
+        // The last, which comes first below: before a clone gets its identity.
         if let Some(changes) = self.guest.machine.changes() {
             tokens.push(Token::Machine);
             fds.push(PollFd::from_borrowed_fd(changes, PollFlags::IN));
@@ -169,7 +169,7 @@ impl Server {
         }
     }
 
-    /// Takes leave of every process that has ended: programs of the host's, and
+    /// Reaps every process that has ended: programs that the host started, and
     /// orphans.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
@@ -212,7 +212,7 @@ impl Server {
             + usize::from(main.is_some_and(|main| main.program.status().is_none()));
     }
 
-    /// A mistake of ours costs one conversation, never PID 1.
+    /// A bug of the agent's ends one conversation, never PID 1.
     fn guarded(&mut self, index: usize, step: impl FnOnce(&mut Session, &mut Guest, &mut [u8])) {
         let session = &mut self.sessions[index];
         let (guest, scratch) = (&mut self.guest, self.scratch.as_mut_slice());

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Losing the connection ends a conversation in every state but `Program`: a
-//! program runs on with its input ended and its output read and thrown away, so
+//! program runs on with its input ended and its output read and discarded, so
 //! that no signal kills it. Every connection of a clone is lost in this way at
 //! the fork, and the programs in it must never notice. A host that wants its
 //! program dead sends a signal first.
@@ -49,8 +49,8 @@ enum Work {
     Request,
     /// Carries a program's streams.
     Program(Program),
-    /// Its program has ended, and that was said; what it left in the background
-    /// may still write.
+    /// Its program has ended, and the host has the status; processes that it left in
+    /// the background may still write.
     Ended(Program),
     /// Sends the main program's output from this offset on.
     Following(u64),
@@ -67,7 +67,7 @@ impl Session {
         }
     }
 
-    /// Whether nothing is left of it.
+    /// Whether it is over.
     pub(crate) fn is_over(&self) -> bool {
         let draining = match &self.work {
             Work::Program(program) | Work::Ended(program) => program.outputs().next().is_some(),
@@ -88,7 +88,7 @@ impl Session {
         }
     }
 
-    /// Takes note of the end of its program, if it is this one.
+    /// Records the end of its program, if it is this one.
     pub(crate) fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
         if let Work::Program(program) = &mut self.work
             && program.pid() == pid
@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Tells what it waits for. Whatever it may not take more of is left out:
+    /// Reports what it waits for. Whatever it may not take more of is left out:
     /// that is all there is to backpressure.
     pub(crate) fn interests<'a>(
         &'a self,
@@ -162,7 +162,7 @@ impl Session {
         self.check(result);
     }
 
-    /// Does all that can be done with what is here: reads messages, answers, and
+    /// Does all that is possible without waiting: reads messages, answers, and
     /// sends.
     pub(crate) fn settle(&mut self, guest: &mut Guest, scratch: &mut [u8]) {
         let result = self.read_messages(guest);
@@ -181,8 +181,8 @@ impl Session {
         }
     }
 
-    /// Whether more may be produced; without a connection, more may be thrown
-    /// away.
+    /// Whether more output may be produced; without a connection, more may be
+    /// discarded.
     fn has_room(&self) -> bool {
         self.connection.as_ref().is_none_or(Connection::has_room)
     }
@@ -243,7 +243,7 @@ impl Session {
         }
     }
 
-    /// Says what there is to say beyond a program's output as it comes.
+    /// Sends all messages except a program's output.
     fn produce(&mut self, guest: &Guest, scratch: &mut [u8]) -> Result<(), Lost> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -268,7 +268,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends, and closes the connection once all is said.
+    /// Sends, and closes the connection once all is sent.
     fn send(&mut self) -> Result<(), Lost> {
         if let Some(connection) = &mut self.connection {
             connection.flush()?;
@@ -343,8 +343,8 @@ fn obey(program: &mut Program, message: &Stream) {
     }
 }
 
-/// If the program has ended: its last words and its status. True once all is
-/// said.
+/// If the program has ended: sends its last output and its status. True once all
+/// is sent.
 fn say_the_end(
     program: &mut Program,
     connection: &mut Connection,
@@ -366,7 +366,7 @@ fn say_the_end(
 }
 
 /// What the main program has written since. True once it has ended and all is
-/// said.
+/// sent.
 fn follow(guest: &Guest, offset: &mut u64, connection: &mut Connection) -> Result<bool, Lost> {
     let Some(main) = guest.main() else {
         return Ok(false);

@@ -40,7 +40,7 @@ pub(crate) fn fork(arguments: &[OsString]) -> c_int {
             MOST_CLONES,
         );
     };
-    // Who read the output may be left behind with the parent.
+    // The output's reader may exist only in the parent.
     signals::ignore_broken_pipes();
     match fork_machine(clones) {
         Ok(number) => print(number),
@@ -51,7 +51,7 @@ pub(crate) fn fork(arguments: &[OsString]) -> c_int {
     }
 }
 
-/// `hf-done CODE`: tells that the work is done, with a result code. A clone ends
+/// `hf-done CODE`: reports that the work is done, with a result code. A clone ends
 /// with that, so there it does not return.
 pub(crate) fn done(arguments: &[OsString]) -> c_int {
     let Some(code) = number(arguments, MAX_CODE) else {
@@ -100,7 +100,7 @@ fn fork_machine(clones: u32) -> Result<u32, NoFork> {
 
 /// The monitor makes one fork at a time; programs of the guest that want one take
 /// turns, each until it knows its answer. Where there is no place for a lock, the
-/// second is told that it is too many.
+/// second gets an error.
 fn wait_for_turn() -> Option<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let lock = open(FORK_LOCK_PATH, flags, Mode::from_raw_mode(0o600)).ok()?;
@@ -108,7 +108,7 @@ fn wait_for_turn() -> Option<OwnedFd> {
     Some(lock)
 }
 
-/// That nobody is there to read the number does not undo the fork.
+/// A missing reader of the number does not undo the fork.
 fn print(number: u32) -> c_int {
     match io::stdout().write_all(format!("{number}\n").as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -139,7 +139,7 @@ impl NoFork {
                     "the host could not do it: `hyperfork inspect` there tells why".to_owned()
                 }
                 Refusal::Interrupted => {
-                    "somebody else made this clone meanwhile: try again".to_owned()
+                    "another fork made this clone meanwhile: try again".to_owned()
                 }
             },
         }
@@ -152,7 +152,7 @@ fn number(arguments: &[OsString], most: u32) -> Option<u32> {
     number.filter(|number| *number <= most)
 }
 
-/// Nobody may be there to read that either.
+/// Ignores failures: standard error may have no reader either.
 fn complain(words: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{words}");
 }

@@ -1,4 +1,4 @@
-//! Who the machine is, and what it does before it knows.
+//! The machine's identity, and what the agent does before it has one.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -132,8 +132,8 @@ fn the_main_program_is_followed_across_a_fork() {
     talk.say(&Request::FollowMain { from: Some(0) });
     assert_eq!(talk.hear::<Reply>(), Reply::Streaming);
     talk.hear_text("before\n");
-    // What it writes before the clone knows who it is, is not lost: whoever follows knows
-    // how far its parent's output was followed.
+    // What it writes before the clone has its identity is not lost: a client that follows the
+    // output knows how much of the parent's output it has.
     std::fs::write(&go, "").unwrap();
     talk.hear_text("after\n");
 

@@ -44,7 +44,7 @@ fn the_last_mebibyte_of_a_long_output_is_kept() {
     let late = follow(&agent, Some(0)).end();
     assert_eq!(late.stdout.len(), 1 << 20);
     assert!(late.stdout.ends_with(b"\0end"));
-    // What is missing is told, so that whoever follows knows where they are.
+    // The agent reports what is missing, so that a following client knows its position.
     for end in [live, late] {
         assert_eq!(end.skipped + end.stdout.len() as u64, LEN as u64 + 3);
     }
@@ -92,7 +92,7 @@ fn signals_reach_it() {
     let signal = Request::SignalMain(libc::SIGKILL);
     assert_eq!(agent.ask(PARENT, &signal), Reply::Ok);
     assert_eq!(talk.end().status, 128 + libc::SIGKILL);
-    // It is gone; there is nobody to hit by mistake.
+    // It is gone; there is no other process to signal by mistake.
     assert_eq!(agent.ask(PARENT, &signal), Reply::Ok);
 }
 

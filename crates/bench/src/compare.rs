@@ -1,4 +1,4 @@
-//! A result beside an earlier one.
+//! Compares a result with an earlier one.
 
 use crate::error::BenchError;
 use crate::journal::{Document, Plan, Row, read};

@@ -1,4 +1,4 @@
-//! How much processor time a process has had.
+//! The processor time that a process has used.
 
 use crate::stats::tenths;
 use std::fs;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Why an experiment could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// Somebody wanted it to end. What was measured is in the file.
+    /// The user interrupted the experiment. What was measured is in the file.
     #[error("interrupted")]
     Interrupted,
     /// Figures of different hosts are no comparison.
@@ -126,7 +126,7 @@ pub enum BenchError {
     Plot {
         /// The plot.
         path: PathBuf,
-        /// The library's words.
+        /// The library's message.
         words: String,
     },
 }

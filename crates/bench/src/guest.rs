@@ -1,4 +1,4 @@
-//! What is booted and forked.
+//! The guests that the experiments boot and fork.
 
 use crate::error::BenchError;
 use hyperfork_api::spec::{self, LinuxGuest};
@@ -11,8 +11,8 @@ const READY_TIMEOUT_MS: u64 = 300_000;
 /// The embedded guest's name, as of an image.
 pub const NANO: &str = "nano";
 
-/// What of its memory the embedded guest does not fill: the first 2 MiB, in which it
-/// lives.
+/// The memory that the embedded guest does not fill: the first 2 MiB, which hold its
+/// program.
 const NANO_NEEDS_MIB: u64 = 2;
 
 /// What runs in the VMs of an experiment.

@@ -1,4 +1,4 @@
-//! Where and how something was measured.
+//! The host and the program of a measurement.
 
 use hyperfork_host::PoolConfig;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
@@ -31,11 +31,11 @@ pub struct HostRecord {
     pub build: String,
     /// Whether files the guests need were in the page cache.
     pub state: State,
-    /// How many shells the pool keeps at most; `null` in results that do not tell.
+    /// How many shells the pool keeps at most; `null` in results without it.
     #[serde(default)]
     pub pool_max: Option<usize>,
-    /// Whether it makes them ready for clones of the VMs that are forked; `null` in results
-    /// that do not tell.
+    /// Whether the pool preloads them for clones of the VMs that are forked; `null` in results
+    /// without it.
     #[serde(default)]
     pub primed: Option<bool>,
     /// When the measurement began, seconds since 1970.
@@ -44,7 +44,7 @@ pub struct HostRecord {
     pub load_1min: f64,
 }
 
-/// What the host remembered from before.
+/// What was in the host's page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -142,7 +142,7 @@ impl fmt::Display for HostRecord {
             ..
         } = self;
         let unprimed = match primed {
-            Some(false) => ", shells not primed",
+            Some(false) => ", shells not preloaded",
             _ => "",
         };
         write!(

@@ -71,7 +71,7 @@ pub trait Row: Clone + Serialize + DeserializeOwned {
     /// Why it could not be measured.
     fn failed(&self) -> Option<&str>;
 
-    /// What it has shown to be wrong with the program, in words.
+    /// What it has shown to be wrong with the program, as a message.
     fn verdict(&self) -> Option<String> {
         None
     }

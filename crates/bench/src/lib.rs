@@ -11,7 +11,7 @@
 //! | [`plot`], [`csv`] | for papers and spreadsheets |
 //!
 //! Every result says which host, kernel and commit it is of, and has all samples in
-//! it. VMs are driven as anybody drives them: by [`hyperfork_host`].
+//! it. The experiments drive VMs as every program does: by [`hyperfork_host`].
 #![deny(unsafe_code)] // But for one KVM call of `raw`.
 
 mod compare;

@@ -1,4 +1,4 @@
-//! The shells that wait in the user's pool while something is measured.
+//! The shells that wait in the user's pool during a measurement.
 
 use crate::error::BenchError;
 use crate::guest::Guest;
@@ -9,11 +9,11 @@ use hyperfork_state::Shape;
 use std::thread;
 use std::time::Duration;
 
-/// What a shell usually takes for that, at most.
+/// How long a shell usually takes to preload, at most.
 const GETTING_READY: Duration = Duration::from_millis(1);
 
-/// Shells for the clones of one kind of guest. While it is full the pool builds none,
-/// which would disturb what is measured; also a VM that is only booted has some built.
+/// Shells for the clones of one kind of guest. While the stock is full the pool builds none,
+/// which would disturb the measurement; the pool builds some also for a VM that is only booted.
 ///
 /// Where there is no pool, what clones need is built while they wait, and every fork's
 /// report says so.
@@ -26,7 +26,7 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
-    /// Has the pool filled up, for forks into `clones` at a time, and waits for it.
+    /// Has the pool fill its stock for forks into `clones` at a time, and waits for it.
     pub(crate) fn fill(
         guest: &Guest,
         cpus: u8,
@@ -36,7 +36,7 @@ impl Stock {
     ) -> Result<Self, BenchError> {
         let spec = guest.spec(VmName::new("any")?, cpus, memory_mib, "");
         let shape = Shape::of(&spec);
-        // It keeps twice of what was wanted.
+        // The pool keeps twice what was wanted.
         let kept = 2 * clones as usize;
         Ok(Self {
             pool: filled(&shape, kept, vms),
@@ -50,12 +50,12 @@ impl Stock {
         self.pool.as_ref()?.pid().ok()
     }
 
-    /// Waits until those that were taken have been replaced and made ready for who took
-    /// them, and the pool has nothing more to do.
+    /// Waits until the pool has replaced the shells that were taken, has preloaded them for the VM
+    /// that took them, and has nothing more to do.
     pub(crate) fn settle(&self, vms: &Vms<'_>) {
         // Where there is no pool, clones' shells are built while they wait.
         let _ = pool::settle(vms.host(), &self.shape);
-        // The last shells have been told what to get ready for, and do so now.
+        // The last shells have their order to preload, and do so now.
         thread::sleep(GETTING_READY * self.kept as u32);
     }
 

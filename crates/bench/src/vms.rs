@@ -1,5 +1,5 @@
-//! The VMs of an experiment: named so that nobody else's are meant, and gone with
-//! it.
+//! The VMs of an experiment: their names collide with no other VM's, and they end with
+//! the experiment.
 
 use crate::cpu;
 use crate::error::BenchError;
@@ -13,12 +13,12 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Who looks on while an experiment runs.
+/// The observer of a running experiment.
 pub trait Watch {
     /// Whether it should go on; asked between samples, and while a guest boots.
     fn wanted(&self) -> bool;
 
-    /// So many samples of so many are there; the next is of this.
+    /// How many samples of how many were taken, and what the next is of.
     fn advance(&self, done: usize, of: usize, next: &str);
 }
 
@@ -31,7 +31,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 pub struct Vms<'a> {
     host: Config,
     watch: &'a dyn Watch,
-    /// Of all names.
+    /// The prefix of all names.
     prefix: String,
     booted: u32,
 }
@@ -65,13 +65,13 @@ impl<'a> Vms<'a> {
         &self.host.run_dir
     }
 
-    /// Who looks on.
+    /// The observer.
     pub(crate) fn watch(&self) -> &'a dyn Watch {
         self.watch
     }
 
     /// # Errors
-    /// [`BenchError::Interrupted`], once nobody wants this to go on.
+    /// [`BenchError::Interrupted`], once the observer wants the experiment to end.
     pub(crate) fn check(&self) -> Result<(), BenchError> {
         match self.watch.wanted() {
             true => Ok(()),
@@ -132,7 +132,7 @@ impl<'a> Vms<'a> {
     pub(crate) fn write_marks(&self, vm: &VmName) -> Result<(), BenchError> {
         let rounds = || {
             let console = self.console(vm);
-            // The one is what a booted VM says, the other what a clone does.
+            // A booted VM prints the one, a clone the other.
             let ends = [" written\n", "nano: clone "];
             ends.map(|words| console.matches(words).count())
                 .iter()
@@ -176,13 +176,13 @@ impl<'a> Vms<'a> {
         Ok(())
     }
 
-    /// What a VM tells about itself.
+    /// What a VM reports about itself.
     pub(crate) fn info(&self, vm: &VmName) -> Result<VmInfo, BenchError> {
         Ok(self.host.run_dir.vm(vm).info()?)
     }
 
     /// The processor time that a fork's clones have had since their processes began, the
-    /// mean, microseconds. To be asked before they are asked anything else.
+    /// mean, microseconds. Call this before any other request to them.
     pub(crate) fn cpu_us(&self, report: &ForkReport) -> Option<f64> {
         let used = |clone: &CloneReport| {
             let socket =

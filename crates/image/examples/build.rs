@@ -4,7 +4,7 @@
 use hyperfork_image::{ImageError, ImageStore, Progress};
 use std::time::Instant;
 
-/// When the step began and how often it told that it got further.
+/// When the step began and how often it reported progress.
 struct Lines(Instant, usize);
 
 impl Progress for Lines {

@@ -5,12 +5,12 @@
 //! | held | by | while |
 //! |---|---|---|
 //! | exclusively | a builder | it builds and puts the artifact in place |
-//! | exclusively | the collector | it looks whether the artifact is used, and removes it |
-//! | shared | whoever asked for an artifact | until an image that names it is written |
+//! | exclusively | the collector | it checks whether the artifact is used, and removes it if not |
+//! | shared | a caller that asked for an artifact | until an image that names it is written |
 //!
 //! The kernel drops a lock with its holder, so a temporary directory whose
 //! artifact is not locked belongs to a builder that died, and can go. Lock files
-//! themselves stay: removing one while somebody waits on it would make two locks.
+//! themselves stay: removing one while a process waits on it would make two locks.
 
 use crate::error::is_disk_full;
 use crate::{BuildError, CacheError, Environment, Progress};
@@ -41,7 +41,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// What is told about an artifact beside its files.
+/// What the cache records about an artifact beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     /// Artifacts it was made from: kept as long as it is, to build its successor
@@ -143,8 +143,8 @@ impl Cache {
         Ok(self.locked(id, lock))
     }
 
-    /// The artifact, built now if it is not there; where somebody else is
-    /// building it, after waiting for them.
+    /// The artifact, built now if it is not there; where another process is
+    /// building it, after waiting for that.
     pub(crate) fn ensure(
         &self,
         order: &Order<'_>,
@@ -225,9 +225,9 @@ impl Cache {
         })
     }
 
-    /// Removes all artifacts of these kinds that nobody holds and that are not
-    /// [used](Cache::used). That is asked anew for each, under its lock: whoever
-    /// is about to name it in an image holds it until that is done.
+    /// Removes all artifacts of these kinds that no process holds and that are not
+    /// [used](Cache::used). It checks that anew for each, under its lock: a process
+    /// that is about to name it in an image holds it until that is done.
     pub(crate) fn collect(&self, kinds: &[&str]) -> Result<(), CacheError> {
         for kind in kinds {
             for key in names(&self.root.join(kind)) {

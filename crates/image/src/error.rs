@@ -1,5 +1,5 @@
-//! Why there is no artifact: the cache cannot deliver it, or its build failed, perhaps
-//! because the cache cannot deliver what it is made from.
+//! Errors: the cache cannot deliver an artifact, or its build failed, perhaps because the cache
+//! cannot deliver one of its inputs.
 
 use crate::{HostError, ToolError};
 use std::io;

@@ -1,5 +1,5 @@
-//! What the machine must have: the distribution's packages, and where it gets
-//! them from.
+//! The host's requirements: the distribution's packages, and the archives that
+//! have them.
 
 use crate::{Progress, Tool, ToolError};
 
@@ -52,7 +52,7 @@ pub(crate) fn require(packages: &[&str], progress: &mut dyn Progress) -> Result<
     progress.started(step);
     let mut apt = |arguments: &[&str]| {
         Tool::new("apt-get")
-            // Somebody else may be installing: wait for them.
+            // Another process may be installing: wait for it.
             .args(["-o", "DPkg::Lock::Timeout=600", "-q", "-y"])
             .args(arguments)
             .env("DEBIAN_FRONTEND", "noninteractive")

@@ -1,10 +1,10 @@
-//! Images as handed to others.
+//! Finished images, as callers get them.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// An image that is there to be booted. Its files are never changed, only
-/// unlinked, so whoever has them open keeps them.
+/// unlinked, so processes that have them open keep them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Image {
     /// Its name.

@@ -14,7 +14,7 @@ pub struct LinuxKernel {
     pub config: &'static str,
     /// Names and texts of patches, in the order they are applied.
     pub patches: &'static [(&'static str, &'static str)],
-    /// How many lines make prints for this configuration, about: to tell how
+    /// How many lines make prints for this configuration, about: to report how
     /// far it is.
     pub expected_lines: usize,
 }

@@ -1,4 +1,4 @@
-//! How a build tells where it is, without knowing what a terminal is.
+//! How a build reports its progress, independent of terminals.
 
 /// Receives a build's progress. Steps come one after the other, never nested;
 /// a step that fails is started and not finished.
@@ -7,8 +7,8 @@
 pub trait Progress {
     /// A step has begun, such as `compiling the kernel`.
     fn started(&mut self, step: &str);
-    /// The step has got somewhere: how far, from 0 to 1, if that can be told,
-    /// and what it is at.
+    /// The step has advanced: how far, from 0 to 1, if that is known,
+    /// and what it is doing.
     fn advanced(&mut self, fraction: Option<f64>, detail: &str);
     /// The step is complete.
     fn finished(&mut self, step: &str);

@@ -1,4 +1,4 @@
-//! What the cache can build: artifacts, and images made of them.
+//! Recipes: the artifacts that the cache can build, and the images made of them.
 
 use crate::cache::{Artifact, Id};
 use crate::{BuildError, CacheError, Digest, Environment, Progress};
@@ -52,7 +52,7 @@ pub struct Job<'a> {
     pub out: PathBuf,
     /// An empty directory on the same disk, deleted at the end.
     pub work: PathBuf,
-    /// Who wants to know.
+    /// Receives the progress.
     pub progress: &'a mut dyn Progress,
     artifacts: &'a dyn Artifacts,
     inputs: Vec<Artifact>,

@@ -105,7 +105,7 @@ impl ImageStore {
     /// No such recipe, or it cannot be built; what was there before stays.
     pub fn build(&self, name: &str, progress: &mut dyn Progress) -> Result<Image, ImageError> {
         let recipe = self.recipe(name)?;
-        // Held until the manifest names them, so that nobody collects them.
+        // Held until the manifest names them, so that no other process collects them.
         let kernel = self.artifact(recipe.kernel.as_ref(), progress)?;
         let rootfs = self.artifact(recipe.rootfs.as_ref(), progress)?;
         let old = self.cache.manifest(name)?;

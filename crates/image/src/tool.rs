@@ -35,7 +35,7 @@ pub enum ToolError {
         /// The tool.
         tool: String,
     },
-    /// Somebody interrupted it.
+    /// The user interrupted it.
     #[error("{tool} was interrupted")]
     Interrupted {
         /// The tool.
@@ -111,7 +111,7 @@ impl Tool {
         self
     }
 
-    /// Hands down how this machine reaches package mirrors.
+    /// Passes the caller's proxies on, by which this machine reaches package mirrors.
     #[must_use]
     pub fn with_proxies(mut self) -> Self {
         for name in ["http_proxy", "https_proxy", "no_proxy"] {

@@ -55,7 +55,7 @@ fn main() {
     println!("\ntest result: ok. {passed} passed; 0 failed");
 }
 
-/// A builder process. It tells its steps on standard output.
+/// A builder process. It prints its steps on standard output.
 fn builder(role: &str, root: &Path) {
     let gate = root.with_extension("gate");
     let recipe = match role {
@@ -184,7 +184,7 @@ fn a_killed_builder_takes_its_tools_along_and_the_next_start_cleans_up() {
         builder.child.wait().unwrap();
         until("the tool ends", || is_gone(tool).then_some(()));
 
-        // Half of a build is there, and nobody takes it for an image.
+        // Half of a build is there, and the store does not take it for an image.
         assert!(artifacts(&root, "roots").is_empty());
         let store = store(&root, vec![simple("one", "a")]);
         assert!(artifacts(&root, "tmp").is_empty());

@@ -41,7 +41,7 @@ pub(crate) fn start_others(cpus: usize, boot_params: usize) {
     if cpus == 1 {
         return;
     }
-    // SAFETY: the trampoline is data, written by nobody else; where it is copied to is
+    // SAFETY: the trampoline is data that no other code writes; where it is copied to is
     // RAM that nothing else uses (lib.rs). The other CPUs do not run yet.
     unsafe {
         nano_ap_gdt = nano_gdt_pointer;
@@ -66,8 +66,8 @@ pub(crate) fn await_others(cpus: usize, pieces: u64) {
     await_progress(cpus, array::from_fn(|cpu| done(cpu) + pieces));
 }
 
-/// Where a CPU has died this never returns: nobody here can tell death from a slow
-/// host.
+/// If a CPU has died this never returns: the guest cannot distinguish a dead CPU from a
+/// slow host.
 fn await_progress(cpus: usize, goals: [u64; MAX]) {
     for (cpu, goal) in goals.into_iter().enumerate().take(cpus).skip(1) {
         while done(cpu) < goal {

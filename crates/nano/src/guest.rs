@@ -12,7 +12,7 @@ fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
     hyperfork_nano::fail(format_args!("{info}"))
 }
 
-// What the compiler calls behind everybody's back. As instructions, for it would
+// Functions that the compiler calls implicitly. As instructions, for it would
 // compile a loop into a call of the very function.
 
 #[unsafe(no_mangle)]

@@ -131,7 +131,7 @@ fn set_gate(vector: usize, handler: u64) {
     /// Present, 64-bit interrupt gate, to the code segment of CPL 0.
     const GATE: u64 = 0x8e00 << 32 | 0x08 << 16;
     let low = GATE | handler & 0xffff | (handler >> 16 & 0xffff) << 48;
-    // SAFETY: within the table, which nobody else writes (see `Sync`). The processor
+    // SAFETY: within the table, which no other code writes (see `Sync`). The processor
     // reads it behind the compiler's back, hence volatile.
     unsafe { write_volatile(&raw mut (*NANO_IDT.0.get())[vector], [low, handler >> 32]) };
 }

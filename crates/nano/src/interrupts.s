@@ -27,8 +27,8 @@ nano_on_\name:
 
 .section .text.nano_interrupts, "ax"
 
-// But the doorbell also asks, before anything else, which clone this is: whoever forked
-// the guest learns by that, at its very first instructions, that it runs.
+// But the doorbell also asks, before anything else, which clone this is: the monitor learns
+// by that, from the clone's very first instructions, that the clone runs.
 .global nano_on_doorbell
 nano_on_doorbell:
     push rax

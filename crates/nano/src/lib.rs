@@ -3,10 +3,10 @@
 //!
 //! It enters at CPL 0 as the 64-bit boot protocol says, goes down to CPL 3 (where
 //! every host runs guest code natively) and does everything there. What it does
-//! is on its command line, see [`Options`]. It tells the monitor through the
+//! is on its command line, see [`Options`]. It reports to the monitor through the
 //! signal port and the serial port. It waits, halted, for the [`DOORBELL_IRQ`]:
-//! whoever forks or resumes it raises that interrupt, and then it looks at the
-//! signal port which clone it is.
+//! the monitor raises that interrupt after a fork or a resume, and then the guest
+//! reads from the signal port which clone it is.
 //!
 //! ```text
 //! 64 KiB   start of application processors      1 MiB   the program

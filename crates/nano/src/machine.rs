@@ -1,4 +1,4 @@
-//! What the monitor tells about the machine.
+//! What the monitor has written into memory about the machine.
 
 use crate::{Work, fail};
 use core::ffi::CStr;
@@ -50,7 +50,7 @@ impl Machine {
     pub(crate) fn cmdline(&self) -> &'static str {
         let address: u32 = read(self.boot_params + CMD_LINE_PTR);
         let start = address as usize as *const u8;
-        // SAFETY: the boot protocol promises a string there; nobody writes to it, nor to
+        // SAFETY: the boot protocol promises a string there; no code writes to it, nor to
         // what follows it in low memory.
         let bytes = unsafe { slice::from_raw_parts(start, CMDLINE_MAX) };
         let cmdline = CStr::from_bytes_until_nul(bytes).ok();
@@ -106,6 +106,6 @@ impl Machine {
 /// Reads what the monitor has put at `address`.
 fn read<T: Copy>(address: usize) -> T {
     // SAFETY: only called for integers in the tables the monitor has put into RAM before
-    // the start, all of it mapped one to one; nobody writes there.
+    // the start, all of it mapped one to one; no code writes there.
     unsafe { read_unaligned(address as *const T) }
 }

@@ -17,7 +17,7 @@ const ANSWER: u32 = 1 << 23;
 const ANSWER_BITS: u32 = ANSWER - 1;
 
 /// A set of pages. Each holds one word, which depends on its address; some, the
-/// marks, a word that depends also on the line of clones this one comes from.
+/// marks, a word that depends also on the lineage of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     /// How many pages.
@@ -83,7 +83,7 @@ pub(crate) fn answer(index: u32, words: impl Iterator<Item = u64>) -> u32 {
     descend(sum, index) as u32 & ANSWER_BITS | ANSWER
 }
 
-/// The line of clones that `index` adds itself to.
+/// The lineage of clone number `index` of a machine with this `lineage`.
 pub(crate) fn descend(lineage: u64, index: u32) -> u64 {
     mix(lineage, u64::from(index) + 1)
 }

@@ -68,7 +68,7 @@ impl Pool {
         Block(u32::from(self.base) + 4 * (index + 1))
     }
 
-    /// What every guest of mode `same` sees: the first block is nobody's.
+    /// What every guest of mode `same` sees: no VM has the first block.
     pub fn visible(&self) -> Block {
         Block(self.base.into())
     }

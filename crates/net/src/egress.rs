@@ -1,7 +1,7 @@
-//! Where a guest may connect to, as rules of which the first counts that is about a packet.
+//! The destinations that a guest may connect to, as rules: the first that matches a packet counts.
 //!
-//! They are looked at for what begins a conversation: answers pass. In a namespace the
-//! kernel does that ([`filter`](super::filter)); [`permits`] is the same in words of ours.
+//! The rules apply to packets that begin a conversation; answers pass. In a namespace the
+//! kernel applies them ([`filter`](super::filter)); [`permits`] is the same check in this process.
 
 use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};
@@ -29,17 +29,17 @@ pub(super) struct Transport {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// Whom the words of a policy are about.
+/// What the keywords of a policy stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Around {
-    /// Who knows names.
+    /// The name servers.
     pub(super) nameservers: Vec<Ipv4Addr>,
     /// This host's addresses.
     pub(super) host: Vec<Ipv4Addr>,
 }
 
-/// Addresses that are nobody's in the internet, or not those of one machine (RFC 6890 and
-/// the registry it began).
+/// Addresses that no machine in the internet has, or that are not those of one machine (RFC 6890
+/// and the registry it began).
 const SPECIAL: [Net; 14] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -88,15 +88,15 @@ pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
     Some(rules)
 }
 
-/// The rules by which everybody may be spoken to but this host, whose name servers, if it has
-/// any, are asked for names.
+/// The rules that allow every destination but this host. If name servers run on this host, the
+/// guest may ask those for names.
 pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
     let names = around.nameservers.iter().flat_map(|&server| {
         all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
     });
     let host = around.host.iter().map(|&host| refused((host, 32)));
-    let everybody = allowed(EVERYBODY, None);
-    names.chain(host).chain([everybody]).collect()
+    let rest = allowed(EVERYBODY, None);
+    names.chain(host).chain([rest]).collect()
 }
 
 /// Whether a guest may begin to speak to a port.
@@ -118,7 +118,7 @@ pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protoc
     }
 }
 
-/// Whether a policy has words that are about the host's addresses.
+/// Whether a policy has keywords that depend on the host's addresses.
 pub(super) fn is_about_the_host(egress: &Egress) -> bool {
     let words = [Destination::Host, Destination::Public];
     matches!(egress, Egress::Only(all) if all.iter().any(|one| words.contains(one)))

@@ -28,8 +28,8 @@ pub enum Ready {
 }
 
 impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
-    /// Between `one`, which the caller keeps, and `most` conversations at a time; then the one
-    /// is forgotten that has been silent for longest.
+    /// Between `one`, which the caller keeps, and at most `most` conversations at a time; a further
+    /// one replaces the conversation that has been silent for longest.
     ///
     /// # Errors
     /// No epoll.
@@ -43,7 +43,7 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
         })
     }
 
-    /// Waits until there is something to be read, and forgets who has been silent for long.
+    /// Waits until there is something to read, and forgets peers that have been silent for long.
     ///
     /// # Errors
     /// Those of epoll.
@@ -65,7 +65,7 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
         Ok(ready.collect())
     }
 
-    /// The socket for `key`, who says something now; `open` makes it for a new one.
+    /// The socket for the peer `key`, which sends something now; `open` makes one for a new peer.
     ///
     /// # Errors
     /// Those of `open` and of epoll.
@@ -78,8 +78,8 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
         })
     }
 
-    /// Who converses under this number, and the socket for it. One that was forgotten
-    /// meanwhile has none.
+    /// The peer of the conversation with this number, and its socket. `None` if the conversation
+    /// was forgotten meanwhile.
     pub fn get(&mut self, number: u64) -> Option<(&K, &S)> {
         self.sessions.get(number, self.begun.elapsed())
     }

@@ -88,7 +88,7 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// A message, of which everyone's first attribute is the table.
+    /// A message; the first attribute of each is the table.
     fn message(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Batch)) -> &mut Self {
         self.batch.message(kind, flags, &header(0), |message| {
             message.text(1, self.table);
@@ -129,7 +129,7 @@ fn accept(list: &mut Batch) {
     });
 }
 
-/// Refuses the packet, and its sender is told that it may not.
+/// Refuses the packet, and sends the sender an ICMP error.
 fn reject(list: &mut Batch) {
     /// `NFT_REJECT_ICMP_UNREACH`, `ICMP_PKT_FILTERED`.
     const UNREACHABLE: u32 = 0;

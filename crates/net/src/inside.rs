@@ -1,4 +1,4 @@
-//! What is the same inside of every VM's namespace.
+//! The configuration that is the same inside every VM's namespace.
 
 use super::address::HOST_PREFIX;
 use hyperfork_api::Mac;
@@ -16,7 +16,7 @@ pub(super) const TO_HOST: &str = "up0";
 pub(super) const EVERYWHERE: Net = (Ipv4Addr::UNSPECIFIED, 0);
 
 /// The guest's way out, the same in all namespaces: a clone has it from its parent, and no
-/// guest ever has to ask whose it is. Link-local, so nobody else's (RFC 3927).
+/// guest ever sends an ARP request for it. Link-local, so no other host has it (RFC 3927).
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub(super) const GATEWAY_MAC: Mac = Mac([0x02, b'H', 0, 0, 0, 1]);
 

@@ -1,5 +1,5 @@
-//! The network around a VM: a namespace of its own, with a TAP for the guest's card and
-//! a way out.
+//! The network around a VM: a namespace of its own, with a TAP for the guest's network
+//! device and a route out.
 //!
 //! ```text
 //!  guest            namespace of the VM's process             host
@@ -10,9 +10,9 @@
 //! Each VM has a block of four addresses out of the [pool](address). The guest's gateway is
 //! the same everywhere. Packets are routed, not bridged. In its namespace a VM's way to every
 //! other block of the pool is prohibited, and packets with a foreign source are dropped. The
-//! host's end of the veth carries the block in its name, so that the kernel, which has every
-//! name once, is who leases blocks; when the process ends, however it does, its descriptors
-//! close, the namespace goes, and with it the interface and the lease.
+//! host's end of the veth carries the block in its name. So the kernel, which has every name
+//! once, leases the blocks: when the VM's process ends, for whatever reason, its descriptors
+//! close, and the namespace, the interface and the lease go.
 
 pub mod address;
 mod egress;
@@ -86,7 +86,7 @@ pub const NF_TABLES: &str =
     "`modprobe -a nf_tables nft_chain_nat nft_ct nft_masq nft_nat nft_reject_ipv4` as root";
 
 /// Whether the host lets packets through between its interfaces: without that, guests
-/// reach the host and are reached by it, and nobody else.
+/// reach only the host, and only the host reaches them.
 pub fn host_forwards() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
 }
@@ -97,7 +97,7 @@ pub fn host_translates(pool: &Pool) -> bool {
 }
 
 /// Whether an address is that of a VM with a network on this host, whatever pool it is of and
-/// whoever's VM it is.
+/// whichever user's VM it is.
 pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
     address != Block::around(address).host() && is_of_a_link(address)
 }
@@ -111,8 +111,9 @@ fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
     host.index_of(&Block::around(address).interface()).is_ok()
 }
 
-/// Removes what VMs share on the host: those of this pool, if there are none of it, and those of all pools, if there are none at all. Those that are just ending get a
-/// moment: the kernel removes interfaces when it has time.
+/// Removes what VMs share on the host: the pool's table if the pool has no VM left, and the table of
+/// all pools if there is no VM at all. VMs that are just ending get a moment, because the kernel
+/// removes interfaces later.
 pub fn tidy(pool: &Pool) {
     let host = (Netlink::open(Part::Route), Netlink::open(Part::Filter));
     if let (Ok(route), Ok(filter)) = host {

@@ -17,8 +17,8 @@ pub(super) fn veth(batch: &mut Batch, name: &str, peer: &str, peers_place: Borro
     pair(batch, name, peer, peers_place.as_raw_fd());
 }
 
-/// Whether the kernel can make such pairs. One is asked for whose other end is nowhere:
-/// who knows them refuses for that reason, who does not for another, and none is made.
+/// Whether the kernel can make such pairs. This asks for one whose other end is in no namespace:
+/// a kernel with veth refuses for that reason, a kernel without it for another; none makes one.
 pub(super) fn knows_veth(host: &Netlink) -> bool {
     let mut batch = Batch::new();
     pair(&mut batch, "hf-probe", "hf-probe-peer", -1);

@@ -1,4 +1,4 @@
-//! A VM's namespace, made before it is needed.
+//! A VM's network namespace, made in advance.
 
 use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
@@ -17,10 +17,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A network for one VM. It goes when this and all copies of the TAP are dropped.
+/// A network for one VM. The kernel removes it when this and all copies of the TAP are dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Where the host knows it; nowhere without privileges.
+    /// The block of addresses by which the host knows it; `None` without privileges.
     block: Option<Block>,
     visible: Block,
     tap: Tap,
@@ -40,7 +40,7 @@ pub enum NetError {
     /// The kernel cannot keep a guest from connecting to others.
     #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
     Egress(#[source] io::Error),
-    /// There is none without privileges either; why, in one line.
+    /// No network without privileges either; the reason in one line.
     #[error("{0}")]
     User(String),
     /// The kernel refuses.
@@ -72,7 +72,7 @@ impl Namespace {
     pub fn prepare(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let network = Self::prepare_in(setup, kind)?;
         if network.ip().is_some() {
-            // Without a filter guests reach the host alone; `doctor` tells.
+            // Without a filter guests reach the host alone; `doctor` says so.
             if let Ok(host) = Netlink::open(Part::Filter) {
                 let _ = filter::part_guests(&host);
                 let _ = filter::hide_guests(&host, &setup.pool);
@@ -127,7 +127,7 @@ impl Namespace {
         })
     }
 
-    /// One whose way out are sockets of this process.
+    /// A network without privileges: sockets of this process are its way out.
     fn without_privileges(
         setup: &Setup,
         host: &Netlink,
@@ -135,9 +135,9 @@ impl Namespace {
     ) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let nameservers = resolver::nameservers();
-        // The sockets are this host's, so to its other processes what they send comes from
-        // the host itself: only a guest that may by name reaches them, ports that are
-        // published for others included.
+        // The sockets are this host's, so its other processes see their packets as the host's
+        // own: a guest reaches those processes, and ports published for other VMs, only if its
+        // policy names the host.
         let rules = match egress {
             Egress::All => {
                 let around = around(&nameservers, Vec::new(), host, pool)?;
@@ -179,7 +179,7 @@ impl Namespace {
         &self.tap
     }
 
-    /// What the guest has to know.
+    /// The guest's network settings, for its agent.
     pub fn guest(&self) -> GuestNetwork {
         GuestNetwork {
             mac: self.mac(),
@@ -191,7 +191,7 @@ impl Namespace {
         }
     }
 
-    /// The address of the guest's card.
+    /// The Ethernet address of the guest's network device.
     pub fn mac(&self) -> Mac {
         Mac::of(self.visible.guest())
     }
@@ -277,7 +277,7 @@ fn connect(
         .prohibit((pool.base(), pool.prefix()));
     inside.request(&batch)?;
 
-    // Nobody there speaks it. (Not there where the host has no IPv6.)
+    // Neither end uses IPv6. (The file is missing where the host has no IPv6.)
     let quiet = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", block.interface());
     let _ = fs::write(quiet, "1");
     let mut batch = Batch::new();

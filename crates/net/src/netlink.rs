@@ -1,4 +1,4 @@
-//! Asking the host kernel over netlink.
+//! Requests to the host kernel over netlink.
 
 use hyperfork_api::netlink::route::listed_address;
 use hyperfork_api::netlink::{Batch, Content, messages, refusals};
@@ -50,7 +50,7 @@ impl Netlink {
         refusals(|buffer| Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0))
     }
 
-    /// Has something listed, and `each` told of what is in the list, by kind and payload.
+    /// Requests a list, and calls `each` with every entry, by kind and payload.
     ///
     /// # Errors
     /// The kernel's.

@@ -43,7 +43,7 @@ pub(super) fn become_root_of_a_new_one() -> io::Result<()> {
     // SAFETY: what changes are this process's rights and its network, neither of which it
     // has used for anything yet.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)? };
-    // Whoever may not set groups may map its own alone (user_namespaces(7)).
+    // A process that may not set groups may map only its own (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way from this process to a guest: its address, and where that is known.
+/// The way from this process to a guest: its address, and the namespace that knows it.
 #[derive(Debug, Clone)]
 pub struct Reach {
     ip: Ipv4Addr,
@@ -44,7 +44,7 @@ impl Reach {
         }
     }
 
-    /// A socket that sends to a port of the guest and hears it alone.
+    /// A socket that sends to a port of the guest and receives only from it.
     ///
     /// # Errors
     /// The kernel's.
@@ -59,7 +59,7 @@ impl Reach {
     }
 }
 
-/// Connects a socket that nobody has used yet.
+/// Connects a new socket.
 fn connect(socket: OwnedFd, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {

@@ -1,10 +1,10 @@
-//! Who knows names, as far as a guest can ask them.
+//! The host's name servers that a guest can reach.
 
 use std::fs;
 use std::net::Ipv4Addr;
 
-/// Where the host's resolver is configured; the first that names somebody a guest can
-/// reach. Behind a resolver on the loopback interface is the second's file.
+/// Where the host's resolver is configured; the first file counts that names a server which a
+/// guest can reach. The second file is that of a resolver on the loopback interface.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// Most that a resolver looks at (resolv.conf(5)).

@@ -1,12 +1,12 @@
-//! Conversations in datagrams, which nobody says the end of: remembered up to a number, and
-//! up to a time after the last word. Time is an argument.
+//! Conversations in datagrams, which have no explicit end: remembered up to a number, and
+//! up to a time after the last datagram. Time is an argument.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::time::Duration;
 
-/// Conversations, each known by who has it, `K`, and by a number, and held by a socket or
+/// Conversations, each identified by its peer, `K`, and by a number, and held by a socket or
 /// the like, `S`.
 #[derive(Debug)]
 pub(super) struct Sessions<K, S> {
@@ -20,11 +20,11 @@ pub(super) struct Sessions<K, S> {
 struct Session<K, S> {
     key: K,
     socket: S,
-    /// When the last word was said.
+    /// When the last datagram came.
     at: Duration,
 }
 
-/// How long after the last word a conversation is remembered.
+/// How long after its last datagram a conversation is remembered.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// How often to look for such, with [`Sessions::expire`].
@@ -46,8 +46,8 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
         self.all.is_empty()
     }
 
-    /// The conversation of `key`, which says something now. If there is none, `open` makes
-    /// one of this number, for which the one that was silent for longest may have to go.
+    /// The conversation of `key`, which sends something now. If there is none, `open` makes
+    /// one with this number, which may replace the one that was silent for longest.
     ///
     /// # Errors
     /// Those of `open`.
@@ -76,7 +76,7 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
         Ok(&session.socket)
     }
 
-    /// The conversation of this number, in which something is said now.
+    /// The conversation of this number, in which a datagram comes now.
     pub(super) fn get(&mut self, number: u64, now: Duration) -> Option<(&K, &S)> {
         let session = self.all.get_mut(&number)?;
         session.at = now;
@@ -124,7 +124,7 @@ mod tests {
             said(&mut sessions, b'a', SECOND),
             said(&mut sessions, b'b', 2 * SECOND),
         );
-        // An answer is something said, too.
+        // An answer counts as a datagram, too.
         assert_eq!(sessions.get(a, 3 * SECOND), Some((&b'a', &a)));
         said(&mut sessions, b'c', 4 * SECOND);
         assert_eq!(sessions.get(b, 4 * SECOND), None);

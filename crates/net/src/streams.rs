@@ -1,4 +1,4 @@
-//! Two connections made one.
+//! Forwards bytes between two connections.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

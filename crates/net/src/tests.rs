@@ -236,8 +236,8 @@ fn a_guest_of_mode_same_sees_the_same_address_everywhere_and_has_its_own_outside
     }
 }
 
-/// Whether a datagram to this port of the host's end arrives there, or its sender is told
-/// that it may not send it.
+/// Whether a datagram to this port of the host's end arrives there, or its sender gets an
+/// error.
 fn arrives(network: &Namespace) -> bool {
     let (socket, address) = listener(network);
     socket.set_nonblocking(true).unwrap();
@@ -289,6 +289,6 @@ fn who_may_begin_nothing_still_answers() {
         .unwrap();
     frame_of(&network, 17);
     assert!(arrives_at(&network, &socket, address));
-    // To this one, and nobody else.
+    // To this guest, and no other.
     assert!(!arrives(&network));
 }

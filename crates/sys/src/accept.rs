@@ -1,4 +1,4 @@
-//! Accepting connections, for ever.
+//! Accepts connections, without end.
 
 use crate::note;
 use std::io;
@@ -10,8 +10,8 @@ use std::time::Duration;
 /// while the connection stays in the queue: without a rest the thread would take a processor.
 const REST: Duration = Duration::from_millis(100);
 
-/// Calls `serve` with each connection. An error (of which `EMFILE` and `ENFILE` are the likely
-/// ones) is told when it is another than before, and then tried again.
+/// Calls `serve` with each connection. Logs an error (`EMFILE` and `ENFILE` are the likely ones)
+/// when it differs from the one before, and then tries again.
 pub fn each(listener: &UnixListener, mut serve: impl FnMut(UnixStream)) {
     let mut last = None;
     loop {

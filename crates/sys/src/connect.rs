@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// Connects within this time. A process that stands still accepts nothing: when its queue is
+/// Connects within this time. A stopped process accepts nothing: when its queue is
 /// full, connect(2) would wait for it.
 ///
 /// # Errors

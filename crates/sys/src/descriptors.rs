@@ -10,7 +10,7 @@ const USUAL: i32 = 512;
 /// descriptor here.
 ///
 /// And has the kernel make room for the usual number now, while the process has one thread.
-/// Later, each time the table is full, whoever opens one more waits until all processors
+/// Later, each time the table is full, a thread that opens one more waits until all processors
 /// have passed through the scheduler, 5 to 20 ms: in the midst of a fork, as a VM with a
 /// network needs more than the 64 there is room for at first.
 pub fn expect_many() {

@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 /// reading.
 ///
 /// # Errors
-/// `WouldBlock` when somebody has it locked for writing; the file system's, when it has
+/// `WouldBlock` when another opener has it locked for writing; the file system's, when it has
 /// no locks.
 pub fn share(file: &File, at: i64) -> io::Result<()> {
     let lock = byte(libc::F_RDLCK, at);
@@ -20,7 +20,7 @@ pub fn share(file: &File, at: i64) -> io::Result<()> {
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }).map(drop)
 }
 
-/// Whether somebody who opened it another time has byte `at` of `file` locked.
+/// Whether another open file description has byte `at` of `file` locked.
 ///
 /// # Errors
 /// The file system's, when it has no locks.

@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::thread;
 
-/// Forks; the child lives `life` and then exits. Gives the child's process id, to be
-/// waited for. Of the process's descriptors the child has `keep` and standard input,
+/// Forks; the child runs `life` and then exits. Returns the child's process id, which the
+/// caller waits for. Of the process's descriptors the child has `keep` and standard input,
 /// output and error.
 ///
 /// The child has a copy of all memory, in which only the calling thread exists. What
@@ -17,7 +17,7 @@ use std::thread;
 ///
 /// # Safety
 /// `life` must neither lock, wait for, nor drop anything that another thread may be at, and
-/// no descriptor but those it was told to keep. Nothing of the caller's is dropped in
+/// no descriptor but those that the caller lists. Nothing of the caller's is dropped in
 /// the child.
 ///
 /// # Errors

@@ -1,19 +1,19 @@
-//! Work that threads which have nothing to do share with the one that has it to do.
+//! Idle threads help another thread with its work.
 //!
-//! A VM's vCPU threads are such: while the machine stands still they wait. Scoped threads
-//! would have to be started, which takes longer than most of the work does.
+//! A VM's vCPU threads are idle while the machine is paused. Scoped threads would have to be
+//! started, which takes longer than most of the work does.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Threads that may help.
 pub trait Helpers {
-    /// Runs `work` on this thread, and at the same time on those that have time. So it
-    /// is work of many parts, of which each caller takes the next until none is left.
-    /// Returns when all callers have returned.
+    /// Runs `work` on this thread, and at the same time on the idle helpers. `work` has
+    /// many parts: each thread takes the next part until none is left. Returns when all
+    /// threads have returned from it.
     fn run(&self, work: &(dyn Fn() + Sync));
 }
 
-/// There are none.
+/// No helpers.
 #[derive(Debug, Clone, Copy)]
 pub struct NoHelpers;
 
@@ -23,7 +23,7 @@ impl Helpers for NoHelpers {
     }
 }
 
-/// Where work lies while there is some. Helpers look here when they are woken.
+/// Holds the work while there is some. Helpers look here when they are woken.
 #[derive(Default)]
 pub struct WorkShare {
     work: Mutex<Work>,
@@ -33,7 +33,7 @@ pub struct WorkShare {
 
 #[derive(Default)]
 struct Work {
-    /// Lives as long as it lies here or a helper is at it: see [`WorkShare::run`].
+    /// Lives as long as it is here or a helper runs it: see [`WorkShare::run`].
     now: Option<&'static (dyn Fn() + Sync)>,
     /// Which it is, so that no helper that has finished begins again.
     number: u64,
@@ -45,7 +45,7 @@ struct Work {
 pub struct LastHelp(u64);
 
 impl WorkShare {
-    /// As [`Helpers::run`]; `wake` wakes those who may help.
+    /// As [`Helpers::run`]; `wake` wakes the threads that may help.
     pub fn run(&self, work: &(dyn Fn() + Sync), wake: impl FnOnce()) {
         // SAFETY: only the lifetime changes. The reference is taken back before this
         // returns or unwinds, by `Withdrawal`, which waits for every helper that has it.
@@ -87,7 +87,7 @@ impl WorkShare {
     }
 }
 
-/// Takes the work back when dropped, and waits until no helper is at it.
+/// Takes the work back when dropped, and waits until no helper runs it.
 struct Withdrawal<'a>(&'a WorkShare);
 
 impl Drop for Withdrawal<'_> {
@@ -101,7 +101,7 @@ impl Drop for Withdrawal<'_> {
     }
 }
 
-/// A helper that is at work, until dropped.
+/// A helper that runs the work, until dropped.
 struct Helping<'a>(&'a WorkShare);
 
 impl Drop for Helping<'_> {

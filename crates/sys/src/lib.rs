@@ -1,5 +1,5 @@
-//! What the host kernel offers, wrapped once: every raw pointer and system call
-//! of the monitor is in here, behind a safe function that argues why.
+//! The host kernel's interfaces, wrapped once: every raw pointer and system call
+//! of the monitor is in this crate, behind a safe function that says why it is safe.
 
 pub mod accept;
 pub mod clock;
@@ -33,7 +33,7 @@ pub mod userfault;
 
 use std::io;
 
-/// The C library's convention: -1 is an error, told in `errno`.
+/// The C library's convention: -1 is an error, and `errno` says which.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     match result {
         -1 => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! What a process of ours has to say to the people who run it.
+//! Messages of a VM's process or the pool to the user.
 //!
 //! A VM's process and the pool write to a file in the run directory. That file system may
 //! be full, and then the message is lost: a process that cannot log goes on with its work.

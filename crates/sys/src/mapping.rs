@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Mapping ──────────> Arc<AddressRange> <────── regions of guest memory, tracking, free pages
-//! says what is        the addresses: unmapped   read, write, and let go of pages
+//! says what is        the addresses: unmapped   read, write, and drop pages
 //! mapped there        when the last of all is gone
 //! ```
 
@@ -90,8 +90,8 @@ impl Mapping {
         &self.0
     }
 
-    /// Puts the first bytes of `file` here, shared: writes go to the file. Children made
-    /// by `fork(2)` do not get it: they could write what is sealed for all others.
+    /// Maps the first bytes of `file` here, shared: writes go to the file. Children made
+    /// by `fork(2)` do not inherit it: they could write what is sealed for all others.
     ///
     /// # Errors
     /// As `mmap(2)` and `madvise(2)`.
@@ -102,11 +102,11 @@ impl Mapping {
 
     /// Asks for huge pages, where the host gives them on request.
     pub fn prefer_huge_pages(&mut self) {
-        // SAFETY: a wish, which changes no contents. It may not come true.
+        // SAFETY: a hint, which changes no contents. The kernel may ignore it.
         unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
     }
 
-    /// Puts the first bytes of `file` here, private: writes stay in this process.
+    /// Maps the first bytes of `file` here, private: writes stay in this process.
     ///
     /// # Errors
     /// As `mmap(2)`.
@@ -114,7 +114,7 @@ impl Mapping {
         self.place_private_part(0..self.len, file, 0)
     }
 
-    /// Puts what `file` holds from `offset` on into `range`, private.
+    /// Maps what `file` holds from `offset` on at `range`, private.
     ///
     /// # Errors
     /// As `mmap(2)`.
@@ -152,7 +152,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Moves what is mapped in `range` to the same place in `aside`, page tables and all.
+    /// Moves what is mapped in `range`, with its page tables, to the same place in `aside`.
     /// The file that was mapped here still is, without page tables. Mapping over a
     /// populated range instead would tear them down while the guest waits.
     ///
@@ -199,8 +199,8 @@ impl Mapping {
 }
 
 impl AddressRange {
-    /// Lets go of the pages in `range` that have become this process's own: where a file is
-    /// mapped privately, what that holds shows again.
+    /// Drops the pages in `range` that have become this process's own: where a file is
+    /// mapped privately, the file's contents show again.
     ///
     /// # Errors
     /// As `madvise(2)`, `MADV_DONTNEED`.
@@ -377,13 +377,13 @@ impl Drop for AddressRange {
     }
 }
 
-/// Has children made by `fork(2)` not get the pages at `base`.
+/// Keeps children made by `fork(2)` from inheriting the pages at `base`.
 ///
 /// # Errors
 /// As `madvise(2)`, `MADV_DONTFORK`.
 pub fn keep_from_children(base: *mut u8, len: usize) -> io::Result<()> {
-    // SAFETY: changes nothing in this process. A child that uses the addresses
-    // nevertheless gets a signal, not memory of another.
+    // SAFETY: changes nothing in this process. If a child uses the addresses
+    // nevertheless, it gets a signal, not memory of another.
     check(unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTFORK) }).map(drop)
 }
 

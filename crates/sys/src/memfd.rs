@@ -49,7 +49,7 @@ pub struct MemoryFile {
     reader: Arc<File>,
 }
 
-/// A memory file that no one begins to write any more, by a descriptor that cannot be
+/// A memory file that admits no new writers, by a descriptor that cannot be
 /// written.
 #[derive(Debug, Clone)]
 pub struct FrozenFile(Arc<File>);
@@ -114,8 +114,8 @@ impl MemoryFile {
         })
     }
 
-    /// Lets no one begin to write it. What has it mapped shared and writable by now may go
-    /// on, but no hole can be punched any more, not even by that.
+    /// Admits no new writers. Mappings that are shared and writable already may still write, but
+    /// no hole can be punched any more, not even through those.
     ///
     /// # Errors
     /// [`SealError::Freeze`]. The file is then as it was.
@@ -125,7 +125,7 @@ impl MemoryFile {
         Ok(FrozenFile(self.reader.clone()))
     }
 
-    /// Forbids every change, for ever and to all. May take a second: the kernel refuses while
+    /// Forbids every change, for ever and to all processes. May take a second: the kernel refuses while
     /// a page is held for a moment, as I/O does.
     ///
     /// # Errors

@@ -1,19 +1,19 @@
-//! Who is at the other end of a Unix socket.
+//! The user at the other end of a Unix socket.
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Uid, geteuid};
 use std::os::unix::net::UnixStream;
 
-/// Whom a socket of this process is for. Its directory keeps others out already; this holds
-/// where a directory was opened to them, or a descriptor of it was passed on.
+/// The users that a socket of this process serves. Its directory keeps others out already; this
+/// check holds where the directory was opened to them, or a descriptor of it was passed on.
 #[derive(Debug, Clone, Copy)]
 pub struct Peers {
-    /// Who runs this process.
+    /// The user that runs this process.
     user: Uid,
 }
 
 impl Peers {
-    /// Who runs this process, and root. (Looked up once: a confined thread cannot ask.)
+    /// The user that runs this process, and root. (Looked up once: a confined thread cannot ask.)
     pub fn of_this_process() -> Self {
         Self { user: geteuid() }
     }
@@ -24,8 +24,8 @@ impl Peers {
     }
 }
 
-/// In tests, which run as root: a connection to this socket by another user, to whom it and
-/// its directory have been opened.
+/// In tests, which run as root: a connection to this socket by another user. It opens the socket
+/// and its directory to that user first.
 #[doc(hidden)]
 pub fn stranger_at(socket: &std::path::Path) -> UnixStream {
     use std::fs::{Permissions, set_permissions};

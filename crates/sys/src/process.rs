@@ -37,7 +37,7 @@ impl Process {
         Ok(pidfd_send_signal(&self.0, Signal::TERM)?)
     }
 
-    /// Ends it, also if it stands still.
+    /// Kills it, also if it is stopped.
     ///
     /// # Errors
     /// The system's.

@@ -1,4 +1,4 @@
-//! Starting processes that have nothing of their starter's but what is named.
+//! Starts processes that inherit nothing from their launcher but what the caller names.
 
 use super::check;
 use std::io;
@@ -23,7 +23,7 @@ pub fn clean(program: &Path, name: &str) -> io::Result<Command> {
 /// Has all descriptors of this process, but the standard streams, close when a program is
 /// executed. Our own are made so; but this process may have inherited others.
 ///
-/// In this process rather than in the one that is to be: a closure for that would have the
+/// In this process rather than in the new one: a closure for that would make the
 /// standard library duplicate our page tables, guest memory's included, for each start.
 fn close_all_on_exec() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;

@@ -1,11 +1,11 @@
-//! Who gets the processor first (sched_setattr(2)).
+//! Which thread gets the processor first (sched_setattr(2)).
 //!
-//! How long a thread's turns are: since Linux 6.12 one that asks for short ones gets the
-//! processor sooner when it wakes, from threads with longer ones, and no more of it in all.
-//! Earlier kernels take no notice.
+//! The slice length: since Linux 6.12 a thread that asks for short slices gets the
+//! processor sooner when it wakes, from threads with longer ones, but no larger share.
+//! Earlier kernels ignore it.
 //!
-//! Whether it is urgent: then it waits for nobody who computes. It needs a privilege, and
-//! it is for the fraction of a millisecond in which a clone is on its way.
+//! Urgency (`SCHED_RR`): an urgent thread does not wait for threads that compute. It needs a
+//! privilege, and lasts for the fraction of a millisecond in which a clone starts.
 
 /// `struct sched_attr` of linux/sched/types.h, its first version.
 #[repr(C)]
@@ -31,7 +31,7 @@ impl Attr {
         (result == 0).then_some(attr)
     }
 
-    /// Whether nobody has asked for another policy.
+    /// Whether the thread still has the default policy.
     fn is_ordinary(&self) -> bool {
         self.policy == libc::SCHED_OTHER as u32
     }
@@ -67,10 +67,10 @@ pub fn take_usual_turns() {
     set_turns(0);
 }
 
-/// Waits by `wait`, and is let to the processor afterwards when others are done or the
-/// next tick comes, but takes it from nobody: who wakes this thread goes on first.
+/// Waits by `wait`, and gets the processor afterwards when others are done or the
+/// next tick comes, but preempts no thread: the thread that wakes this one continues first.
 pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
-    // Otherwise somebody has decided about it.
+    // Otherwise another policy was chosen for this thread.
     let Some(own) = Attr::own().filter(Attr::is_ordinary) else {
         return wait();
     };
@@ -88,28 +88,28 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
     result
 }
 
-/// While it lives, the thread that made it is urgent (`SCHED_RR`), if the user may have it
-/// so: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
-/// Others may end it, as long as the thread is there.
+/// While this lives, the thread that made it is urgent (`SCHED_RR`), if the user has the
+/// privilege: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
+/// Other threads may end its urgency, as long as it runs.
 ///
-/// (Less niceness would not do: who has been preferred by weight is made to wait for it
-/// afterwards, up to seconds.)
+/// (Lower niceness does not work: the scheduler makes a thread that was preferred by weight
+/// wait afterwards, up to seconds.)
 #[derive(Debug)]
 #[must_use = "it ends when dropped"]
 pub struct Urgent {
     thread: libc::pid_t,
-    /// As it was before, if it is otherwise now.
+    /// The policy before, if this changed it.
     usual: Option<Attr>,
 }
 
 impl Urgent {
-    /// Makes the calling thread urgent: what it does is our own.
+    /// Makes the calling thread urgent, which runs only the monitor's own code.
     pub fn now() -> Self {
         Self::with_priority(2)
     }
 
-    /// Makes the calling thread urgent, which will run a guest: it goes after our own work,
-    /// which so can put an end to its urgency.
+    /// Makes the calling thread urgent, which will run a guest. Its priority is below that of the
+    /// monitor's own threads, so that those can end its urgency.
     pub fn guest() -> Self {
         Self::with_priority(1)
     }
@@ -129,7 +129,7 @@ impl Urgent {
         }
     }
 
-    /// Whether the user may have it so.
+    /// Whether the user has the privilege.
     pub fn is_granted(&self) -> bool {
         self.usual.is_some()
     }

@@ -121,7 +121,7 @@ fn receive_by(
     Ok(Some((bytes, fds)))
 }
 
-/// The process at the other end: who connected, or bound the socket connected to.
+/// The process at the other end: the one that connected, or bound the socket connected to.
 ///
 /// # Errors
 /// The socket's.

@@ -35,7 +35,7 @@ pub struct Call {
     pub cases: &'static [Case],
 }
 
-/// Arguments that must all be as told.
+/// Conditions on a call's arguments, which must all hold.
 pub type Case = &'static [Argument];
 
 /// What an argument must be.
@@ -130,7 +130,7 @@ const OWN_THREAD: Argument = Argument {
     is: Is::Exactly("the calling thread", 0),
 };
 
-/// Data over a connection that is there: it names nobody else.
+/// Data over an existing connection: the call names no other destination.
 pub const SEND: Call = call!(
     SYS_sendto,
     &[&[Argument {
@@ -140,9 +140,9 @@ pub const SEND: Call = call!(
 );
 
 /// What every thread does: memory (none that can be executed, none that others see), locks,
-/// time, descriptors that it has, its own place among those who want a processor, its end.
-/// Of signals it sends only the kick, to threads of its own process, and it handles none anew:
-/// abort(3), too, ends as any call does that is not here.
+/// time, descriptors that the thread has, its own scheduling, its end.
+/// The thread sends no signal but the kick, to threads of its own process, and installs no handler:
+/// abort(3), too, ends the process, as every call does that is not listed.
 const COMMON: &[&[Call]] = &[
     calls![
         SYS_brk SYS_clock_gettime SYS_close SYS_exit SYS_ftruncate SYS_futex

@@ -1,4 +1,4 @@
-//! What of this process other processes cannot see.
+//! Hides this process's memory from other processes.
 
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, dumpable_behavior, set_dumpable_behavior, setrlimit,
@@ -22,8 +22,8 @@ pub fn withhold_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Opens a file of this process in /proc. Those that only their owner may open are root's
-/// while memory is [withheld](withhold_memory), so for such a one it is not, for a moment.
+/// Opens a file of this process in /proc. While memory is [withheld](withhold_memory), files that
+/// only their owner may open belong to root, so this ends the withholding for a moment.
 ///
 /// # Errors
 /// As open(2).

@@ -1,6 +1,6 @@
-//! Signals to the process, waited for by a thread rather than caught by a handler:
-//! so there is no state of theirs to rebuild in a child made by `fork(2)`, which has
-//! them blocked just the same.
+//! Signals to the process. A thread waits for them, and no handler catches them:
+//! so a child made by `fork(2)`, which has them blocked as well, has no state of
+//! theirs to rebuild.
 
 use crate::note;
 use rustix::process::{Signal, WaitOptions, wait};
@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::thread;
 
-/// Signals that come to those who [wait](Self::wait) for them and to nobody else.
+/// Signals that only threads which [wait](Self::wait) for them receive.
 #[derive(Clone, Copy)]
 pub struct Signals(libc::sigset_t);
 

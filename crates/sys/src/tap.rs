@@ -80,7 +80,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// One that somebody else has [created](Self::create).
+    /// A TAP that another process has [created](Self::create).
     pub fn from_created(fd: OwnedFd) -> Self {
         Self {
             fd,

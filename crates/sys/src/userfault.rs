@@ -1,10 +1,10 @@
-//! What a process is told about accesses to its memory
-//! (Documentation/admin-guide/mm/userfaultfd.rst). Used for noticing writes without handling
-//! any fault (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7): a page that is
-//! [protected](super::pagemap::Pagemap::protect) tells afterwards that it was written.
+//! Userfaultfd: the kernel reports accesses to a process's memory
+//! (Documentation/admin-guide/mm/userfaultfd.rst). The monitor uses it to notice writes without
+//! handling any fault (`UFFD_FEATURE_WP_ASYNC`, Linux 6.7): a page that was
+//! [protected](super::pagemap::Pagemap::protect) shows afterwards whether it was written.
 //!
-//! A range of memory belongs to one userfaultfd at most. So a RAM has one for all that it
-//! wants to be told.
+//! A range of memory belongs to one userfaultfd at most. So a RAM has one userfaultfd for all
+//! purposes.
 
 use super::check;
 use super::mapping::AddressRange;
@@ -20,13 +20,13 @@ pub struct Userfault {
     faults: Faults,
 }
 
-/// Whose faults it is told of.
+/// Which faults a userfaultfd reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Faults {
     /// All: also those of the kernel, which is what KVM's accesses to guest memory are.
     Kernel,
-    /// Those of the process's own code. That does for noticing writes, which no one has to
-    /// handle; missing pages could not be served.
+    /// Those of the process's own code. That is enough to notice writes, which need no
+    /// handling; missing pages could not be served.
     UserOnly,
 }
 
@@ -123,7 +123,7 @@ const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
 const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
 
 impl Userfault {
-    /// Opens one that is told of all faults where the host allows that, and otherwise of this
+    /// Opens one that reports all faults where the host allows that, and otherwise those of this
     /// process's own.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Userfault {
         Ok(Self { fd, faults })
     }
 
-    /// Whose faults it is told of.
+    /// Which faults it reports.
     pub fn faults(&self) -> Faults {
         self.faults
     }
@@ -190,7 +190,7 @@ fn span(range: &AddressRange) -> Span {
     }
 }
 
-/// Faults of the kernel are for those who may open the device, or have `CAP_SYS_PTRACE`
+/// Faults of the kernel are for users that may open the device, or have `CAP_SYS_PTRACE`
 /// (or all, by the sysctl `vm.unprivileged_userfaultfd`).
 fn new(faults: Faults) -> io::Result<OwnedFd> {
     let flags = match faults {

@@ -73,7 +73,7 @@ impl Linux {
     }
 }
 
-/// A parent; it ends when it is dropped. Its CPUs stand still while other parties' forks are
+/// A parent; it ends when it is dropped. Its CPUs are paused while other parties' forks are
 /// measured.
 struct Parent {
     party: Party,

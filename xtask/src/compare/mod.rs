@@ -1,4 +1,4 @@
-//! Two builds of HyperFork beside each other: the fork path must get no slower.
+//! Compares two builds of HyperFork: the fork path must get no slower.
 //!
 //! Three parties take turns in one run: the old build, the old build again, and the new one.
 //! The second is the measure of the first: how far two equal programs are apart on this
@@ -76,7 +76,7 @@ const OLD: &str = "old";
 const OLD_AGAIN: &str = "old_again";
 const NEW: &str = "new";
 
-/// Compares, and says what comes out.
+/// Compares, and prints the result.
 ///
 /// # Errors
 /// A program fails.

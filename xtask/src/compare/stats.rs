@@ -1,4 +1,4 @@
-//! Ratios of quantiles, and how sure they are.
+//! Ratios of quantiles, and their confidence intervals.
 
 use serde::Serialize;
 use std::fmt;

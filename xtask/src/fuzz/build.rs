@@ -1,8 +1,8 @@
 //! Building the targets with the pinned stable compiler.
 //!
-//! What libFuzzer is told of each run, edges and comparisons, comes from a pass of LLVM that
-//! stable rustc can be asked for. A sanitizer would take a nightly one; the code that is run
-//! is safe Rust but for `sys`, and what it must not do is asserted.
+//! An LLVM pass that stable rustc can run reports edges and comparisons of each run to
+//! libFuzzer. A sanitizer would take a nightly compiler; the code under test
+//! is safe Rust except for `sys`, and assertions check what it must not do.
 
 use super::{directory, target_dir};
 use crate::run::run;
@@ -28,7 +28,7 @@ pub(super) enum Purpose {
     Coverage,
 }
 
-/// Builds these targets, in one go; gives the directory they are in.
+/// Builds these targets with one command, and returns the directory they are in.
 ///
 /// # Errors
 /// When they cannot be built.

@@ -1,4 +1,4 @@
-//! The inputs that are kept, and those that a run has found.
+//! The kept inputs, and those that a run has found.
 
 use super::libfuzzer::libfuzzer;
 use super::{directory, target_dir};

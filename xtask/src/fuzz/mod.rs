@@ -1,9 +1,9 @@
-//! The fuzz targets: builds all of them, runs each from its kept corpus, tells what was
-//! covered.
+//! The fuzz targets: builds all of them, runs each from its kept corpus, and reports their
+//! coverage.
 //!
 //! ```text
 //!   fuzz/corpus/T (committed) ─┐
-//!   found in this run ─────────┴─> T ──> findings: fuzz/artifacts/T, and the gate is shut
+//!   found in this run ─────────┴─> T ──> findings: fuzz/artifacts/T, and the check fails
 //!                                  └──> with --keep: merged into fuzz/corpus/T
 //! ```
 

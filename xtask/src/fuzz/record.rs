@@ -1,4 +1,4 @@
-//! What was run and what it has reached, for people and as JSON.
+//! The record of a fuzzing run and its coverage, as text and as JSON.
 
 use super::corpus::Size;
 use crate::run::output;
@@ -74,7 +74,7 @@ impl Record {
         }
     }
 
-    /// The sums; each target has been told of when it ended.
+    /// The sums; each target was reported when it ended.
     pub(super) fn print(&self) {
         for row in &self.rows {
             if let Some(lines) = &row.lines {

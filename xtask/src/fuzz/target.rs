@@ -1,4 +1,4 @@
-//! Running one target, and reading what libFuzzer says of it.
+//! Runs one target, and reads libFuzzer's output.
 
 use super::corpus;
 use super::libfuzzer::libfuzzer;
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
 /// Lines of what was said that are told of a finding.
 const LINES_TOLD: usize = 25;
 
-/// Runs `program` for this long, from the kept corpus. What it finds is kept aside.
+/// Runs `program` for this long, from the kept corpus. New inputs go to a directory of their own.
 ///
 /// # Errors
 /// When it cannot be run, or says nothing that can be read.
@@ -92,7 +92,7 @@ fn finding(target: &str, program: &Path, said: &str) -> String {
             program.display(),
             path.display()
         ),
-        None => format!("{target}: no input was told\n  {last}"),
+        None => format!("{target}: no input was reported\n  {last}"),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Which file of a crate imports from which: the arrows of its import graph.
 //!
 //! A file imports from another where it names something that the other defines, by
-//! whatever way: `use`, a path in the code, or a name that a third file hands on with
-//! `pub use`. Declaring a child (`mod child;`) and handing on its names are no imports,
-//! nor is what a module takes from those it is in (`super::…`): a module and its parts
-//! are read together, and the parent is where their common words stand.
+//! whatever way: `use`, a path in the code, or a name that a third file re-exports with
+//! `pub use`. Declaring a child (`mod child;`) and re-exporting its names are no imports,
+//! nor is what a module takes from its parents (`super::…`): a reader reads a module and its
+//! submodules together, and the parent defines what they have in common.
 
 use super::modules::{self, Module};
 use anyhow::Result;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(super) type Imports = BTreeMap<PathBuf, BTreeMap<PathBuf, BTreeSet<String>>>;
 
 /// The names looked up on the way, each with its module. No name is looked up twice:
-/// modules may hand on each other's.
+/// modules may re-export each other's.
 type Seen<'a> = HashSet<(usize, &'a str)>;
 
 /// The imports between the files of the crate whose root is this file.

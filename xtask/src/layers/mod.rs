@@ -1,8 +1,8 @@
-//! No layer imports from above: neither crates, nor the modules of the monitor; what
-//! runs in a VM's process is built of little; and no files import each other in a circle.
+//! No layer imports from a layer above it, neither crates nor the modules of the monitor; the
+//! program of a VM's process has few dependencies; and no files import each other in a circle.
 //!
-//! The tables here are what there is to say about a crate. Circles need none: they are
-//! looked for in every library and program of the workspace.
+//! The tables here describe the crates. Circles need no table: the check
+//! looks for them in every library and program of the workspace.
 
 mod circles;
 mod imports;
@@ -182,7 +182,7 @@ fn monitor() -> Result<Vec<String>> {
     Ok(broken)
 }
 
-/// The same with paths as they are told: from the workspace's root.
+/// The same with paths as messages show them: from the workspace's root.
 fn relative(imports: Imports) -> Imports {
     let short = |path: PathBuf| match path.strip_prefix(root()) {
         Ok(path) => path.to_owned(),

@@ -23,7 +23,7 @@ pub(super) struct Module {
     pub(super) imports: HashMap<String, Vec<String>>,
     /// The modules of which it imports everything.
     pub(super) globs: Vec<Vec<String>>,
-    /// Paths it uses. A `pub use` is none: it hands a name on.
+    /// Paths it uses. A `pub use` is none: it re-exports a name.
     pub(super) paths: HashSet<Vec<String>>,
 }
 

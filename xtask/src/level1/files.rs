@@ -1,4 +1,4 @@
-//! What an emulated machine leaves behind.
+//! The output files of an emulated machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ const TAIL: usize = 30;
 
 /// What a machine leaves.
 pub(super) struct Files {
-    /// What its kernel says.
+    /// Its kernel's messages.
     pub(super) console: PathBuf,
     /// The commands' statuses.
     pub(super) status: PathBuf,
     /// What its threads waited for when time was nearly up.
     pub(super) threads: PathBuf,
-    /// What QEMU says.
+    /// QEMU's messages.
     pub(super) errors: PathBuf,
 }
 
@@ -29,7 +29,7 @@ impl Files {
         }
     }
 
-    /// The commands' statuses, as far as they were told.
+    /// The commands' statuses, as far as the machine reported them.
     pub(super) fn statuses(&self) -> Vec<i32> {
         let told = read(&self.status);
         told.lines()

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the emulated machine: modules, the job's root, the job, power off.
 # Whatever fails here ends the shell, so the kernel panics and the machine is gone
-# without having told a status: a failure for whoever waits.
+# without having reported a status: a failure for the waiting xtask.
 set -eu
 busybox=/bin/busybox
 

@@ -16,7 +16,7 @@ pub(super) struct Contents<'a> {
     pub(super) modules: &'a [&'a str],
     /// A static busybox.
     pub(super) busybox: &'a Path,
-    /// The script. `/modules/order` tells it what to insert.
+    /// The script. `/modules/order` lists the modules to insert.
     pub(super) init: &'a str,
 }
 

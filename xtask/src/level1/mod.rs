@@ -42,7 +42,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What to run in there.
+/// What to run in the emulated machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     /// Files and directories the commands need, by absolute path. Shared libraries
@@ -50,7 +50,7 @@ pub(crate) struct Job {
     pub(crate) files: Vec<PathBuf>,
     /// Environment of the commands, beside `HOME`, `PATH` and `TERM`.
     pub(crate) env: Vec<(String, OsString)>,
-    /// Run one after the other, whatever becomes of those before.
+    /// Run one after the other, whether those before succeed or fail.
     pub(crate) commands: Vec<Command>,
     /// How long everything may take, from power-on.
     pub(crate) limit: Duration,
@@ -70,7 +70,7 @@ pub(crate) struct Command {
 ///
 /// # Errors
 /// When the machine cannot be prepared; when it dies, hangs beyond the limit, or
-/// ends without having told every command's status; when interrupted.
+/// ends without having reported every command's status; when interrupted.
 pub(crate) fn run(job: &Job, output: &mut dyn FnMut(&str)) -> Result<Vec<i32>> {
     if job.commands.is_empty() {
         bail!("nothing to run in the emulated machine");

@@ -1,4 +1,4 @@
-//! Kernel modules and what they depend on.
+//! Kernel modules and their dependencies.
 
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -80,7 +80,7 @@ fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// What a module says of itself in its section `.modinfo`: strings `key=value`,
+/// A module's section `.modinfo`: strings `key=value`,
 /// each ended by a NUL.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";

@@ -83,7 +83,7 @@ impl Package {
         let download = || {
             run(Command::new("apt-get")
                 .args(["download", "--quiet=2"])
-                // As root apt would change to a user who cannot write here.
+                // As root apt would change to a user that cannot write here.
                 .args(["-o", "APT::Sandbox::User=root"])
                 .arg(format!("{}={}", self.name, self.version))
                 .current_dir(directory))

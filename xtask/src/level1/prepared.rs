@@ -1,4 +1,4 @@
-//! What every emulated machine needs, made once and kept in the user's cache.
+//! Files that every emulated machine needs, made once and kept in the user's cache.
 
 use super::initramfs::{self, Contents};
 use super::packages::{self, Package};
@@ -121,7 +121,7 @@ impl Prepared {
     }
 
     /// With it, boots an image of ours as a guest: loads what the kernel has as
-    /// modules, then hands over to the image's `init=`.
+    /// modules, then runs the image's `init=`.
     pub(crate) fn guest_initramfs(&self) -> PathBuf {
         self.directory.join("guest-initramfs.cpio")
     }

@@ -1,4 +1,4 @@
-//! QEMU, being the emulated machine.
+//! QEMU as the emulated machine.
 
 use super::files::Files;
 use super::prepared::Prepared;

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The disk's size; a sparse file. What is left free takes guests' disk overlays.
 const SIZE: &str = "8G";
 
-/// Tells what all threads are doing, and how long before the end of a job's time it is
+/// Prints what all threads are doing, and how long before the end of a job's time it is
 /// asked to: so much may it take on a busy host.
 const THREADS: &str = include_str!("threads.sh");
 const THREADS_TAKE: Duration = Duration::from_secs(60);
@@ -196,7 +196,7 @@ fn script(job: &Job) -> Result<Vec<u8>> {
     for Command { argv, directory } in &job.commands {
         script.extend(b"(cd ");
         script.extend(quoted(directory.as_os_str()));
-        // As cargo tells it.
+        // As cargo sets it.
         script.extend(b" && export CARGO_MANIFEST_DIR=\"$PWD\" && exec");
         for word in argv {
             script.push(b' ');

@@ -135,7 +135,7 @@ pub(crate) fn job(
         commands: Vec::new(),
         limit,
     };
-    // Where the images are, for those who keep them elsewhere.
+    // Where the images are, for users who keep them elsewhere.
     if let Some(cache) = std::env::var_os("XDG_CACHE_HOME") {
         job.env.push(("XDG_CACHE_HOME".into(), cache));
     }

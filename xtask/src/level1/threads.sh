@@ -1,6 +1,6 @@
 #!/bin/sh
-# Tells what every thread of the emulated machine is doing, for whoever has to find out
-# why a test hangs: state, system call, and where in the kernel it is.
+# Prints what every thread of the emulated machine is doing, for a developer who has to find
+# out why a test hangs: state, system call, and where in the kernel it is.
 for process in /proc/[0-9]*; do
     program=$(tr '\0' ' ' 2> /dev/null < "$process/cmdline")
     # The kernel's own threads have none.

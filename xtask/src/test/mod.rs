@@ -2,7 +2,7 @@
 //!
 //! Test programs run one after the other, for many of them have VMs that want all of the
 //! host. The emulated machine runs beside them: it is one busy thread, on a host of two
-//! processors, and its times are nobody's figures.
+//! processors, and its times appear in no result.
 
 mod tally;
 

@@ -1,4 +1,4 @@
-//! Counting what test programs say of themselves.
+//! Counts the results that test programs print.
 
 use anyhow::{Result, bail};
 use std::ops::AddAssign;

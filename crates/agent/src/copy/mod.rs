@@ -50,7 +50,7 @@ impl Ticket {
     }
 }
 
-/// Goes on with a conversation whose request was this copy.
+/// Continues a conversation whose request was this copy.
 pub(crate) fn start(copy: Copy, connection: Connection, ticket: Ticket) {
     let builder = thread::Builder::new().stack_size(STACK);
     let result = builder.spawn(move || {
@@ -67,7 +67,7 @@ pub(crate) fn start(copy: Copy, connection: Connection, ticket: Ticket) {
 }
 
 /// # Errors
-/// Where the connection fails; other failures are told to the host.
+/// Where the connection fails; the host gets other failures in a reply.
 fn converse(copy: Copy, connection: Connection) -> Result<(), frame::FrameError> {
     let (socket, received) = connection.into_parts();
     fcntl_setfl(&socket, OFlags::RDWR).map_err(io::Error::from)?;

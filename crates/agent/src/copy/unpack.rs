@@ -1,7 +1,7 @@
 //! An archive as files.
 //!
 //! No entry reaches outside the directory that the archive is unpacked into:
-//! names with `..` are refused, and the kernel is told to follow links only while
+//! the agent refuses names with `..`, and has the kernel follow links only while
 //! they stay beneath that directory (openat2(2), `RESOLVE_BENEATH`).
 
 use super::failed;

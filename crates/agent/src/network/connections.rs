@@ -31,8 +31,8 @@ impl Connections {
         netlink(Some(parts::SOCK_DIAG)).map(Self)
     }
 
-    /// Ends all from this address: whoever waits for one gets an error, and so does whoever
-    /// uses one later.
+    /// Ends all from this address: programs that wait for one get an error, and so do programs
+    /// that use one later.
     ///
     /// # Errors
     /// The kernel's. One that cannot end connections at all is no error.

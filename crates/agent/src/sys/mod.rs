@@ -13,7 +13,7 @@ pub(crate) mod vsock;
 
 use std::io;
 
-/// The C library's convention: -1 is an error, told in `errno`.
+/// The C library's convention: -1 is an error, and `errno` says which.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     match result {
         -1 => Err(io::Error::last_os_error()),

@@ -19,7 +19,7 @@ impl Page {
     pub(crate) const LEN: usize = 4096;
 
     /// Maps the beginning of a file that has at least `len` bytes and goes on having them:
-    /// who cuts it short ends this process.
+    /// a program that cuts it short ends this process.
     ///
     /// # Errors
     /// The kernel's; `InvalidInput` for a file that is too short.
@@ -56,8 +56,8 @@ impl Page {
 
     /// Writes the bytes at the beginning, the last one first.
     ///
-    /// Who reads them in the usual order and finds the first ones new has only new ones;
-    /// who finds the last ones old has only old ones.
+    /// A reader in the usual order that finds the first bytes new has only new ones;
+    /// a reader that finds the last ones old has only old ones.
     pub(crate) fn write(&self, bytes: &[u8]) {
         self.write_at(0, bytes);
     }
@@ -87,7 +87,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // SAFETY: the whole of a mapping that nobody refers to any more.
+        // SAFETY: the whole of a mapping that no code refers to any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }

@@ -49,8 +49,8 @@ pub(crate) fn send(to: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(to, signal) }).map(drop)
 }
 
-/// From now on writing to a pipe that nobody reads fails with EPIPE; it would kill
-/// this process.
+/// From now on writing to a pipe without a reader fails with EPIPE; otherwise it would
+/// kill this process.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: ignoring a signal runs no handler. It only fails for signals that do
     // not exist.

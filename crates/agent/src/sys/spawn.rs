@@ -94,7 +94,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> Result<Pid, SpawnError> {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: CLONE_VFORK suspends this thread until the child has executed or
     // exited, so `stack`, `child` and all that it points to outlive its use of
-    // them, and nobody else writes to them; the stack's end is aligned to 16
+    // them, and no other code writes to them; the stack's end is aligned to 16
     // bytes. `run` keeps to what a child sharing our memory may do.
     let pid = check(unsafe {
         let top = stack.as_mut_ptr().add(stack.len());

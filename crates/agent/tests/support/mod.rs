@@ -36,7 +36,7 @@ impl Agent {
     /// Starts one that does not know yet who it is.
     pub(crate) fn unidentified() -> Self {
         let directory = tempfile::tempdir_in(SHORT).unwrap();
-        // The tests may run where somebody has signals ignored, as `nohup` does.
+        // The tests may run where signals are ignored, as under `nohup`.
         let mut process = std::process::Command::new("env");
         process.arg("--default-signal");
         process.arg(env!("CARGO_BIN_EXE_hyperfork-agent"));
@@ -55,7 +55,7 @@ impl Agent {
         agent
     }
 
-    /// Tells it that it is the machine with this CID.
+    /// Gives it the identity of the machine with this CID.
     pub(crate) fn identify(&self, cid: u32) -> Reply {
         let request = Request::Identify {
             identity: identity(cid),

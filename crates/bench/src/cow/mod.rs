@@ -103,9 +103,9 @@ impl Plan for CowPlan {
                         compare(cell);
                     }
                     Err(error) if error.is_of_a_row() => {
-                        let words = hyperfork_api::one_line(&error);
+                        let message = hyperfork_api::one_line(&error);
                         cell.iter_mut()
-                            .for_each(|row| row.failed = Some(words.clone()));
+                            .for_each(|row| row.failed = Some(message.clone()));
                     }
                     Err(error) => return Err(error),
                 }

@@ -1,4 +1,4 @@
-//! How much memory a clone takes, by the number of clones.
+//! Memory per clone, by the number of clones.
 
 mod row;
 

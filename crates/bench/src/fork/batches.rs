@@ -1,4 +1,4 @@
-//! Which parents can be there at the same time.
+//! Which parents can run at the same time.
 
 use super::{ForkRow, Method};
 use crate::error::BenchError;
@@ -6,7 +6,7 @@ use crate::guest::NANO;
 use std::ops::Range;
 
 /// How much of the memory that is available may be used, in percent: the rest is
-/// for clones, page tables and everybody else.
+/// for clones, page tables and other programs.
 const USABLE_PERCENT: u64 = 75;
 
 /// What measuring a cell takes.
@@ -32,7 +32,7 @@ impl Cost {
             true => PROCESS_MIB + (row.written_pages >> 8),
             false => PROCESS_MIB + LINUX_MIB,
         };
-        // The pool keeps two for anybody, and twice what each VM has wanted at once.
+        // The pool keeps two for any VM, and twice what each VM has wanted at once.
         let shells = match row.strategy {
             Method::Image => 2 * (1 + u64::from(row.clones) + u64::from(row.depth)),
             Method::ProcessFork | Method::Boot | Method::Raw => 0,

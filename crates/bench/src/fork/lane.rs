@@ -1,4 +1,4 @@
-//! One cell's VMs: from the first sample until the last they stay.
+//! One cell's VMs, which run from the first sample until the last.
 
 use super::raw::Template;
 use super::{ForkPlan, ForkRow, Method, Sample};
@@ -16,7 +16,7 @@ pub(super) enum Lane {
     /// A parent that is forked again and again.
     Forks {
         parent: VmName,
-        /// It, and all it descends from.
+        /// The parent, and all its ancestors.
         line: Vec<VmName>,
         strategy: Strategy,
         clones: u32,
@@ -26,12 +26,12 @@ pub(super) enum Lane {
     Firsts(Strategy, Stock),
     /// A VM booted for each.
     Boots(State, Stock),
-    /// A machine captured once, in this very process.
+    /// A machine captured once, in this process.
     Raw(Box<Template>),
 }
 
 impl Lane {
-    /// Makes everything ready for the first sample, with one that is not recorded.
+    /// Prepares the first sample, by taking one that is not recorded.
     pub(super) fn open(
         row: &mut ForkRow,
         plan: &ForkPlan,
@@ -72,7 +72,7 @@ impl Lane {
             }
             Ok((parent, stock))
         });
-        // A parent that cannot be forked is of no use to anybody.
+        // A parent that cannot be forked is of no use.
         let (parent, stock) = opened.inspect_err(|_| vms.remove_all(&line))?;
         let lane = Self::Forks {
             parent,
@@ -85,7 +85,7 @@ impl Lane {
         Ok(lane)
     }
 
-    /// Measures once. What it makes is gone again afterwards.
+    /// Takes one sample, and removes the VMs that it made.
     pub(super) fn sample(
         &self,
         row: &ForkRow,
@@ -131,7 +131,7 @@ impl Lane {
         }
     }
 
-    /// Waits until nothing is done any more for the last sample.
+    /// Waits until all work for the last sample has ended.
     fn settle(&self, vms: &Vms<'_>) {
         match self {
             Self::Forks { stock, .. } | Self::Firsts(_, stock) | Self::Boots(_, stock) => {
@@ -142,7 +142,7 @@ impl Lane {
     }
 }
 
-/// Adds so many generations to a line, each of one clone of the last. Gives the last of all.
+/// Adds so many generations to a chain of clones, each of one clone of the last. Returns the last.
 fn descend(
     line: &mut Vec<VmName>,
     generations: u32,

@@ -1,10 +1,10 @@
-//! The ways to a VM.
+//! The ways to make a VM.
 
 use hyperfork_api::Strategy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How a VM comes to life.
+/// How a VM starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {

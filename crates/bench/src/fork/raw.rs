@@ -143,7 +143,7 @@ impl Blank {
     fn new(host: &Host, shape: &Shape) -> Result<Self, BenchError> {
         let ram = Ram::reserve(shape.memory.0).map_err(MachineError::from)?;
         let vm = Vm::new(host)?;
-        // SAFETY: `Blank` drops `ram` after `vm`, and nobody takes either out of it.
+        // SAFETY: `Blank` drops `ram` after `vm`, and no code takes either out of it.
         #[allow(unsafe_code)]
         unsafe {
             vm.set_memory(&ram)?;

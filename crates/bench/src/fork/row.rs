@@ -124,7 +124,7 @@ impl ForkRow {
         }
     }
 
-    /// What the embedded guest is told.
+    /// The embedded guest's options.
     pub(super) fn options(&self) -> String {
         let Self {
             touched_mib,

@@ -14,7 +14,7 @@ pub struct Sample {
     /// From the request to the guest's first word, in the clone that said it last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ready_us: Option<f64>,
-    /// How long the parent stood still.
+    /// How long the parent was paused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pause_us: Option<f64>,
     /// Processor time that a clone's process had had when all were ready, the mean of all

@@ -65,7 +65,7 @@ const WIDTH: u32 = 560;
 const HEIGHT: u32 = 400;
 const LEGEND_WIDTH: u32 = 250;
 
-/// Okabe and Ito's colours: told apart by everybody, and in grey.
+/// Okabe and Ito's colours: distinct also to colour-blind readers, and in grey.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

@@ -1,4 +1,4 @@
-//! What there is of a VM, of its user's pool, and of the host.
+//! Counts the resources of a VM, of its user's pool, and of the host.
 
 use crate::error::BenchError;
 use crate::memory;
@@ -21,8 +21,8 @@ pub struct Census {
     pub pool: Option<ProcessCensus>,
     /// Entries of the run directory, those of its shells included.
     pub entries: u64,
-    /// Processes that this one, the parent or the pool has started, ended ones that nobody
-    /// has waited for included.
+    /// Processes that this one, the parent or the pool has started, including ended ones that
+    /// were not waited for.
     pub processes: u64,
     /// What programs on the host could have.
     pub host_available_kib: u64,
@@ -41,7 +41,7 @@ pub struct ProcessCensus {
     pub rss_kib: u64,
     /// What is in the memory files that it has open: frozen guest memory, layers, arenas.
     pub files_kib: u64,
-    /// Whether the host tells it of writes to guest memory.
+    /// Whether the host reports writes to guest memory to it.
     pub tracked: bool,
 }
 
@@ -56,7 +56,7 @@ mod slack {
     pub(super) const PROCESSES: u64 = 12;
 }
 
-/// The host's memory is everybody's. A fall of less than this a fork, over fewer forks than
+/// All programs share the host's memory. A fall of less than this a fork, over fewer forks than
 /// these, says nothing.
 const HOST_KIB_PER_FORK: u64 = 16;
 const FORKS_FOR_HOST: u64 = 1000;
@@ -81,7 +81,7 @@ impl Census {
         })
     }
 
-    /// What there is more of than there was, beyond what comes and goes; in words.
+    /// What there is more of than there was, beyond what comes and goes, as a message.
     pub(super) fn grown_since(&self, before: &Self) -> Option<String> {
         let mut grown = Vec::new();
         let mut compare = |what: &str, unit: &str, then: u64, now: u64, slack: u64| {

@@ -27,7 +27,7 @@ pub struct SoakRow {
     pub n: usize,
     /// How many of the clones had a VM that was built in advance.
     pub from_pool: usize,
-    /// Whether the host told the monitor at the end which pages were written.
+    /// Whether the host reported to the monitor at the end which pages were written.
     pub tracked: bool,
     /// What there was more of after the last fork than after the first ones; `null` if
     /// nothing.
@@ -64,7 +64,7 @@ impl SoakRow {
         }
     }
 
-    /// What the guest is told.
+    /// The guest's options.
     pub(super) fn options(&self) -> String {
         let Self {
             touched_mib,

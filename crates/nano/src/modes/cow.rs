@@ -63,7 +63,7 @@ fn pass(work: &Work, seed: u64) -> u64 {
 /// The time-stamp counter, once everything before is done.
 fn cycles() -> u64 {
     // SAFETY: both instructions are in every 64-bit processor and touch no memory; reading
-    // the counter at CPL 3 is allowed, since nobody sets CR4.TSD.
+    // the counter at CPL 3 is allowed, since no code sets CR4.TSD.
     unsafe {
         _mm_lfence();
         _rdtsc()

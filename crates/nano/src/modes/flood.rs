@@ -1,5 +1,5 @@
-//! The mode `flood`: all CPUs write whatever they can think of to the signal port,
-//! as fast as they can: a guest that means no good.
+//! The mode `flood`: all CPUs write values of every kind to the signal port,
+//! as fast as they can, like a hostile guest.
 
 use super::Job;
 use crate::port;

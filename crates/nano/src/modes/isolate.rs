@@ -8,7 +8,7 @@ use crate::work::{descend, mix, report};
 use crate::{cpu, pages};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// The line of clones, which CPU 0 tells the others.
+/// This machine's lineage, which CPU 0 publishes to the others.
 static LINEAGE: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn run(job: &Job<'_>) -> ! {
@@ -33,9 +33,9 @@ pub(super) fn run(job: &Job<'_>) -> ! {
         rung = DOORBELLS.get();
         let index = interrupts::index();
         let lineage = LINEAGE.load(Ordering::Relaxed);
-        // The parent goes on in a line of its own, too.
+        // The parent continues with a new lineage, too.
         LINEAGE.store(descend(lineage, index), Ordering::Release);
-        // Two sweeps: one writes the new words, one checks them. Three for those who are
+        // Two sweeps: one writes the new words, one checks them. Three for CPUs that are
         // in the middle of one.
         for _ in 0..2 {
             sweep.once();

@@ -32,7 +32,7 @@ pub(super) fn run(job: &Job<'_>) -> ! {
             _ => pages::mark(&work, lineage),
         }
         match index {
-            // Whoever rang for the parent reads that it has finished.
+            // The process that raised the parent's doorbell reads that it has finished.
             0 => print(format_args!("nano: round {round} written\n")),
             index => done(index, report(index)),
         }

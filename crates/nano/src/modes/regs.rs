@@ -1,5 +1,5 @@
 //! The mode `regs`: all CPUs keep known values in all their registers while they
-//! wait, other ones each time, and look whether they are still there.
+//! wait, other values each time, and check whether they are still there.
 
 use super::{Job, done};
 use crate::interrupts::DOORBELLS;

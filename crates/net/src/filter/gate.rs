@@ -1,4 +1,4 @@
-//! Where a guest may connect to, as rules of its namespace, out of the guest's reach.
+//! The egress policy as packet filter rules of the guest's namespace, out of the guest's reach.
 
 use super::super::egress::{Rule, Transport};
 use super::nat::{ON_ARRIVAL, new_destination};
@@ -27,8 +27,8 @@ const RELATED: u32 = 4;
 /// Offset of the destination's port in the headers of TCP and UDP.
 const PORT: u32 = 2;
 
-/// Lets what comes from one interface pass as the first rule says that is about it, or not.
-/// Answers to what came from elsewhere pass, and so does everything that comes from there.
+/// Filters what comes from one interface by the first rule that matches. Answers to what came
+/// from elsewhere pass, and so does everything that comes from elsewhere.
 pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> io::Result<()> {
     let mut wanted = Transaction::of(TABLE);
     gate(wanted.table(), &PASSING, guest, rules);
@@ -36,7 +36,7 @@ pub(in super::super) fn guard(inside: &Netlink, guest: u32, rules: &[Rule]) -> i
 }
 
 /// As [`guard`]; and TCP that may pass is translated to an address and port of the namespace
-/// itself, where whoever listens learns whom it was for.
+/// itself, where the listening process can read its original destination.
 pub(in super::super) fn intercept(
     inside: &Netlink,
     guest: u32,

@@ -1,4 +1,4 @@
-//! What passes through the host between VMs: nothing, whatever pools their addresses are of.
+//! Keeps the host from forwarding packets between VMs, whatever pools their addresses are of.
 
 use super::super::address::INTERFACE_PREFIX;
 use super::nat::exists_after;

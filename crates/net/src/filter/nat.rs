@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 pub(super) const ON_ARRIVAL: Hook = Hook("prerouting", "nat", 0, -100);
 const ON_DEPARTURE: Hook = Hook("postrouting", "nat", 4, 100);
 
-/// Has the host put its own address in place of those of all guests of the pool when
-/// they speak to the world. Harmless when that is so already.
+/// Makes the host translate the source addresses of all guests of the pool to its own when
+/// they send to the world. Harmless when that is so already.
 pub(in super::super) fn hide_guests(host: &Netlink, pool: &Pool) -> io::Result<()> {
     let table = table_of(pool);
     let mut wanted = Transaction::of(&table);
@@ -35,7 +35,7 @@ fn table_of(pool: &Pool) -> String {
     format!("{TABLE}-{}-{}", pool.base(), pool.prefix())
 }
 
-/// It is all the same who has made it.
+/// Any process may have made it.
 pub(super) fn exists_after(made: io::Result<()>) -> io::Result<()> {
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -61,7 +61,7 @@ pub(in super::super) fn show_guests(host: &Netlink, pool: &Pool) -> io::Result<(
     wanted.commit(host)
 }
 
-/// In a VM's namespace: the guest, who believes to be `visible`, is `real` outside.
+/// In a VM's namespace: translates between the guest's `visible` address and its `real` one outside.
 pub(in super::super) fn translate(inside: &Netlink, visible: Block, real: Block) -> io::Result<()> {
     /// `NFT_NAT_SNAT`, `NFT_NAT_DNAT`.
     const SOURCE_NAT: u32 = 0;

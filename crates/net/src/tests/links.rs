@@ -24,8 +24,8 @@ fn on_two_pools() -> [(Pool, Namespace); 2] {
     })
 }
 
-/// Whether a datagram from one VM to another arrives, or its sender is told that it may not
-/// send it.
+/// Whether a datagram from one VM to another arrives, or its sender gets an
+/// error.
 fn reaches(one: &Namespace, other: &Namespace) -> bool {
     let to = (other.ip().unwrap(), 7);
     send(one, &datagram(one, one.ip().unwrap(), to, b"hello"));
@@ -46,7 +46,7 @@ fn reaches(one: &Namespace, other: &Namespace) -> bool {
 fn guests_of_different_pools_do_not_reach_each_other() {
     on_a_host(|_, filter| {
         let [(_, one), (_, other)] = on_two_pools();
-        // The host forwards whatever it is not told to refuse.
+        // The host forwards packets that no rule refuses.
         assert!(reaches(&one, &other));
         filter::part_guests(filter).unwrap();
         filter::part_guests(filter).unwrap();

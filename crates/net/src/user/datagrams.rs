@@ -1,4 +1,4 @@
-//! UDP of a guest: a socket of this process for each whom it speaks to, from each port.
+//! UDP of a guest: a socket of this process for each of the guest's ports and each of its peers.
 
 use super::super::exchange::{Exchange, Ready};
 use super::packet::Datagram;
@@ -14,7 +14,7 @@ const MOST: usize = 256;
 /// Datagrams of one socket before the others get their turn.
 const TURN: usize = 32;
 
-/// Who speaks, and to whom.
+/// A source and a destination.
 type Pair = (SocketAddrV4, SocketAddrV4);
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Datagrams {
                     let _ = packet.map(|packet| write(&self.tun, &packet));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody listens there.
+                // No program listens there.
                 Err(_) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! A door for the fuzz target of the packets that a guest sends through the user-mode network.
+//! An entry point for the fuzz target of the packets that a guest sends through the user-mode network.
 
 use super::packet::Datagram;
 

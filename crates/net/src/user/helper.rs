@@ -1,4 +1,4 @@
-//! The process that has a namespace made, and makes sockets in it.
+//! The helper process, which makes a namespace, and sockets in it.
 
 use super::super::egress::Rule;
 use super::super::inside::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-/// What it is told first.
+/// The first message to the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) guest: Ipv4Addr,
@@ -30,7 +30,7 @@ pub(super) type Answer = Result<(), String>;
 /// Longest datagram with its headers: the TUN gets them whole.
 const WHOLE: u32 = 65_535;
 
-/// Becomes the helper. The socket of whoever wants a namespace is its standard input.
+/// Becomes the helper. Its standard input is a socket of the process that wants a namespace.
 pub fn net_main() -> ExitCode {
     let served = io::stdin()
         .as_fd()

@@ -1,4 +1,4 @@
-//! A network without privileges: whoever may make a user namespace may do in it what takes
+//! A network without privileges: a user who may make a user namespace may do in it what takes
 //! `CAP_NET_ADMIN` outside.
 //!
 //! ```text
@@ -7,10 +7,10 @@
 //!                 └─────all else: forwarded to up0 (a TUN)───────> datagrams: UDP, by sockets
 //! ```
 //!
-//! A [helper](helper) process makes the namespace, gives this one its descriptors, and stays
-//! for one thing: to make sockets in there, through which published ports are served. It
-//! ends when this process does. A socket belongs to the namespace it was made in, whoever
-//! uses it; so one process speaks to the guest by those, and to the world by its own.
+//! A [helper](helper) process makes the namespace, sends its descriptors to this process, and stays
+//! for one thing: to make sockets in the namespace, through which this process serves published
+//! ports. The helper ends when this process does. A socket belongs to the namespace it was made in,
+//! whichever process uses it; so one process reaches the guest by those, and the world by its own.
 
 mod datagrams;
 #[cfg(feature = "fuzzing")]
@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// [`net_main`] then.
 pub const NET_ARGUMENT: &str = "net";
 
-/// Whoever makes sockets in the namespace, as long as this lives.
+/// The connection to the helper, which makes sockets in the namespace as long as this is open.
 #[derive(Debug)]
 pub(super) struct Sockets(Mutex<UnixStream>);
 
@@ -57,8 +57,8 @@ impl Sockets {
     }
 }
 
-/// Makes a namespace, and threads that pass on what its guest says to whom it may, by the
-/// first of the rules that is about it. They end with this process.
+/// Makes a namespace, and threads that forward the guest's packets to the destinations that the
+/// first matching rule allows. They end with this process.
 ///
 /// # Errors
 /// Why there can be none, in one line.

@@ -41,7 +41,7 @@ fn accept(listener: &TcpListener) {
                 .and_then(|outside| streams::pass(&inside, &outside))
                 .is_err()
             {
-                // It has been accepted already: all that can be said now is that it is over.
+                // The guest's side is accepted already, so it can only be closed now.
                 let _ = set_socket_linger(&inside, Some(Duration::ZERO));
             }
             drop(inside);
@@ -53,7 +53,7 @@ fn accept(listener: &TcpListener) {
     }
 }
 
-/// To whom the guest has connected.
+/// Connects to the destination that the guest has connected to.
 fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
     let to = ip_original_dst(inside)?;
     if !is_elsewhere(to) {
@@ -62,8 +62,8 @@ fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&to.into(), PATIENCE)
 }
 
-/// Whether an address is not one that means this very host to whoever uses it, for the guest's
-/// is another, nor a VM's of whatever pool.
+/// Whether an address is neither one by which a process means its own host (the guest means
+/// itself by it, this process the host), nor a VM's of any pool.
 pub(super) fn is_elsewhere(to: SocketAddrV4) -> bool {
     let ip = to.ip();
     let is_here = ip.is_loopback() || ip.octets()[0] == 0;

@@ -30,7 +30,7 @@ fn a_confined_thread_goes_on_with_memory_locks_and_messages() {
         let (sender, receiver) = std::sync::mpsc::channel();
         sender.send(memory.len()).unwrap();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, which nobody uses.
+        // SAFETY: a new mapping, which no code uses.
         unsafe { mmap_anonymous(null_mut(), 4096, protection, MapFlags::PRIVATE) }?;
         drop(crate::sched::Urgent::guest());
         Ok::<_, Errno>(receiver.recv().unwrap())
