@@ -86,12 +86,13 @@ fn port_of(info: &Value, guest: u16) -> u16 {
     host.try_into().unwrap()
 }
 
-/// An address of this host that is not of its loopback interface.
-fn own_address() -> Ipv4Addr {
+/// An address of this host that is neither of its loopback interface nor of a VM's link; the
+/// emulated machine has none.
+fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect("192.0.2.1:9").expect("a way out");
+    socket.connect("192.0.2.1:9").ok()?;
     match socket.local_addr().unwrap() {
-        SocketAddr::V4(address) => *address.ip(),
+        SocketAddr::V4(address) => Some(*address.ip()),
         SocketAddr::V6(address) => panic!("{address}"),
     }
 }
@@ -171,7 +172,7 @@ fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
     // Nor by the port that is published for it, at whatever address of the host's.
     let own_end = hosts_end(address(&clones[0]));
     assert_eq!(echo((own_end, port(&parent)), "host"), "host");
-    for host in [own_end, hosts_end(ip), own_address()] {
+    for host in [own_end, hosts_end(ip)].into_iter().chain(own_address()) {
         let published = port(&parent);
         let script = format!("(echo hello; sleep 3) | nc -w 60 {host} {published}");
         let ended = user.run(&["exec", "p-1", "--", "sh", "-c", &script]);
@@ -309,7 +310,7 @@ fn a_published_port_is_open_to_this_host_alone_unless_an_address_says_otherwise(
     assert_eq!(addresses, ["127.0.0.1", "0.0.0.0"]);
     let connects = |ip, port| TcpStream::connect((ip, port)).is_ok();
     let [alone, everywhere] = [7, 9].map(|guest| port_of(&parent, guest));
-    let outside = own_address();
+    let outside = own_address().expect("a way out");
     assert!(connects(Ipv4Addr::LOCALHOST, alone) && connects(Ipv4Addr::LOCALHOST, everywhere));
     assert!(!connects(outside, alone) && connects(outside, everywhere));
 }
