@@ -1,11 +1,14 @@
 //! What the environment says about how VMs are run and where they are found.
 
+use crate::ui::Progress;
 use anyhow::{Context, anyhow};
 use hyperfork_api::VmName;
+use hyperfork_host::program;
 use hyperfork_host::{Config, PoolConfig, Program, RunDir, RunDirError, Settings, VmDir};
 use hyperfork_net::Setup;
 use hyperfork_net::address::Pool as AddressPool;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Environment variable: how many shells may wait at most; 0 for no pool.
 const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
@@ -55,7 +58,7 @@ pub(crate) fn host() -> anyhow::Result<Config> {
     };
     Ok(Config {
         run_dir: run_dir()?,
-        program: Program::beside_this_one()?,
+        program: program()?,
         settings: Settings {
             pool: PoolConfig {
                 most,
@@ -73,8 +76,47 @@ pub(crate) fn host() -> anyhow::Result<Config> {
 pub(crate) fn network() -> anyhow::Result<Setup> {
     Ok(Setup {
         pool: addresses()?,
-        program: Program::beside_this_one()?.path().to_owned(),
+        program: program()?.path().to_owned(),
     })
+}
+
+/// What VMs run. `cargo run` builds one program of a package, so that in a fresh checkout the
+/// other is built here.
+fn program() -> anyhow::Result<Program> {
+    let missing = match Program::beside_this_one() {
+        Ok(program) => return Ok(program),
+        Err(missing) => missing,
+    };
+    match build_program() {
+        Some(built) => built.and_then(|()| Ok(Program::beside_this_one()?)),
+        None => Err(missing.into()),
+    }
+}
+
+/// Has the cargo that runs this program build the other one; `None` where none does.
+fn build_program() -> Option<anyhow::Result<()>> {
+    let cargo = std::env::var_os("CARGO")?;
+    let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR")?);
+    let own = std::env::current_exe().ok()?;
+    let directory = own.parent()?;
+    let profile = match directory.file_name()?.to_str()? {
+        "debug" => "dev",
+        profile => profile,
+    };
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--locked", "--bin", program::NAME])
+        .args(["--profile", profile, "--manifest-path"])
+        .arg(package.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(directory.parent()?)
+        .stdin(Stdio::null());
+    let _step = Progress::unless(false).step(&format!("building {}", program::NAME));
+    let built = command.status().context("cannot start cargo");
+    Some(built.and_then(|status| match status.success() {
+        true => Ok(()),
+        false => Err(anyhow!("cannot build {}: {status}", program::NAME)),
+    }))
 }
 
 fn addresses() -> anyhow::Result<AddressPool> {
