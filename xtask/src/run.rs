@@ -1,7 +1,8 @@
 //! Running programs.
 
 use anyhow::{Context, Result, bail};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// Says what is being done.
 pub(crate) fn step(what: &str) {
@@ -22,6 +23,25 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+/// Runs to the end, its output passed on line by line, each of which `look` sees, too.
+///
+/// # Errors
+/// When the program cannot be started or its output not be read.
+pub(crate) fn watch(command: &mut Command, mut look: impl FnMut(String)) -> Result<ExitStatus> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let stdout = child.stdout.take().context("no output of a program")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        look(line);
+    }
+    Ok(child.wait()?)
 }
 
 /// Runs to the end and gives what it wrote to stdout.

@@ -4,14 +4,13 @@
 //! implementation here: [`SOAKS`] lists what runs longer, one entry each.
 
 use crate::programs;
-use crate::run::{output, run, step};
+use crate::run::{output, run, step, watch};
 use crate::workspace::{self, cargo, root};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What is asked for.
@@ -233,22 +232,12 @@ fn forks(rounds: u64) -> Result<(bool, Value)> {
 
 /// Runs a test program, and returns whether it succeeded, and its lines of output.
 fn lines_of(command: &mut Command) -> Result<(bool, Value)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    let stdout = child.stdout.take().context("no output of a test program")?;
-    let mut told = Vec::new();
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
-        println!("{line}");
-        told.push(line);
-    }
-    told.retain(|line| !line.trim().is_empty());
+    let mut lines = Vec::new();
+    let status = watch(command, |line| lines.push(line))?;
+    lines.retain(|line| !line.trim().is_empty());
     // One that ran nothing has shown nothing.
-    let ran_one = !told.iter().any(|line| line == "running 0 tests");
-    Ok((child.wait()?.success() && ran_one, told.into()))
+    let ran_one = !lines.iter().any(|line| line == "running 0 tests");
+    Ok((status.success() && ran_one, lines.into()))
 }
 
 /// Where it ran, and of which commit.

@@ -1,7 +1,7 @@
 //! Ending VMs: once, for the command line, the benchmarks and whatever else runs them.
 
 use crate::client::{Client, ClientError};
-use crate::run_dir::{RunDirError, VmDir};
+use crate::run_dir::{RunDirError, VmDir, await_end};
 use hyperfork_api::VmName;
 use hyperfork_api::control::Stop;
 use hyperfork_sys::process::Process;
@@ -153,14 +153,7 @@ fn process(dir: &VmDir) -> Option<Process> {
 }
 
 fn is_gone(dir: &VmDir, most: Duration) -> bool {
-    let begun = Instant::now();
-    while dir.is_alive() {
-        if begun.elapsed() >= most {
-            return false;
-        }
-        thread::sleep(MOMENT);
-    }
-    true
+    await_end(vec![dir.clone()], most).is_empty()
 }
 
 fn known(dir: &VmDir) -> Result<&VmDir, ClientError> {

@@ -14,7 +14,7 @@ use hyperfork_sys::fds::FdTable;
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
 use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::machine::{Backends, Machine, MachineError, Plug, Restored, Shell};
+use hyperfork_vmm::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Shell};
 use hyperfork_vmm::snapshot::{MachineState, Preload};
 use std::error::Error;
 use std::io;
@@ -128,28 +128,18 @@ impl Prepared {
     }
 
     /// Becomes a VM that boots.
-    pub(crate) fn boot(self, mut new: NewVm) -> Result<ReadyVm, Box<dyn Error>> {
+    pub(crate) fn boot(self, new: NewVm) -> Result<ReadyVm, Box<dyn Error>> {
         new.spec.check()?;
-        let around = self.around;
-        let published = publish::connect(&mut new, around.network.as_ref())?;
-        let (spec, identity) = (&new.spec, &new.identity);
-        let events = task::events(around.tasks.0.clone());
-        let backends = &around.backends;
-        let machine = Machine::boot(self.shell, &self.host, spec, identity, backends, events)?;
-        Ok(ReadyVm {
-            machine,
-            new,
-            published,
-            around,
-            since: self.since,
-            restored: None,
-        })
+        let (host, shell, vm) = self.become_vm(new)?;
+        let (spec, identity) = (&vm.new.spec, &vm.new.identity);
+        let machine = Machine::boot(shell, &host, spec, identity, vm.backends(), vm.events())?;
+        Ok(vm.ready(machine, None))
     }
 
     /// Becomes a clone of the machine whose encoded state this is.
     pub(crate) fn restore(
         self,
-        mut new: NewVm,
+        new: NewVm,
         state: &[u8],
         fds: &FdTable,
     ) -> Result<ReadyVm, Box<dyn Error>> {
@@ -157,49 +147,72 @@ impl Prepared {
         fault::point("clone.decode")?;
         new.spec.check()?;
         let state = MachineState::decode(state)?;
-        let around = self.around;
-        let published = publish::connect(&mut new, around.network.as_ref())?;
-        let events = task::events(around.tasks.0.clone());
-        let backends = &around.backends;
+        let (_, shell, vm) = self.become_vm(new)?;
+        let identity = &vm.new.identity;
         let (machine, restored) =
-            Machine::restore(self.shell, state, fds, &new.identity, backends, events)?;
-        Ok(ReadyVm {
-            machine,
-            new,
-            published,
-            around,
-            since: self.since,
-            restored: Some((received, restored)),
-        })
+            Machine::restore(shell, state, fds, identity, vm.backends(), vm.events())?;
+        Ok(vm.ready(machine, Some((received, restored))))
     }
 
     /// Becomes a clone in a child made by `fork(2)`, whose shell has the memory already;
     /// the child began to run at `running`.
     pub(crate) fn go_on(
         self,
-        mut new: NewVm,
+        new: NewVm,
         state: &mut MachineState,
         fds: &FdTable,
         running: Monotonic,
     ) -> Result<ReadyVm, Box<dyn Error>> {
         let built = Monotonic::now();
-        let around = self.around;
-        let published = publish::connect(&mut new, around.network.as_ref())?;
-        let events = task::events(around.tasks.0.clone());
-        let backends = &around.backends;
-        let machine = Machine::go_on(self.shell, state, fds, &new.identity, backends, events)?;
+        let (_, shell, vm) = self.become_vm(new)?;
+        let identity = &vm.new.identity;
+        let machine = Machine::go_on(shell, state, fds, identity, vm.backends(), vm.events())?;
         let restored = Restored {
             memory: built,
             state: Monotonic::now(),
         };
-        Ok(ReadyVm {
-            machine,
+        Ok(vm.ready(machine, Some((running, restored))))
+    }
+
+    /// Takes the ports that the VM publishes. What is missing then is its machine.
+    fn become_vm(self, mut new: NewVm) -> Result<(Host, Shell, WithoutMachine), Box<dyn Error>> {
+        let published = publish::connect(&mut new, self.around.network.as_ref())?;
+        let vm = WithoutMachine {
             new,
             published,
-            around,
+            around: self.around,
             since: self.since,
-            restored: Some((running, restored)),
-        })
+        };
+        Ok((self.host, self.shell, vm))
+    }
+}
+
+/// A VM that has everything but its machine.
+struct WithoutMachine {
+    new: NewVm,
+    published: Published,
+    around: Surroundings,
+    since: Monotonic,
+}
+
+impl WithoutMachine {
+    fn backends(&self) -> &Backends {
+        &self.around.backends
+    }
+
+    fn events(&self) -> Events {
+        task::events(self.around.tasks.0.clone())
+    }
+
+    fn ready(self, machine: Machine, restored: Option<(Monotonic, Restored)>) -> ReadyVm {
+        ReadyVm {
+            machine,
+            new: self.new,
+            published: self.published,
+            around: self.around,
+            since: self.since,
+            restored,
+        }
     }
 }
 

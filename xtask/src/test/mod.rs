@@ -8,14 +8,13 @@ mod tally;
 
 use crate::level1;
 use crate::programs::{self, Program};
-use crate::run::{run, step};
+use crate::run::{run, step, watch};
 use crate::times;
 use crate::workspace::{self, cargo};
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -118,19 +117,10 @@ fn tests_here(built: &[Program], filter: Option<&str>) -> Result<Tally> {
 
 /// Runs tests, their output passed on and their summaries added up.
 fn watched(command: &mut Command) -> Result<Tally> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    let stdout = child.stdout.take().context("no output of a test program")?;
     let mut tally = Tally::default();
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
-        println!("{line}");
+    let status = watch(command, |line| {
         tally.add_line(&line);
-    }
-    let status = child.wait()?;
+    })?;
     if !status.success() && tally.failed == 0 {
         // It died in the middle of a test. The others are worth running all the same.
         println!("{:?}: {status}", command.get_program());

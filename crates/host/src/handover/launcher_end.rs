@@ -2,7 +2,7 @@
 
 use super::{BuildShell, NewVm, Order, Progress, Released, receive, receive_within, send};
 use crate::config::Config;
-use crate::run_dir::{Claim, RunDir, RunDirError, VmDir};
+use crate::run_dir::{Claim, RunDir, RunDirError, VmDir, await_end};
 use hyperfork_api::{Code, Error, VmName};
 use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
@@ -12,7 +12,6 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// The launcher's end of a VM's process. Dropping it before the VM is
@@ -218,13 +217,18 @@ impl LauncherEnd {
     pub fn end_all(launchers: impl IntoIterator<Item = Self>) {
         // One that was not released takes the closed socket for its end.
         let dirs: Vec<_> = launchers.into_iter().map(|launcher| launcher.dir).collect();
-        let mut left = still_alive(dirs, ORDERLY);
+        let mut left = await_end(dirs.clone(), ORDERLY);
         for dir in &left {
             let _ = dir.kill();
         }
-        left = still_alive(left, KILLED);
-        for dir in left {
-            note!("{} does not end, even when it is killed", dir.name());
+        left = await_end(left, KILLED);
+        for dir in dirs {
+            if left.contains(&dir) {
+                note!("{} does not end, even when it is killed", dir.name());
+            } else {
+                // Usually the process has removed it itself.
+                let _ = dir.remove();
+            }
         }
     }
 
@@ -244,23 +248,3 @@ const ORDERLY: Duration = Duration::from_secs(2);
 const KILLED: Duration = Duration::from_secs(5);
 /// How long a process whose socket is closed may take to say why.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-
-/// Waits until all are gone, but not longer than `most`. What those leave that could not clean
-/// up is removed. Gives those that live on.
-fn still_alive(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
-    let begun = Instant::now();
-    loop {
-        dirs.retain(|dir| match dir.is_alive() {
-            true => true,
-            false => {
-                // Usually it has done so itself.
-                let _ = dir.remove();
-                false
-            }
-        });
-        if dirs.is_empty() || begun.elapsed() >= most {
-            return dirs;
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-}

@@ -19,9 +19,11 @@
 //! is dead.
 
 mod claim;
+mod ending;
 
 pub use claim::Claim;
 pub(crate) use claim::make_fleeting;
+pub(crate) use ending::await_end;
 
 use hyperfork_api::VmName;
 use rustix::fs::{FlockOperation, Mode, flock};

@@ -34,7 +34,6 @@ use hyperfork_vmm::machine::{Capture, Machine, MachineError};
 use hyperfork_vmm::memory::DeferredCleanup;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
-use std::io;
 use std::time::Duration;
 
 /// Most clones of one request.
@@ -145,7 +144,7 @@ fn capture(
     arrival: Monotonic,
 ) -> Result<(Capture, u64, Times), ForkError> {
     let prepared = fault::point("capture.prepare")
-        .map_err(machine_failed("preparing the capture"))
+        .map_err(MachineError::host("preparing the capture"))
         .and_then(|()| machine.prepare_capture());
     if let Err(error) = prepared {
         // It stands still longer then.
@@ -155,7 +154,7 @@ fn capture(
     let since = paused.since();
     let stands_still = Monotonic::now();
     let capture = fault::point("capture.pause")
-        .map_err(machine_failed("pausing"))
+        .map_err(MachineError::host("pausing"))
         .and_then(|()| paused.capture());
     // Before it goes on: what it writes from then on is none of its clones'.
     let logged = logged();
@@ -173,10 +172,6 @@ fn capture(
         image_us: capture.image_us,
     };
     Ok((capture, logged, times))
-}
-
-fn machine_failed(what: &'static str) -> impl FnOnce(io::Error) -> MachineError {
-    move |source| MachineError::Host { what, source }
 }
 
 impl Begun {

@@ -73,7 +73,8 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    pub(super) fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    /// The host failed in `what`.
+    pub fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { what, source }
     }
 }

@@ -1,7 +1,7 @@
 //! Requests about names: finding, making, linking, renaming and removing.
 
 use super::super::qid::put_qid;
-use super::super::tree::{Name, TreePath, kind};
+use super::super::tree::{Name, Tree, TreePath, kind};
 use super::super::wire::{Decoder, Encoder};
 use super::Server;
 use rustix::fs::FileType;
@@ -82,10 +82,7 @@ impl Server {
         d: &mut Decoder<'_>,
         out: &mut Encoder,
     ) -> Result<(), Errno> {
-        let (fid, name, mode) = (d.u32()?, Name::new(d.string()?)?, d.u32()?);
-        let at = &self.fids.get(fid)?.path;
-        self.tree.make_directory(at, name, mode)?;
-        self.put_made(at, name, out)
+        self.make(d, out, Tree::make_directory)
     }
 
     pub(super) fn make_node(
@@ -93,9 +90,19 @@ impl Server {
         d: &mut Decoder<'_>,
         out: &mut Encoder,
     ) -> Result<(), Errno> {
+        self.make(d, out, Tree::make_node)
+    }
+
+    /// Makes what has a mode.
+    fn make(
+        &self,
+        d: &mut Decoder<'_>,
+        out: &mut Encoder,
+        make: impl FnOnce(&Tree, &TreePath, Name<'_>, u32) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let (fid, name, mode) = (d.u32()?, Name::new(d.string()?)?, d.u32()?);
         let at = &self.fids.get(fid)?.path;
-        self.tree.make_node(at, name, mode)?;
+        make(&self.tree, at, name, mode)?;
         self.put_made(at, name, out)
     }
 
