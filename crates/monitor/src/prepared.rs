@@ -62,6 +62,9 @@ impl Prepared {
             true => Shell::warm(&host, shape)?,
             false => Shell::new(&host, shape)?,
         };
+        if order.warm {
+            MachineState::rehearse_decoding();
+        }
         Self::around(config, &order.dir, since, host, shell)
     }
 

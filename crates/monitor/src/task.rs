@@ -28,8 +28,10 @@ pub(crate) enum Task {
     Identified(Result<(), NotReady>),
     /// The main program has ended; `None` when nobody can tell any more.
     MainEnded(Option<i32>),
-    /// The launcher has let the VM go its own way, and waits for our word.
-    Released(VmEnd),
+    /// The launcher has let the VM go its own way.
+    Released,
+    /// The launcher is to know which pages the VM has written, when there is time.
+    ReportTouched(VmEnd),
     /// A fork is complete, or has failed.
     Forked(Forked),
     /// What the clones of a fork have shown of what the next ones will be like.

@@ -63,12 +63,18 @@ fn watch_launcher(launcher: &VmEnd, tasks: Sender<Task>) -> io::Result<()> {
     thread::Builder::new()
         .name("launcher".into())
         .spawn(move || {
-            let told = tasks.send(match launcher.released() {
-                true => Task::Released(launcher),
+            let released = launcher.released();
+            let task = match released {
+                true => Task::Released,
                 false => Task::Abandoned,
-            });
-            if told.is_err() {
+            };
+            if tasks.send(task).is_err() {
                 note!("the VM has ended before its launcher let go of it");
+            } else if released {
+                // What is asked of the VM from now on comes after that, whatever the owner is
+                // at: the launcher need not wait for it.
+                launcher.confirm_release();
+                let _ = tasks.send(Task::ReportTouched(launcher));
             }
         })?;
     Ok(())

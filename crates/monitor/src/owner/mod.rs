@@ -203,11 +203,8 @@ impl Owner {
             Task::Identified(Ok(())) => self.ready(),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
-            Task::Released(launcher) => {
-                launcher.confirm_release();
-                launcher.report_touched(self.touched());
-                return self.released();
-            }
+            Task::Released => return self.released(),
+            Task::ReportTouched(launcher) => launcher.report_touched(self.touched()),
             Task::Forked(forked) => self.forked(&forked),
             Task::Preload(hint, fds) => match self.pool {
                 Some(_) => self.preload_pool(hint, &fds),
