@@ -1,4 +1,4 @@
-//! Messages between a VM's process and whoever started it: orders, and how far it is.
+//! Messages between a VM's process and its launcher: orders, and how far it is.
 //!
 //! The first byte says which is expected.
 #![no_main]

@@ -15,7 +15,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-/// What nobody may read.
+/// What no image may make the monitor read.
 const SECRET: &[u8; 16] = b"not for a guest!";
 
 /// As an image of this format the raw one is 64 KiB long.

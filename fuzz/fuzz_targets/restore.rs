@@ -1,7 +1,7 @@
 //! A device as it comes from another process, made again and driven: its state may say
 //! anything.
 //!
-//! Its descriptors are those of a directory, an image, and a file to which nobody writes.
+//! Its descriptors are those of a directory, an image, and a file that is not written to.
 #![no_main]
 
 use hyperfork_api::frame;

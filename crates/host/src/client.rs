@@ -296,7 +296,7 @@ impl VmDir {
             name: self.name().clone(),
         };
         let text = fs::read(self.info_path()).map_err(|error| match error.kind() {
-            // What was removed meanwhile, or never came to life, is nobody.
+            // A directory that was removed meanwhile, or whose VM never came to life, is no VM's.
             io::ErrorKind::NotFound if !self.is_taken() => ClientError::Unknown {
                 name: self.name().clone(),
             },

@@ -26,7 +26,7 @@ pub(crate) enum Task {
     GuestForked(Result<ForkReport, Error>),
     /// The guest knows who it is (and runs its main program), or will never.
     Identified(Result<(), NotReady>),
-    /// The main program has ended; `None` when nobody can tell any more.
+    /// The main program has ended; `None` when the agent cannot tell any more.
     MainEnded(Option<i32>),
     /// The launcher has let the VM go its own way.
     Released,

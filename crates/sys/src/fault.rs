@@ -3,7 +3,7 @@
 //! Each step of a capture, a hand-over and a restore begins with a [`point`]. In builds with
 //! debug assertions, which are those that tests use, a point looks into the file `.faults` in
 //! the run directory of its process; in all others it is nothing. The file reaches parent,
-//! clones and pool alike, whoever started them, and can be changed while they live.
+//! clones and pool alike, whichever process started them, and can be changed while they live.
 //!
 //! ```text
 //! capture.freeze ENOSPC       each time

@@ -49,7 +49,7 @@ pub enum SpecError {
     /// Clones that are told who they are, are not identical.
     #[error("identical clones are for a guest without an agent: this one's are told who they are")]
     IdenticalClones,
-    /// No program, or one that cannot be started by anybody.
+    /// No program, or one that no agent can start.
     #[error("the command is not one: it needs a program, and has no NUL characters")]
     Command,
     /// A variable that no environment can have.

@@ -17,7 +17,7 @@ fn what_a_guest_frees_is_given_back_before_its_first_fork_and_by_clones_too() {
     let [shared, _] = memory(&user, "p-1");
     assert!(shared + COMES_BACK <= peak, "{shared} of {peak} MiB");
     must_give_back(&user, "p-1");
-    // Nobody misses anything.
+    // Neither misses anything.
     for vm in ["p", "p-1"] {
         let written = exec(
             &user,
@@ -34,7 +34,7 @@ fn what_a_guest_frees_is_given_back_before_its_first_fork_and_by_clones_too() {
 fn must_give_back(user: &User, vm: &str) -> u64 {
     let own = || memory(user, vm)[1];
     let before = own();
-    // It holds all of it until somebody reads, which nobody does.
+    // It holds all of it until it is read, which does not happen.
     let script = format!("dd if=/dev/zero bs={FREED}M count=1 | sleep 1000");
     let program = user.start(&["exec", vm, "--", "sh", "-c", &script]);
     eventually("its memory", || own() >= before + FREED);

@@ -40,7 +40,7 @@ fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish
         error.contains("CAP_NET_ADMIN") && error.contains("--net user"),
         "{error}"
     );
-    // Nobody listens at port 1.
+    // Nothing listens at port 1.
     let egress = format!("{host}:{open_port}/tcp,{host}:1");
     let publish = ["-p", "0:7", "-p", "0:8/udp"];
     let ended = without(&[&run[..], &publish, &["--egress", &egress]].concat());
@@ -67,7 +67,7 @@ fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish
         assert_eq!([&info["net"], &info["ip"]], [&"user".into(), &Value::Null]);
         let calls = |ip, port_there| calls_back(port(&info), ip, port_there);
         assert_eq!(calls(host, open_port), 0);
-        assert!(open.accept().is_ok(), "it connected to somebody else");
+        assert!(open.accept().is_ok(), "it connected elsewhere");
         assert_eq!(calls(host, closed_port), REFUSED);
         // Its process is told of that too late to refuse.
         assert!([0, RESET].contains(&calls(host, 1)));

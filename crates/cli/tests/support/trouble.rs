@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest that a command may take which waits for nobody, on a host that is busy with other
+/// Longest that a command may take which waits for no VM, on a host that is busy with other
 /// things. What hung took minutes, or for ever.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The right to be the VM of a directory, which may have no name yet. Whoever holds the
+/// The right to be the VM of a directory, which may have no name yet. A process that holds the
 /// descriptor (or a copy in another process) keeps the VM alive in the eyes of all
 /// others.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl RunDir {
         Ok(claim)
     }
 
-    /// Makes a directory that is nobody's yet. [`VmDir::rename`] gives it its name.
+    /// Makes a directory that no VM has yet. [`VmDir::rename`] gives it its name.
     ///
     /// # Errors
     /// [`RunDirError::Io`].
@@ -60,8 +60,8 @@ impl RunDir {
             let made = self
                 .make_shells()
                 .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
-            // What is in the way was left by a killed process of this number; or somebody
-            // who cleans up took the directory, or that of all, for abandoned just now.
+            // What is in the way was left by a killed process of this number; or a command
+            // that cleans up took the directory, or that of all, for abandoned just now.
             match made.map_err(|error| (error.kind(), error)) {
                 Ok(()) => match dir.try_lock() {
                     Some(lock) => return Ok(Claim { dir, lock }),
@@ -105,7 +105,7 @@ impl RunDir {
                 }
             }
         }
-        // Succeeds only when nobody has one.
+        // Succeeds only when no process has one.
         let _ = fs::remove_dir(self.shells());
     }
 }
@@ -118,7 +118,7 @@ impl VmDir {
             Err(_) => self.process_without_lock()?,
         };
         let process = Process::open(pid).ok()?;
-        // Whoever held the lock before this has died since, or is that process.
+        // The process that held the lock before this has died since, or is that process.
         self.is_alive().then_some(process)
     }
 
@@ -143,7 +143,7 @@ impl VmDir {
         self.process().map_or(Ok(()), |process| process.kill())
     }
 
-    /// Takes the lock, if nobody has it and the directory is still there.
+    /// Takes the lock, if no process has it and the directory is still there.
     pub(super) fn try_lock(&self) -> Option<File> {
         // Not emptied: the number of the process that holds it may be in it.
         let mut options = OpenOptions::new();
@@ -164,7 +164,7 @@ impl VmDir {
         if self.info_path().exists() {
             return false;
         }
-        // Removed while it is locked, so that nobody becomes it meanwhile; and if nobody
+        // Removed while it is locked, so that no VM takes it meanwhile; and if no VM
         // was it before.
         self.try_lock()
             .is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
@@ -189,7 +189,7 @@ impl VmDir {
                 // directory of all shells went with the last of them.
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if self.exists() => {}
-                // Somebody else has removed it, maybe.
+                // Another command has removed it, maybe.
                 Err(error) => return Err(error.into()),
             }
         }

@@ -14,7 +14,7 @@
 //!
 //! A directory is made without a name, with all its sockets and logs in it, and
 //! renamed when it is to be a VM: that claims the name, at once or not at all. When it is
-//! removed, it first loses its name, so that nobody finds half of it. Holding the lock
+//! removed, it first loses its name, so that no command finds half of it. Holding the lock
 //! proves life. So a process that was killed leaves a directory that everybody can tell
 //! is dead.
 
@@ -47,7 +47,7 @@ pub struct VmDir {
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("{0} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own")]
     Foreign(PathBuf),
     /// The name is taken.
@@ -211,7 +211,7 @@ impl VmDir {
         self.path.is_dir()
     }
 
-    /// Whether somebody has it; not so for what killed starters left.
+    /// Whether a VM has it; not so for what killed launchers left.
     pub fn is_taken(&self) -> bool {
         self.exists() && !self.reap()
     }

@@ -90,7 +90,7 @@ fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
                 let claim = run.claim(&name).unwrap();
                 record::keep(&claim.dir, &info).unwrap();
                 let _ = flock(&claim.lock, FlockOperation::Unlock);
-                // Whoever looks at it may have its lock for a moment.
+                // The listing below may have its lock for a moment.
                 while let Err(error) = run.vm(&name).remove() {
                     assert!(matches!(error, RunDirError::Alive { .. }), "{error:?}");
                 }

@@ -36,7 +36,7 @@ pub(crate) fn live(
         drop(vm);
         return Err(launcher.give_up(claim, &error));
     }
-    // First of all: somebody waits for its first instruction, and what is to be done here
+    // First of all: the caller of a fork waits for its first instruction, and what is to be done here
     // takes the processor it could run on.
     let urgent = urgent.filter(Urgent::is_granted);
     match urgent {

@@ -38,7 +38,7 @@ impl<T> Turns<T> {
         value
     }
 
-    /// For the device thread: takes the lock when nobody else waits for it.
+    /// For the device thread: takes the lock when no other thread waits for it.
     pub fn lock_last(&self) -> MutexGuard<'_, T> {
         let mut value = self.lock_value();
         while self.is_wanted() {
@@ -53,7 +53,7 @@ impl<T> Turns<T> {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// The same, asked by whoever has the value.
+    /// The same, asked by a device that has the value.
     pub fn preemption(&self) -> Preemption {
         Preemption {
             waiting: self.waiting.clone(),

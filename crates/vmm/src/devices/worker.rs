@@ -79,7 +79,7 @@ struct Phase {
     wanted: Mode,
     /// The thread touches nothing until `wanted` changes.
     at_rest: bool,
-    /// Why the thread is no more, if nobody wanted that.
+    /// Why the thread has ended, if its machine did not end it.
     failure: Option<Failure>,
 }
 

@@ -52,8 +52,8 @@ impl Machine {
         self.vcpus.run();
     }
 
-    /// Lets a machine run that is new, and for whose first instruction somebody waits: its
-    /// vCPUs take the processor from whoever computes, until they come out or `most` has
+    /// Lets a machine run that is new, and for whose first instruction the caller of a fork waits: its
+    /// vCPUs take the processor from threads that compute, until they come out or `most` has
     /// passed; longer where others' urgent steps kept them from entering so long. Until
     /// then this waits for the first that does. The caller has to be
     /// [urgent](crate::sys::sched::Urgent::now) itself, or may be kept from ending it.

@@ -42,7 +42,7 @@ pub(super) struct Shared {
     end: OnceLock<End>,
     /// When the first of them ran.
     pub(super) entered: OnceLock<Monotonic>,
-    /// Said to whoever [waits](super::Vcpus::await_first_exit) for it.
+    /// Said to the thread that [waits](super::Vcpus::await_first_exit) for it.
     pub(super) first_exit: (Mutex<bool>, Condvar),
     /// The same, for those who ask at every exit.
     pub(super) has_exited: AtomicBool,
@@ -57,7 +57,7 @@ pub(super) struct Gate {
     pub(super) wanted: Wanted,
     /// For each thread, whether it will not enter the guest until `wanted` changes.
     at_rest: Vec<bool>,
-    /// For each thread at rest, as long as nobody has begun with it.
+    /// For each thread at rest, as long as no thread has begun with it.
     pub(super) jobs: Vec<Option<Job>>,
 }
 

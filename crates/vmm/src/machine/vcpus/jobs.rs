@@ -28,7 +28,7 @@ pub enum VcpuJobError {
         /// Which one.
         index: usize,
     },
-    /// The job was dropped before anybody did it.
+    /// The job was dropped before a thread did it.
     #[error("vCPU {index}: its state was neither read nor set")]
     Lost {
         /// Which one.

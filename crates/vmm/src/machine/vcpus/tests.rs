@@ -150,7 +150,7 @@ fn a_vcpu_thread_that_panics_is_a_fault_told_at_once_its_peers_stop_and_nothing_
         };
         assert!(why.contains("vCPU 0"), "{why}");
         assert!(why.contains("a bug, on purpose"), "{why}");
-        // Though nobody has asked the other one to.
+        // Though the other one was not asked to.
         assert!(machine.vcpus.shared.wait_for_rest(PATIENCE));
         for _ in 0..2 {
             assert!(machine.vcpus.rest(PATIENCE));

@@ -65,7 +65,7 @@ impl VcpuThread<'_> {
         // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
         // thread's use of it: it is borrowed until after `_kickable` is dropped.
         let _kickable = unsafe { Kickable::this_thread(&self.shared.kickable, flag) };
-        // Until it has entered the guest, and come out again, somebody waits for it. Then it
+        // Until it has entered the guest, and come out again, the caller of a fork waits for it. Then it
         // is one that computes.
         let urgent = Urgent::guest();
         self.shared.urgent().push((self.index, urgent));
@@ -87,7 +87,7 @@ impl VcpuThread<'_> {
     }
 
     /// Rests while that is wanted, but for jobs and for helping; `None` when it is time to
-    /// end. When a machine goes on, whoever paused it has something to do yet that others
+    /// end. When a machine goes on, its owner, who paused it, has something to do yet that others
     /// wait for; a vCPU that `is_new` is itself waited for.
     fn may_run(&self, is_new: bool, last_help: &mut LastHelp) -> Option<&Connections> {
         let shared = self.shared;

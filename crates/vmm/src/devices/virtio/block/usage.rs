@@ -1,4 +1,4 @@
-//! What a disk takes of the host, kept so that asking for it waits for nobody: a request may
+//! What a disk takes of the host, kept so that asking for it waits for no request: one may
 //! be under way that takes the host's disk long.
 
 use std::io;
