@@ -19,6 +19,7 @@ mod times;
 mod workspace;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 /// Checks and tests of HyperFork.
 #[derive(Parser)]
@@ -66,8 +67,19 @@ enum Verb {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().verb {
+fn main() -> ExitCode {
+    match perform(Args::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        // With its causes; a backtrace would be of this program, not of what failed.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Ci => ci::ci(),
         Verb::Test { filter } => test::test(filter.as_deref()),
         Verb::Level1 { filter } => test::emulated(filter.as_deref()),

@@ -231,8 +231,7 @@ impl Family {
     }
 
     fn suffer(&mut self, case: &Case) {
-        eprintln!("{case:?}");
-        self.stock();
+        self.stock(case);
         let run_dir = self.user.run_dir();
         let (file, struck) = (run_dir.join(fault::FILE), run_dir.join(fault::STRUCK));
         let _ = fs::remove_file(&struck);
@@ -279,8 +278,10 @@ impl Family {
     }
 
     /// Waits for a stock, so that both ways to a shell are gone.
-    fn stock(&self) {
-        eventually("a stock", || !trouble::shells_of(&self.user).is_empty());
+    fn stock(&self, case: &Case) {
+        eventually(&format!("before {case:?}: a stock"), || {
+            !trouble::shells_of(&self.user).is_empty()
+        });
     }
 
     /// Removes a parent that was killed, and clones that had been let go by then.

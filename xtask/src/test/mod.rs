@@ -150,5 +150,5 @@ fn emulated_tests(built: &[Program], filter: Option<&str>, prefix: &str) -> Resu
     if statuses.iter().any(|&status| status != 0) && tally.failed == 0 {
         bail!("tests in the emulated machine ended with the statuses {statuses:?}");
     }
-    Ok(tally)
+    Ok(tally.of(prefix))
 }

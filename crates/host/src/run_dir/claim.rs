@@ -54,7 +54,7 @@ impl RunDir {
     /// [`RunDirError::Io`].
     pub fn nameless(&self) -> Result<Claim, RunDirError> {
         let shells = self.shells();
-        let failed = failed("make a directory in", &shells);
+        let failed = |error| failed("make a directory in", &shells)(error);
         for _ in 0..CLAIM_ATTEMPTS {
             let dir = self.unused();
             let made = self
@@ -63,7 +63,7 @@ impl RunDir {
             // What is in the way was left by a killed process of this number; or a command
             // that cleans up took the directory, or that of all, for abandoned just now.
             match made.map_err(|error| (error.kind(), error)) {
-                Ok(()) => match dir.try_lock() {
+                Ok(()) => match dir.try_lock().map_err(failed)? {
                     Some(lock) => return Ok(Claim { dir, lock }),
                     None => drop(fs::remove_dir_all(&dir.path)),
                 },
@@ -100,7 +100,7 @@ impl RunDir {
         for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
                 let dir = self.shell(&name);
-                if let Some(_lock) = dir.try_lock() {
+                if let Ok(Some(_lock)) = dir.try_lock() {
                     let _ = remove_all(&dir.path);
                 }
             }
@@ -144,7 +144,10 @@ impl VmDir {
     }
 
     /// Takes the lock, if no process has it and the directory is still there.
-    pub(super) fn try_lock(&self) -> Option<File> {
+    ///
+    /// # Errors
+    /// The system's: no room, no descriptor left.
+    pub(super) fn try_lock(&self) -> io::Result<Option<File>> {
         // Not emptied: the number of the process that holds it may be in it.
         let mut options = OpenOptions::new();
         let lock = options
@@ -152,10 +155,18 @@ impl VmDir {
             .create(true)
             .truncate(false)
             .open(self.lock_path());
-        let lock = lock.ok()?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
-        let there = fs::metadata(self.lock_path()).ok()?;
-        (there.ino() == lock.metadata().ok()?.ino()).then_some(lock)
+        let lock = match lock {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            locked => locked?,
+        }
+        match fs::metadata(self.lock_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            there => Ok((there?.ino() == lock.metadata()?.ino()).then_some(lock)),
+        }
     }
 
     /// Removes the directory of a VM that never came to life because its starter was
@@ -166,8 +177,8 @@ impl VmDir {
         }
         // Removed while it is locked, so that no VM takes it meanwhile; and if no VM
         // was it before.
-        self.try_lock()
-            .is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
+        let lock = self.try_lock().ok().flatten();
+        lock.is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
     }
 
     /// Removes the directory: first from where others look for it, at once.
