@@ -80,16 +80,27 @@ pub(crate) fn network() -> anyhow::Result<Setup> {
     })
 }
 
-/// What VMs run. `cargo run` builds one program of a package, so that in a fresh checkout the
-/// other is built here.
+/// What VMs run. `cargo run` builds one program of a package, so that in a checkout that is fresh
+/// or has changed the other is built here.
 fn program() -> anyhow::Result<Program> {
-    let missing = match Program::beside_this_one() {
-        Ok(program) => return Ok(program),
-        Err(missing) => missing,
-    };
-    match build_program() {
-        Some(built) => built.and_then(|()| Ok(Program::beside_this_one()?)),
-        None => Err(missing.into()),
+    program_of_this_build().or_else(|unfit| match build_program() {
+        Some(built) => built.and_then(|()| program_of_this_build()),
+        None => Err(unfit),
+    })
+}
+
+/// The program that is installed beside this one and was built from the same sources.
+fn program_of_this_build() -> anyhow::Result<Program> {
+    let program = Program::beside_this_one()?;
+    let path = program.path().display();
+    let build = program
+        .build()
+        .with_context(|| format!("cannot run {path}"))?;
+    match build == env!("HYPERFORK_BUILD") {
+        true => Ok(program),
+        false => Err(anyhow!(
+            "{path} is of another build than this program: install both together"
+        )),
     }
 }
 

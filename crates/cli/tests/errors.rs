@@ -293,3 +293,40 @@ fn nobody_reading_the_output_is_no_crash() {
     let ended = support::finish(child);
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
+
+/// Installed by halves: this `hyperfork`, with what `vm` writes beside it.
+fn installed_with(user: &User, vm: Option<&str>) -> Ended {
+    let directory = user.path("bin");
+    fs::create_dir_all(&directory).unwrap();
+    let program = directory.join("hyperfork");
+    fs::copy(HYPERFORK, &program).unwrap();
+    if let Some(script) = vm {
+        let path = directory.join("hyperfork-vm");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(["run", "-d", "--image", "nano"]);
+    // No cargo runs it, which would build the other.
+    command
+        .env_remove("CARGO")
+        .env("XDG_RUNTIME_DIR", user.path("run"));
+    Ended::of(command.output().unwrap())
+}
+
+#[test]
+fn the_program_of_vms_is_of_the_same_build_or_it_is_said() {
+    let user = User::new();
+    let line = installed_with(&user, None).must_have_failed(125);
+    assert!(line.contains("bin/hyperfork-vm is missing"), "{line}");
+    let line = installed_with(&user, Some("echo 1f")).must_have_failed(125);
+    assert!(
+        line.contains("bin/hyperfork-vm is of another build"),
+        "{line}"
+    );
+    let line = installed_with(&user, Some("exit 3")).must_have_failed(125);
+    assert!(
+        line.contains("cannot run") && line.contains("bin/hyperfork-vm"),
+        "{line}"
+    );
+}

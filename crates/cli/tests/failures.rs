@@ -385,3 +385,42 @@ fn a_fork_whose_thread_panics_is_answered_and_over() {
     eventually("the end of the clones", || user.processes().len() == 1);
     user.ok(&["fork", "p", "-n", "2"]);
 }
+
+#[test]
+fn by_best_effort_the_clones_that_can_be_live_and_the_others_are_named_with_the_reason() {
+    assert!(fault::are_built(), "build the tests with debug assertions");
+    let user = User::new();
+    let mut args = vec!["run", "-d", "--name", "p"];
+    args.extend(NANO);
+    // Without a pool the parent starts the processes itself.
+    let mut command = user.command(&args);
+    let started = command.env("HYPERFORK_POOL_MAX", "0").status();
+    assert!(started.expect("hyperfork").success());
+    let faults = user.run_dir().join(fault::FILE);
+    for (point, prefix) in [("shells.spawn", "s"), ("handover.order", "h")] {
+        fs::write(&faults, format!("{point} error 2\n")).unwrap();
+        let fork = ["fork", "p", "-n", "3", "--json", "--name-prefix", prefix];
+        let ended = soon(&user, &[&fork[..], &["--best-effort"]].concat());
+        assert_eq!(ended.status, 1, "{ended:?}");
+        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let (lives, missing) = (
+            [1, 3].map(|k| format!("{prefix}-{k}")),
+            format!("{prefix}-2"),
+        );
+        assert_eq!(names_of(&report), lives, "{report}");
+        assert_eq!(report["failed"][0]["name"], missing, "{report}");
+        let error = &ended.stderr;
+        assert!(
+            error.contains(&missing) && error.contains("fault"),
+            "{ended:?}"
+        );
+        let mut expected = [&lives[..], &["p".to_owned()]].concat();
+        expected.sort();
+        assert_eq!(user.names(), expected);
+        user.ok(&["rm", "-f", &lives[0], &lives[1]]);
+        // If none can be, it is an error, and nothing is left.
+        fs::write(&faults, format!("{point} error\n")).unwrap();
+        user.fails(1, &["fork", "p", "-n", "2", "--best-effort"]);
+        assert_eq!(user.names(), ["p"]);
+    }
+}

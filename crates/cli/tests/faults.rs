@@ -70,7 +70,6 @@ const STEPS: &[(&str, Party, &str)] = &[
     ("a thread waits for the clones", Parent, "fork.thread"),
     ("it waits", Waiter, "fork.wait"),
     ("the clones are let go", Waiter, "fork.release"),
-    ("they confirm it", Waiter, "fork.confirmation"),
     ("they tell what they wrote", Waiter, "fork.touched"),
     (
         "what the freeze has left is cleaned up",
@@ -103,7 +102,6 @@ const STEPS: &[(&str, Party, &str)] = &[
     ("its sockets are published", Party::Clone, "clone.publish"),
     ("the clone reports", Party::Clone, "clone.report"),
     ("its record is written", Party::Clone, "clone.record"),
-    ("it confirms its release", Party::Clone, "clone.confirm"),
     ("it tells what it wrote", Party::Clone, "clone.touched"),
 ];
 

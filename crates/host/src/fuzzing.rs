@@ -2,7 +2,7 @@
 //! arrive, and encoded again.
 
 use crate::config::{PoolConfig, Settings};
-use crate::handover::{BuildShell, NewVm, Order, Progress, Released, Steps};
+use crate::handover::{BuildShell, NewVm, Order, Progress, Steps, Touched};
 use crate::pool::{Answer, Request};
 use crate::run_dir::RunDir;
 use crate::{identity, record};
@@ -26,7 +26,7 @@ pub fn recode_handover(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
         0 => recode::<BuildShell>(bytes),
         1 => recode::<Order>(bytes),
         2 => recode::<Progress>(bytes),
-        _ => recode::<Released>(bytes),
+        _ => recode::<Touched>(bytes),
     }
 }
 
@@ -88,8 +88,7 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
             2,
             encode(&Progress::NoCommand(Failure::NotFound("x".into()))),
         ),
-        (3, encode(&Released::Confirmed)),
-        (3, encode(&Released::Touched(touched))),
+        (3, encode(&Touched(touched))),
     ]
 }
 

@@ -10,7 +10,7 @@ use hyperfork_api::spec::SpecError;
 use hyperfork_api::{Error, Secrets, VmInfo, VmSpec};
 use hyperfork_state::Shape;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A VM that is being started. Dropping it ends the VM and removes all of it.
 #[derive(Debug)]
@@ -46,9 +46,6 @@ pub enum LaunchError {
 
 /// How often a waiting launch looks whether its caller still wants it.
 const POLL: Duration = Duration::from_millis(100);
-
-/// How long a VM that is ready may take to say that it has been let go.
-const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// Starts a VM: claims its name and starts its process, which boots.
 ///
@@ -103,8 +100,6 @@ impl Launch {
                 Progress::Shell | Progress::Running(_) => {}
                 Progress::Ready { info, .. } => {
                     self.launcher.release().map_err(LaunchError::Process)?;
-                    self.launcher
-                        .await_confirmation(Instant::now() + CONFIRMATION);
                     return Ok(*info);
                 }
                 Progress::NoCommand(failure) => {

@@ -18,6 +18,9 @@ pub const VM: &str = "vm";
 /// its settings in JSON.
 pub const POOL: &str = "pool";
 
+/// The argument by which the program says what it was built from, and does nothing else.
+pub const BUILD: &str = "build";
+
 /// The program of VMs and of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program(PathBuf);
@@ -55,6 +58,21 @@ impl Program {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// What it says that it was built from.
+    ///
+    /// # Errors
+    /// When it cannot be run, or says nothing.
+    pub fn build(&self) -> io::Result<String> {
+        let output = program::clean(&self.0, NAME)?.arg(BUILD).output()?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(io::Error::other(format!(
+                "it does not say: {}",
+                output.status
+            ))),
+        }
     }
 
     pub(crate) fn vm(&self, name: &VmName) -> io::Result<Command> {

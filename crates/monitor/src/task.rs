@@ -28,16 +28,14 @@ pub(crate) enum Task {
     Identified(Result<(), NotReady>),
     /// The main program has ended; `None` when the agent cannot tell any more.
     MainEnded(Option<i32>),
-    /// The launcher has let the VM go its own way.
-    Released,
+    /// The launcher has let go of the VM, one way or the other.
+    LetGo,
     /// The launcher is to know which pages the VM has written, when there is time.
     ReportTouched(VmEnd),
     /// A fork is complete, or has failed.
     Forked(Forked),
     /// What the clones of a fork have shown of what the next ones will be like.
     Preload(Vec<u8>, FdTable),
-    /// The launcher is gone.
-    Abandoned,
     /// There is a pool.
     Pool(Pool),
     /// The process was asked to end.

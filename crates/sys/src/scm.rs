@@ -68,6 +68,19 @@ pub fn receive_within(
     receive_by(socket, Some(Instant::now() + within))
 }
 
+/// Waits until there is something to receive, or the peer has closed.
+///
+/// # Errors
+/// The system's.
+pub fn await_message(socket: &UnixStream) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], None) {
+            Err(Errno::INTR) => {}
+            polled => return Ok(polled.map(drop)?),
+        }
+    }
+}
+
 fn receive_by(
     mut socket: &UnixStream,
     deadline: Option<Instant>,

@@ -36,7 +36,7 @@ pub(crate) struct Fork {
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(crate) ready_timeout: Option<Duration>,
     /// Keep the clones that come to life even if others do not; otherwise it is all or none.
-    /// The exit status is 1 if one is missing
+    /// The exit status is 1 if one is missing, and each that is has a line on standard error
     #[arg(long)]
     pub(crate) best_effort: bool,
     /// Print the report as JSON

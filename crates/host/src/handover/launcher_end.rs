@@ -1,6 +1,6 @@
 //! The launcher's end.
 
-use super::{BuildShell, NewVm, Order, Progress, Released, receive, receive_within, send};
+use super::{BuildShell, NewVm, Order, Progress, Touched, receive, receive_within, send};
 use crate::config::Config;
 use crate::run_dir::{Claim, RunDir, RunDirError, VmDir, await_end};
 use hyperfork_api::{Code, Error, VmName};
@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The launcher's end of a VM's process. Dropping it before the VM is
 /// [released](Self::release) ends the VM.
@@ -129,7 +129,8 @@ impl LauncherEnd {
         scm::send(&self.socket, state, fds.as_slice())
     }
 
-    /// Lets the VM live by itself from now on; it [confirms](Self::await_confirmation) that.
+    /// Lets the VM live by itself from now on. What is asked of it when this has returned
+    /// finds it so.
     ///
     /// # Errors
     /// The socket's.
@@ -138,20 +139,12 @@ impl LauncherEnd {
         scm::send(&self.socket, &[], &[])
     }
 
-    /// Waits for the VM's word that it has been released: what is asked of it from now on
-    /// comes after that. One that has ended by itself, or says nothing, is not waited for.
-    pub fn await_confirmation(&self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let confirmed = fault::point("fork.confirmation");
-        let _ = confirmed.and_then(|()| receive_within::<Released>(&self.socket, left));
-    }
-
     /// The pages, as ranges of bytes, that the VM has written until it was released: its
     /// last message. None, where it has none or does not say.
     pub fn touched(&self, within: Duration) -> Vec<Range<usize>> {
         let told = fault::point("fork.touched");
         match told.and_then(|()| receive_within(&self.socket, within)) {
-            Ok(Some((Released::Touched(touched), _))) => touched,
+            Ok(Some((Touched(touched), _))) => touched,
             _ => Vec::new(),
         }
     }

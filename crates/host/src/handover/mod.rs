@@ -12,7 +12,7 @@
 //!     Order::Boot | Order::Clone, state ─────>
 //!                                      <─────  Progress::Running, Progress::Ready
 //!     (empty): released                 ─────>  the VM lives by itself from here on
-//!                                      <─────  Released::Confirmed, Released::Touched
+//!                                      <─────  Touched, when there is time
 //! ```
 //!
 //! When the launcher's end closes before the release, the process ends and leaves nothing.
@@ -114,15 +114,19 @@ pub enum Progress {
     NoCommand(Failure),
 }
 
-/// From the process, when it has been released: two messages.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Released {
-    /// At once.
-    Confirmed,
-    /// When there is time: the pages that a clone has written, as ranges of bytes, up to a
-    /// limit.
-    Touched(Vec<Range<usize>>),
+/// How a launcher lets go of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetGo {
+    /// It has seen the VM ready, which lives by itself from now on.
+    Released,
+    /// It is gone, or wants no VM after all.
+    Abandoned,
 }
+
+/// From the process, when it has been released and there is time: the pages that a clone has
+/// written, as ranges of bytes, up to a limit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Touched(pub(crate) Vec<Range<usize>>);
 
 /// When each step on the way to the first instruction was done.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

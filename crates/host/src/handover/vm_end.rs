@@ -1,6 +1,6 @@
 //! The end of the VM's process.
 
-use super::{BuildShell, Order, Progress, Released, receive, send};
+use super::{BuildShell, LetGo, Order, Progress, Touched, receive, send};
 use crate::run_dir::Claim;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{self as api, Code};
@@ -10,6 +10,7 @@ use std::error::Error;
 use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// The end of the VM's process.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl VmEnd {
     }
 
     /// Says how far the VM is. A launcher that is gone is noticed by
-    /// [`released`](Self::released).
+    /// [`let_go`](Self::let_go).
     pub fn report(&self, progress: &Progress) {
         let _ = fault::point("clone.report").and_then(|()| send(&self.socket, progress, &[]));
     }
@@ -74,21 +75,25 @@ impl VmEnd {
         words
     }
 
-    /// Waits until the launcher lets go of the VM (true), or is gone (false).
-    pub fn released(&self) -> bool {
-        matches!(scm::receive(&self.socket), Ok(Some(_)))
+    /// Waits until the launcher has let go of the VM.
+    pub fn await_release(&self) {
+        // What is wrong with the socket is found by the receiver.
+        let _ = scm::await_message(&self.socket);
     }
 
-    /// Says that the release has been noted. A launcher that does not wait for it is gone.
-    pub fn confirm_release(&self) {
-        let confirmed = fault::point("clone.confirm");
-        let _ = confirmed.and_then(|()| send(&self.socket, &Released::Confirmed, &[]));
+    /// Whether the launcher has let go of the VM by now.
+    pub fn let_go(&self) -> Option<LetGo> {
+        match scm::receive_within(&self.socket, Duration::ZERO) {
+            Ok(Some(_)) => Some(LetGo::Released),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
+            Ok(None) | Err(_) => Some(LetGo::Abandoned),
+        }
     }
 
     /// Says which pages the VM has written so far.
     pub fn report_touched(&self, touched: Vec<Range<usize>>) {
         let told = fault::point("clone.touched");
-        let _ = told.and_then(|()| send(&self.socket, &Released::Touched(touched), &[]));
+        let _ = told.and_then(|()| send(&self.socket, &Touched(touched), &[]));
     }
 
     /// Another handle to the same end.

@@ -31,6 +31,8 @@ pub(super) struct Clones {
     parent: VmName,
     strategy: Strategy,
     clones: Vec<Clone>,
+    /// Those that have not even a process.
+    missing: Vec<CloneFailure>,
 }
 
 /// A clone under way.
@@ -47,25 +49,27 @@ enum Outcome {
     Failed(Error),
 }
 
-/// How long clones that are ready may take to say that they have been let go. It is their
-/// next step; one that stands still is no reason to hold the others' report back.
-const CONFIRMATION: Duration = Duration::from_secs(1);
-
 /// How long a clone may take to say which pages it has written.
 const TOUCHED: Duration = Duration::from_secs(2);
 
 impl Clones {
-    pub(super) fn new(parent: VmName, strategy: Strategy, shells: Vec<Shell>) -> Self {
+    pub(super) fn new(
+        parent: VmName,
+        strategy: Strategy,
+        shells: Vec<Shell>,
+        missing: Vec<CloneFailure>,
+    ) -> Self {
         let clones = shells.into_iter().map(Clone::new).collect();
         Self {
             parent,
             strategy,
             clones,
+            missing,
         }
     }
 
     pub(super) fn none(parent: VmName, strategy: Strategy) -> Self {
-        Self::new(parent, strategy, Vec::new())
+        Self::new(parent, strategy, Vec::new(), Vec::new())
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &VmName> {
@@ -150,7 +154,7 @@ impl Clones {
             pause_us: times.pause_us,
             strategy: self.strategy,
             clones,
-            failed: failed.collect(),
+            failed: failed.chain(self.missing.iter().cloned()).collect(),
         })
     }
 
@@ -181,9 +185,6 @@ impl Clones {
             .clones
             .extract_if(.., |clone| !is_ready(clone))
             .collect();
-        let ready = self.clones.iter().map(|clone| &clone.shell.launcher);
-        let deadline = Instant::now() + CONFIRMATION;
-        ready.for_each(|launcher| launcher.await_confirmation(deadline));
         LauncherEnd::end_all(failed.into_iter().map(|clone| clone.shell.launcher));
         Ok(report)
     }

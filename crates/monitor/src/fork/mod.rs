@@ -101,7 +101,7 @@ pub(crate) fn begin(
     let mut names = CloneNames::new(parent, request);
     let mut begun = Begun::new(parent, request);
     let shape = machine.shape().clone();
-    let mut shells = Shells::order(parent.config, shape, pool.take(), &mut names, count);
+    let mut shells = Shells::order(parent.config, shape, pool.take(), &mut names, request);
 
     let captured = match shells.failure() {
         Some(error) => Err(error),
@@ -110,8 +110,13 @@ pub(crate) fn begin(
     let urgent = Urgent::now();
     *pool = shells.receive(&mut names, count, captured.is_ok());
     let failure = shells.failure();
-    let (named, unused) = shells.into_parts();
-    begun.clones = Clones::new(parent.info.about.name.clone(), Strategy::Image, named);
+    let (named, unused, missing) = shells.into_parts();
+    begun.clones = Clones::new(
+        parent.info.about.name.clone(),
+        Strategy::Image,
+        named,
+        missing,
+    );
     begun.unused = unused;
     match captured {
         Err(error) => begun.failure = Some(error),

@@ -83,7 +83,7 @@ pub(super) fn begin(
     let shells = launchers.into_iter().zip(began);
     let shells = shells.map(|(launcher, began)| shell_of(launcher, began));
     let name = parent.info.about.name.clone();
-    begun.clones = Clones::new(name, Strategy::ProcessFork, shells.collect());
+    begun.clones = Clones::new(name, Strategy::ProcessFork, shells.collect(), Vec::new());
     Ok(begun)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{ForkError, Parent};
 use hyperfork_api::control::Fork;
-use hyperfork_api::{ShellSource, VmName, one_line};
+use hyperfork_api::{CloneFailure, Error, ShellSource, VmName, one_line};
 use hyperfork_host::handover::LauncherEnd;
 use hyperfork_host::pool::{PendingTake, Pool};
 use hyperfork_host::{Config, RunDir, RunDirError};
@@ -20,8 +20,12 @@ pub(super) struct Shells<'a> {
     named: Vec<Shell>,
     /// Those that could not be named.
     nameless: Vec<LauncherEnd>,
-    /// Why there are not as many as were wanted.
+    /// Why there are not as many as were wanted: the first reason.
     failure: Option<ForkError>,
+    /// Whether those that there are will do.
+    best_effort: bool,
+    /// The clones that there will not be then.
+    missing: Vec<CloneFailure>,
     /// When shells were wanted.
     wanted: Monotonic,
 }
@@ -37,6 +41,7 @@ pub(super) struct Shell {
 pub(super) struct CloneNames<'a> {
     run_dir: &'a RunDir,
     prefix: VmName,
+    /// The number that was tried last.
     last: u32,
 }
 
@@ -50,6 +55,11 @@ impl<'a> CloneNames<'a> {
         }
     }
 
+    /// The name that was tried last.
+    fn last(&self) -> Result<VmName, ForkError> {
+        Ok(self.prefix.clone_name(self.last)?)
+    }
+
     /// Has `claim` try one after the other until one is free.
     pub(super) fn claim<T>(
         &mut self,
@@ -57,7 +67,7 @@ impl<'a> CloneNames<'a> {
     ) -> Result<T, ForkError> {
         loop {
             self.last += 1;
-            let name = self.prefix.clone_name(self.last)?;
+            let name = self.last()?;
             if self.run_dir.vm(&name).is_taken() {
                 continue;
             }
@@ -77,8 +87,9 @@ impl<'a> Shells<'a> {
         shape: Shape,
         pool: Option<Pool>,
         names: &mut CloneNames<'_>,
-        count: usize,
+        request: &Fork,
     ) -> Self {
+        let count = request.count as usize;
         let mut shells = Self {
             config,
             shape,
@@ -89,6 +100,8 @@ impl<'a> Shells<'a> {
             named: Vec::new(),
             nameless: Vec::new(),
             failure: None,
+            best_effort: request.best_effort,
+            missing: Vec::new(),
             wanted: Monotonic::now(),
         };
         if shells.taking.is_none() {
@@ -97,9 +110,13 @@ impl<'a> Shells<'a> {
         shells
     }
 
-    /// Why there are not as many as were wanted, once.
+    /// Why the fork comes to nothing, once: there are not as many as were wanted, or, by best
+    /// effort, none at all.
     pub(super) fn failure(&mut self) -> Option<ForkError> {
-        self.failure.take()
+        match self.best_effort && !self.named.is_empty() {
+            true => None,
+            false => self.failure.take(),
+        }
     }
 
     /// Waits for what the pool gives and names it; if they `are_needed`, what it did not
@@ -120,7 +137,7 @@ impl<'a> Shells<'a> {
             }
         };
         for mut launcher in taken {
-            if !are_needed || self.failure.is_some() {
+            if !are_needed {
                 self.nameless.push(launcher);
                 continue;
             }
@@ -133,18 +150,18 @@ impl<'a> Shells<'a> {
                 }
             }
         }
-        if are_needed && self.failure.is_none() {
+        if are_needed {
             self.build(names, count.saturating_sub(self.named.len()));
         }
         pool
     }
 
-    /// Those that are named, and the others.
-    pub(super) fn into_parts(self) -> (Vec<Shell>, Vec<LauncherEnd>) {
-        (self.named, self.nameless)
+    /// Those that are named, the others, and the clones that lack one.
+    pub(super) fn into_parts(self) -> (Vec<Shell>, Vec<LauncherEnd>, Vec<CloneFailure>) {
+        (self.named, self.nameless, self.missing)
     }
 
-    /// Starts `count` processes, or fewer and notes the failure.
+    /// Starts `count` processes. After one that fails, others are started only by best effort.
     fn build(&mut self, names: &mut CloneNames<'_>, count: usize) {
         for _ in 0..count {
             let claimed = names.claim(|run_dir, name| run_dir.claim(name));
@@ -155,8 +172,14 @@ impl<'a> Shells<'a> {
             match started {
                 Ok(launcher) => self.add(launcher, ShellSource::Built),
                 Err(error) => {
-                    self.failure = Some(error);
-                    return;
+                    if let Ok(name) = names.last() {
+                        let error = Error::from(&error).to_string();
+                        self.missing.push(CloneFailure { name, error });
+                    }
+                    self.failure.get_or_insert(error);
+                    if !self.best_effort {
+                        return;
+                    }
                 }
             }
         }

@@ -40,7 +40,7 @@ impl Owner {
         let tail = self.console.tail();
         match panic_line(&String::from_utf8_lossy(&tail)) {
             Some(line) => Ending::by_guest(format!("the guest's kernel panicked: {line}")),
-            None if self.launcher.is_some() => {
+            None if !self.is_ready() => {
                 Ending::by_guest("the guest ended before it was ready; see its console")
             }
             None => Ending::stopped(),
@@ -48,6 +48,9 @@ impl Owner {
     }
 
     pub(super) fn end(mut self, ending: Ending) {
+        // One that ends as soon as it was released has lived all the same.
+        let _ = self.look_for_release();
+        let is_released = self.is_released();
         self.info_now();
         self.info.status.state = ending.state;
         self.info.status.error = ending.error.as_ref().map(ToString::to_string);
@@ -57,7 +60,7 @@ impl Owner {
         drop(self.machine);
         let dir = &self.claim.dir;
         // Where a new VM has the place, nothing in it is ours.
-        if self.released && !self.claim.is_anothers() {
+        if is_released && !self.claim.is_anothers() {
             for socket in [
                 dir.control_socket(),
                 dir.vsock_socket(),
@@ -75,7 +78,7 @@ impl Owner {
             },
             None => What::Stopped,
         });
-        if !self.released {
+        if !is_released {
             self.claim.abandon();
         }
         let error = ending.error.unwrap_or_else(|| {

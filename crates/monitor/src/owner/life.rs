@@ -57,24 +57,15 @@ pub(crate) fn live(
     Ok(())
 }
 
-/// Tells the owner when the launcher lets go of the VM, or is gone before.
+/// Tells the owner when the launcher lets go of the VM.
 fn watch_launcher(launcher: &VmEnd, tasks: Sender<Task>) -> io::Result<()> {
     let launcher = launcher.try_clone()?;
     thread::Builder::new()
         .name("launcher".into())
         .spawn(move || {
-            let released = launcher.released();
-            let task = match released {
-                true => Task::Released,
-                false => Task::Abandoned,
-            };
-            if tasks.send(task).is_err() {
+            launcher.await_release();
+            if tasks.send(Task::LetGo).is_err() {
                 note!("the VM has ended before its launcher let go of it");
-            } else if released {
-                // What is asked of the VM from now on comes after that, whatever the owner is
-                // at: the launcher need not wait for it.
-                launcher.confirm_release();
-                let _ = tasks.send(Task::ReportTouched(launcher));
             }
         })?;
     Ok(())

@@ -71,11 +71,9 @@ pub(crate) struct Owner {
     pub(crate) output: MainOutput,
     pub(crate) tasks: Sender<Task>,
     pending: Pending,
-    /// Until the VM is ready: the launcher, who waits for that.
+    /// Until it has let go of the VM, which it does when it has seen it ready. Until then the
+    /// VM leaves nothing behind when it ends.
     launcher: Option<VmEnd>,
-    /// Whether it lives by itself: the launcher has seen it ready. Until then it leaves
-    /// nothing behind when it ends.
-    released: bool,
     /// Clones of forks that are not complete yet.
     forks_under_way: u32,
     /// A profile that is being taken.
@@ -123,7 +121,6 @@ impl Owner {
             tasks,
             pending: vm.around.pending,
             launcher: Some(launcher),
-            released: false,
             forks_under_way: 0,
             sampling: None,
             wishes: Wishes::default(),
@@ -203,19 +200,13 @@ impl Owner {
             Task::Identified(Ok(())) => self.ready(),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
-            Task::Released => return self.released(),
+            Task::LetGo => return self.look_for_release(),
             Task::ReportTouched(launcher) => launcher.report_touched(self.touched()),
             Task::Forked(forked) => self.forked(&forked),
             Task::Preload(hint, fds) => match self.pool {
                 Some(_) => self.preload_pool(hint, &fds),
                 None => self.connect_to_pool(),
             },
-            Task::Abandoned => {
-                return ControlFlow::Break(Ending::failed(Error::new(
-                    Code::Internal,
-                    "its launcher is gone",
-                )));
-            }
             Task::Pool(pool) => self.pool = Some(pool),
             Task::Terminate => return self.stop(TERMINATION_GRACE, None),
         }
@@ -223,9 +214,10 @@ impl Owner {
     }
 
     fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
+        self.look_for_release()?;
         match asked {
             Asked::Info(answer) => answer.give(Ok(self.info_now())),
-            Asked::WaitReady(answer) if self.launcher.is_none() => answer.give(Ok(())),
+            Asked::WaitReady(answer) if self.is_ready() => answer.give(Ok(())),
             Asked::WaitReady(answer) => self.ready_waiters.push(answer),
             Asked::WaitExit(answer) if self.info.status.exit_status.is_some() => {
                 answer.give(Ok(self.info_now()));
@@ -274,7 +266,7 @@ impl Owner {
                 exited: first_run.exited,
             }));
         }
-        if self.launcher.is_some() && self.readiness() == Readiness::FirstExit {
+        if !self.is_ready() && self.readiness() == Readiness::FirstExit {
             self.ready();
         }
     }

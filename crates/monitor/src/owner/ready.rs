@@ -41,6 +41,11 @@ impl Owner {
         }
     }
 
+    /// Whether the VM may be spoken to.
+    pub(super) fn is_ready(&self) -> bool {
+        self.info.status.state != VmState::Starting
+    }
+
     pub(super) fn begin_getting_ready(&mut self) {
         let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
         self.deadline = Some(Instant::now() + timeout);
@@ -86,9 +91,9 @@ impl Owner {
     /// The VM is what it should be: from here on it may be spoken to. It is ready, and says
     /// so, when it can be; what the launcher does not wait for comes after that.
     pub(super) fn ready(&mut self) {
-        let Some(launcher) = self.launcher.take() else {
+        if self.is_ready() {
             return;
-        };
+        }
         self.deadline = None;
         self.machine.guest_fork().born();
         let vsock = self.machine.vsock();
@@ -107,10 +112,12 @@ impl Owner {
         self.info.status.state = VmState::Running;
         let ready_us = at.us_since(self.born);
         self.info.status.ready_us = Some(ready_us);
-        launcher.report(&Progress::Ready {
-            at,
-            info: Box::new(self.info.clone()),
-        });
+        if let Some(launcher) = &self.launcher {
+            launcher.report(&Progress::Ready {
+                at,
+                info: Box::new(self.info.clone()),
+            });
+        }
         for waiter in self.ready_waiters.drain(..) {
             waiter.give(Ok(()));
         }
@@ -188,7 +195,7 @@ impl Owner {
             NotReady::Failed(error) => Ending::failed(error),
             NotReady::NoCommand(failure) => {
                 let ending = Ending::failed(Error::of(Code::Guest, &failure));
-                if let Some(launcher) = self.launcher.take() {
+                if let Some(launcher) = &self.launcher {
                     launcher.report(&Progress::NoCommand(failure));
                 }
                 ending
@@ -197,7 +204,7 @@ impl Owner {
     }
 
     pub(super) fn deadline_passed(&mut self) -> ControlFlow<Ending> {
-        ControlFlow::Break(if self.launcher.is_some() {
+        ControlFlow::Break(if !self.is_ready() {
             let words = format!(
                 "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
                 Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()

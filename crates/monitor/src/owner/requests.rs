@@ -174,7 +174,7 @@ impl Owner {
         answer: Option<Answer<Stop>>,
     ) -> ControlFlow<Ending> {
         self.stop_waiters.extend(answer);
-        let asks_guest = self.readiness() == Readiness::Agent && self.launcher.is_none();
+        let asks_guest = self.readiness() == Readiness::Agent && self.is_ready();
         let (true, false, Some(vsock)) =
             (asks_guest, grace.is_zero(), self.machine.vsock().cloned())
         else {

@@ -15,6 +15,7 @@ use hyperfork_api::info::GuestForkOutcome;
 use hyperfork_api::signal::{Message, Refusal};
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Code, Error, ForkReport};
+use hyperfork_host::handover::{LetGo, VmEnd};
 use hyperfork_sys::clock::Monotonic;
 use std::ops::ControlFlow;
 
@@ -34,7 +35,7 @@ pub(super) struct Wishes {
 
 impl Owner {
     pub(super) fn message(&mut self, message: Message) -> ControlFlow<Ending> {
-        let by_message = self.launcher.is_some() && self.readiness() == Readiness::Message;
+        let by_message = !self.is_ready() && self.readiness() == Readiness::Message;
         let mut step = ControlFlow::Continue(());
         if let Message::Done(code) = message {
             // (A clone may be done with its first word.)
@@ -49,7 +50,7 @@ impl Owner {
             self.ready();
         }
         if let Message::Fork { clones, .. } = message {
-            match self.released {
+            match self.is_released() {
                 true => self.fork_for_guest(clones),
                 false => self.wishes.fork = Some(clones),
             }
@@ -57,9 +58,29 @@ impl Owner {
         step
     }
 
+    /// Whether the VM lives by itself: the launcher has seen it ready.
+    pub(super) fn is_released(&self) -> bool {
+        self.launcher.is_none()
+    }
+
+    /// Sees whether the launcher has let go of the VM. Requests that come after that find it
+    /// done: the launcher's word is in the socket before anybody knows that the VM is ready.
+    pub(super) fn look_for_release(&mut self) -> ControlFlow<Ending> {
+        match self.launcher.as_ref().and_then(VmEnd::let_go) {
+            None => ControlFlow::Continue(()),
+            Some(LetGo::Released) => self.released(),
+            Some(LetGo::Abandoned) => {
+                let error = Error::new(Code::Internal, "its launcher is gone");
+                ControlFlow::Break(Ending::failed(error))
+            }
+        }
+    }
+
     /// From now on the VM lives by itself.
-    pub(super) fn released(&mut self) -> ControlFlow<Ending> {
-        self.released = true;
+    fn released(&mut self) -> ControlFlow<Ending> {
+        if let Some(launcher) = self.launcher.take() {
+            let _ = self.tasks.send(Task::ReportTouched(launcher));
+        }
         if let Some(clones) = self.wishes.fork.take() {
             self.fork_for_guest(clones);
         }
@@ -84,7 +105,7 @@ impl Owner {
         self.main_ended(Some(code));
         self.wishes.end =
             self.identity.generation > 0 && matches!(self.spec.guest, Guest::Linux(_));
-        match self.is_done() && self.released {
+        match self.is_done() && self.is_released() {
             true => self.stop(TERMINATION_GRACE, None),
             false => ControlFlow::Continue(()),
         }
