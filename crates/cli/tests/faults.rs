@@ -14,7 +14,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{Ended, NANO, User, eventually};
-use trouble::{descriptors_of, finish_within, lives, pid_of, pool_of, signal, soon, state_of};
+use trouble::{
+    descriptors_of, finish_within, lives, pid_of, pool_of, remove_all_but, signal, soon, state_of,
+};
 
 /// The process that takes a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +271,7 @@ impl Family {
             eventually(&format!("{case:?}: the parent's end"), || {
                 !lives(self.parent)
             });
-            self.bury(case);
+            remove_all_but(&self.user, &[]);
             self.begin();
         }
         self.must_be_well(case, &ended);
@@ -280,14 +282,6 @@ impl Family {
         eventually(&format!("before {case:?}: a stock"), || {
             !trouble::shells_of(&self.user).is_empty()
         });
-    }
-
-    /// Removes a parent that was killed, and clones that had been let go by then.
-    fn bury(&self, case: &Case) {
-        for vm in self.user.names() {
-            let ended = soon(&self.user, &["rm", "-f", &vm]);
-            assert_eq!(ended.status, 0, "{case:?}: {ended:?}");
-        }
     }
 
     fn must_be_well(&self, case: &Case, ended: &Ended) {
@@ -314,12 +308,7 @@ impl Family {
             let expected = if ended.status == 0 { 4 } else { 1 };
             assert_eq!(user.names().len(), expected, "{}", what("names"));
         }
-        let mut remove = vec!["rm".to_owned(), "-f".to_owned()];
-        remove.extend(user.names().into_iter().filter(|name| name != "p"));
-        if remove.len() > 2 {
-            let removed = finish_within(user.start(&remove), ANSWERED);
-            assert_eq!(removed.status, 0, "{}: {removed:?}", what("removal"));
-        }
+        remove_all_but(user, &["p"]);
         eventually(&what("the clones' processes' end"), || {
             user.processes() == [self.parent]
         });

@@ -14,7 +14,8 @@ use std::env;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{NANO, User, eventually};
 use trouble::{
-    SmallDisk, descriptors_of, finish_within, lives, pid_of, pool_of, shells_of, signal, soon,
+    SmallDisk, descriptors_of, finish_within, lives, pid_of, pool_of, remove_all_but, shells_of,
+    signal, soon,
 };
 
 /// What a fork must be answered within: its clones have [`READY`] and their end takes a few
@@ -158,13 +159,7 @@ impl Family {
             let told = soon(user, &["inspect", "p-1"]);
             told.stdout.contains("\"answers\": true")
         });
-        let mut remove = vec!["rm".to_owned(), "-f".to_owned()];
-        let others = user.names().into_iter();
-        remove.extend(others.filter(|name| name.starts_with("p-1-")));
-        if remove.len() > 2 {
-            let removed = finish_within(user.start(&remove), ANSWERED);
-            assert_eq!(removed.status, 0, "{removed:?}");
-        }
+        remove_all_but(user, &["g", "p-1"]);
         eventually("the end of the clones' processes", || {
             let mut left = user.processes();
             left.retain(|pid| ![self.parent, self.grandparent].contains(pid));

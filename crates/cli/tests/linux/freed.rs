@@ -5,7 +5,7 @@ use super::{boot, exec};
 
 /// What a guest writes and frees, MiB, and what of that comes back at least: what has a
 /// neighbour in use does not.
-const FREED: u64 = 48;
+const FREED: u64 = 32;
 const COMES_BACK: u64 = FREED / 2;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Making trouble for processes, and looking at what becomes of them.
 #![allow(dead_code)] // Each test file uses a part.
 
-use crate::support::{Ended, User};
+use crate::support::{Ended, User, eventually};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -85,6 +85,22 @@ pub(crate) fn shells_of(user: &User) -> Vec<u32> {
     pids.filter_map(|pid| pid.parse().ok())
         .filter(|&pid| lives(pid))
         .collect()
+}
+
+/// Removes all VMs but these. Clones whose parent gave them up may go by themselves meanwhile.
+pub(crate) fn remove_all_but(user: &User, spared: &[&str]) {
+    let others = |name: &String| !spared.contains(&name.as_str());
+    eventually("the removal of all others", || {
+        let names = user.names().into_iter().filter(others).collect::<Vec<_>>();
+        if names.is_empty() {
+            return true;
+        }
+        let mut remove = vec!["rm".to_owned(), "-f".to_owned()];
+        remove.extend(names);
+        let ended = finish_within(user.start(&remove), SOON);
+        assert!([0, 1].contains(&ended.status), "{remove:?}: {ended:?}");
+        false
+    });
 }
 
 /// A run directory on a small file system of its own.
