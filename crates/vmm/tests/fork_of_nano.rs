@@ -7,12 +7,12 @@ mod support;
 use hyperfork_api::one_line;
 use hyperfork_api::signal::Message;
 use hyperfork_nano::{Options, Work, report};
-use hyperfork_state::{CheckError, HostFingerprint};
+use hyperfork_state::{Blob, BlobRole, CheckError, HostFingerprint};
 use hyperfork_sys::clock::{Monotonic, host_tsc};
 use hyperfork_vmm::kvm::{Host, VcpuState};
 use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
-use hyperfork_vmm::snapshot::{DecodeError, MachineState, Shape};
+use hyperfork_vmm::snapshot::{DecodeError, MachineState, Preload, Shape};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Vm;
@@ -277,6 +277,24 @@ fn a_state_with_a_vcpu_less_than_it_says_is_refused_and_the_parent_goes_on() {
     }
     let clone = parent.fork(1).remove(0);
     assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
+}
+
+#[test]
+fn a_shell_that_waits_gets_a_familys_memory_and_nothing_else() {
+    let mut parent = Vm::boot(1, 64, "touch_mib=4");
+    drop(parent.fork(1));
+    let capture = parent.capture();
+    for most in [0, usize::MAX] {
+        let (preload, fds) = Preload::of(capture.ram.clone(), most, Vec::new()).unwrap();
+        let is_memory = |blob: &Blob| matches!(blob.role, BlobRole::RamBase | BlobRole::RamLayer);
+        assert!(preload.blobs.iter().all(is_memory), "{preload:?}");
+        assert_eq!(fds.as_slice().len(), preload.blobs.len());
+        assert_eq!(most == 0, preload.blobs.len() == 1, "{preload:?}");
+        let preload = Preload::decode(&preload.encode()).unwrap();
+        let host = Host::open().unwrap();
+        let mut shell = Shell::new(&host, capture.state.shape.clone()).unwrap();
+        shell.preload(&preload, &fds).unwrap();
+    }
 }
 
 #[test]

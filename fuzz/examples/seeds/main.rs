@@ -43,11 +43,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn main() {
     let spec = spec();
     let capture = support::Vm::boot(1, 64, "").capture();
-    let preload = Preload {
-        image: capture.state.ram.clone(),
-        blobs: capture.state.blobs.clone(),
-        touched: vec![0..0x1000, 0x8000..0xa000],
-    };
+    let touched = vec![0..0x1000, 0x8000..0xa000];
+    let preload = Preload::of(capture.ram.clone(), usize::MAX, touched);
+    let (preload, _) = preload.expect("descriptors");
     // The target puts the header before it.
     let header = seal(&[]).len();
     keep("state", "nano", &capture.state.encode()[header..]);

@@ -4,16 +4,19 @@
 //! [`Manifest`], which has a record of each. What is too large for a record goes beside it
 //! ([`blobs`](crate::blobs)).
 
+use crate::blobs::BlobWriter;
 use crate::devices::serial::SerialState;
 use crate::devices::virtio::transport::DeviceState;
 use crate::kvm::{VcpuState, VmState};
-use crate::memory::image::RamImageState;
+use crate::memory::image::{RamImage, RamImageState};
+use crate::sys::fds::FdTable;
 pub use hyperfork_state::Shape;
 use hyperfork_state::{
     Blob, CheckError, Device, HostFingerprint, Manifest, ManifestError, Record, RecordError,
     RecordType, Taken,
 };
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -196,6 +199,28 @@ pub enum PreloadError {
 }
 
 impl Preload {
+    /// For clones of machines whose memory was `image`: of its base alone, where placing all
+    /// of it would copy more than `most` bytes. With it comes what it refers to, and no more:
+    /// what shells wait with are no disks.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn of(
+        image: RamImage,
+        most: usize,
+        touched: Vec<Range<usize>>,
+    ) -> io::Result<(Self, FdTable)> {
+        let mut blobs = BlobWriter::default();
+        let image = image.bounded(most).save(&mut blobs)?;
+        let (blobs, fds) = blobs.into_parts();
+        let preload = Self {
+            image,
+            blobs,
+            touched,
+        };
+        Ok((preload, fds))
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("memory's places are plain data")
