@@ -253,8 +253,8 @@ fn agent(spec: &VmSpec) {
 
 fn control(spec: &VmSpec) {
     use control::{
-        Answer, ExportDisk, Greeting, Hello, Info, Request, Sample, Sampled, Stop, Subscribe,
-        WaitReady,
+        Answer, ExportDisk, Greeting, Hello, Info, Pause, Request, Resume, Sample, Sampled, Stop,
+        Subscribe, WaitExit, WaitReady,
     };
     use hyperfork_api::event::{Event, What};
     use hyperfork_api::{Code, Error};
@@ -264,7 +264,7 @@ fn control(spec: &VmSpec) {
         ..Fork::new(3)
     };
     let (device, path) = ("vda".to_owned(), "/tmp/disk".into());
-    let requests: [Request; 7] = [
+    let requests: [Request; 10] = [
         Info {}.into(),
         WaitReady {}.into(),
         fork.into(),
@@ -276,6 +276,9 @@ fn control(spec: &VmSpec) {
         .into(),
         Stop { grace_ms: 5000 }.into(),
         Subscribe { since_unix_ms: 1 }.into(),
+        WaitExit {}.into(),
+        Pause {}.into(),
+        Resume {}.into(),
     ];
     for (number, request) in requests.iter().enumerate() {
         json(0, &format!("request-{number}"), request);
