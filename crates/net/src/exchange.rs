@@ -1,11 +1,11 @@
 //! Datagrams between one socket and the many of its conversations.
 
 use super::sessions::{LOOK, Sessions};
+use hyperfork_sys::epoll::{Epoll, EventFlags};
 use std::hash::Hash;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::time::Instant;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// The event of the one socket; those of conversations are their numbers.
 const ONE: u64 = u64::MAX;
@@ -27,15 +27,15 @@ pub enum Ready {
     Session(u64),
 }
 
-impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
+impl<K: Hash + Eq + Clone, S: AsFd> Exchange<K, S> {
     /// Between `one`, which the caller keeps, and at most `most` conversations at a time; a further
     /// one replaces the conversation that has been silent for longest.
     ///
     /// # Errors
     /// No epoll.
-    pub fn new(one: &impl AsRawFd, most: usize) -> io::Result<Self> {
+    pub fn new(one: &impl AsFd, most: usize) -> io::Result<Self> {
         let events = Epoll::new()?;
-        watch(&events, one, ONE)?;
+        events.add(one, ONE, EventFlags::IN)?;
         Ok(Self {
             sessions: Sessions::new(most),
             events,
@@ -48,17 +48,10 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
     /// # Errors
     /// Those of epoll.
     pub fn wait(&mut self) -> io::Result<Vec<Ready>> {
-        let mut events = [EpollEvent::default(); 64];
-        let timeout = match self.sessions.is_empty() {
-            true => -1,
-            false => LOOK.as_millis() as i32,
-        };
-        let count = match self.events.wait(timeout, &mut events) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            count => count?,
-        };
+        let most = (!self.sessions.is_empty()).then_some(LOOK);
+        let events = self.events.wait::<64>(most)?;
         self.sessions.expire(self.begun.elapsed());
-        let ready = events[..count].iter().map(|event| match event.data() {
+        let ready = events.map(|(number, _)| match number {
             ONE => Ready::One,
             number => Ready::Session(number),
         });
@@ -73,7 +66,7 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
         let events = &self.events;
         self.sessions.of(key, self.begun.elapsed(), |number| {
             let socket = open()?;
-            watch(events, &socket, number)?;
+            events.add(&socket, number, EventFlags::IN)?;
             Ok(socket)
         })
     }
@@ -83,9 +76,4 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
     pub fn get(&mut self, number: u64) -> Option<(&K, &S)> {
         self.sessions.get(number, self.begun.elapsed())
     }
-}
-
-fn watch(events: &Epoll, socket: &impl AsRawFd, number: u64) -> io::Result<()> {
-    let event = EpollEvent::new(EventSet::IN, number);
-    events.ctl(ControlOperation::Add, socket.as_raw_fd(), event)
 }

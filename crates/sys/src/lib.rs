@@ -5,6 +5,7 @@ pub mod accept;
 pub mod clock;
 pub mod connect;
 pub mod descriptors;
+pub mod epoll;
 pub mod fault;
 pub mod fds;
 pub mod file_lock;

@@ -7,12 +7,12 @@ mod support;
 use hyperfork_api::one_line;
 use hyperfork_api::signal::Message;
 use hyperfork_nano::{Options, Work, report};
-use hyperfork_state::HostFingerprint;
+use hyperfork_state::{Blob, BlobRole, CheckError, HostFingerprint};
 use hyperfork_sys::clock::{Monotonic, host_tsc};
 use hyperfork_vmm::kvm::{Host, VcpuState};
 use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
-use hyperfork_vmm::snapshot::{Shape, StateError};
+use hyperfork_vmm::snapshot::{DecodeError, MachineState, Preload, Shape};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Vm;
@@ -269,15 +269,32 @@ fn a_state_with_a_vcpu_less_than_it_says_is_refused_and_the_parent_goes_on() {
     let mut parent = Vm::boot(2, 64, options);
     let mut capture = parent.capture();
     capture.state.vcpus.pop();
-    let shell = Shell::new(&Host::open().unwrap(), capture.state.shape.clone()).unwrap();
-    match support::restore(shell, capture) {
-        Err(MachineError::State(error)) => {
-            assert_eq!(error, StateError::Vcpus { found: 1, said: 2 });
+    match MachineState::decode(&capture.state.encode()) {
+        Err(DecodeError::Check(error)) => {
+            assert_eq!(error, CheckError::Vcpus { found: 1, said: 2 });
         }
         other => panic!("{other:?}"),
     }
     let clone = parent.fork(1).remove(0);
     assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
+}
+
+#[test]
+fn a_shell_that_waits_gets_a_familys_memory_and_nothing_else() {
+    let mut parent = Vm::boot(1, 64, "touch_mib=4");
+    drop(parent.fork(1));
+    let capture = parent.capture();
+    for most in [0, usize::MAX] {
+        let (preload, fds) = Preload::of(capture.ram.clone(), most, Vec::new()).unwrap();
+        let is_memory = |blob: &Blob| matches!(blob.role, BlobRole::RamBase | BlobRole::RamLayer);
+        assert!(preload.blobs.iter().all(is_memory), "{preload:?}");
+        assert_eq!(fds.as_slice().len(), preload.blobs.len());
+        assert_eq!(most == 0, preload.blobs.len() == 1, "{preload:?}");
+        let preload = Preload::decode(&preload.encode()).unwrap();
+        let host = Host::open().unwrap();
+        let mut shell = Shell::new(&host, capture.state.shape.clone()).unwrap();
+        shell.preload(&preload, &fds).unwrap();
+    }
 }
 
 #[test]

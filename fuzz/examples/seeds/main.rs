@@ -43,11 +43,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn main() {
     let spec = spec();
     let capture = support::Vm::boot(1, 64, "").capture();
-    let preload = Preload {
-        image: capture.state.ram.clone(),
-        blobs: capture.state.blobs.clone(),
-        touched: vec![0..0x1000, 0x8000..0xa000],
-    };
+    let touched = vec![0..0x1000, 0x8000..0xa000];
+    let preload = Preload::of(capture.ram.clone(), usize::MAX, touched);
+    let (preload, _) = preload.expect("descriptors");
     // The target puts the header before it.
     let header = seal(&[]).len();
     keep("state", "nano", &capture.state.encode()[header..]);
@@ -255,8 +253,8 @@ fn agent(spec: &VmSpec) {
 
 fn control(spec: &VmSpec) {
     use control::{
-        Answer, ExportDisk, Greeting, Hello, Info, Request, Sample, Sampled, Stop, Subscribe,
-        WaitReady,
+        Answer, ExportDisk, Greeting, Hello, Info, Pause, Request, Resume, Sample, Sampled, Stop,
+        Subscribe, WaitExit, WaitReady,
     };
     use hyperfork_api::event::{Event, What};
     use hyperfork_api::{Code, Error};
@@ -266,7 +264,7 @@ fn control(spec: &VmSpec) {
         ..Fork::new(3)
     };
     let (device, path) = ("vda".to_owned(), "/tmp/disk".into());
-    let requests: [Request; 7] = [
+    let requests: [Request; 10] = [
         Info {}.into(),
         WaitReady {}.into(),
         fork.into(),
@@ -278,6 +276,9 @@ fn control(spec: &VmSpec) {
         .into(),
         Stop { grace_ms: 5000 }.into(),
         Subscribe { since_unix_ms: 1 }.into(),
+        WaitExit {}.into(),
+        Pause {}.into(),
+        Resume {}.into(),
     ];
     for (number, request) in requests.iter().enumerate() {
         json(0, &format!("request-{number}"), request);

@@ -2,6 +2,7 @@
 
 use super::imports::Imports;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Files each of which can be reached from each.
@@ -10,6 +11,23 @@ pub(super) struct Circle {
     pub(super) files: BTreeSet<PathBuf>,
     /// The shortest way round, for people to look at: `a → b (Name) → a (Name)`.
     pub(super) way: String,
+}
+
+impl fmt::Display for Circle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        write!(
+            f,
+            "{} files import each other in circles; the shortest: {}; all: {}",
+            files.len(),
+            self.way,
+            files.join(", ")
+        )
+    }
 }
 
 /// All circles, none within another.

@@ -13,7 +13,6 @@ use crate::workspace::{Metadata, cargo, metadata, root};
 use anyhow::{Result, bail};
 use circles::Circle;
 use imports::Imports;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Which of our crates each may import. `xtask` may import none and is not listed.
@@ -102,34 +101,21 @@ const MODULES: &[(&str, &[&str])] = &[(
     ],
 )];
 
-/// Files that are known to be in a circle, until it is broken. The check fails for those
-/// that no longer are, so this list only gets shorter.
-const KNOWN_CIRCLES: &[&str] = &[];
-
 /// # Errors
 /// With everything that breaks the order.
 pub(crate) fn check() -> Result<()> {
     let metadata = metadata()?;
     let mut broken = crates(&metadata);
     broken.extend(monitor()?);
-    let mut known: BTreeSet<&str> = KNOWN_CIRCLES.iter().copied().collect();
     let mut files = 0;
     for package in metadata.members() {
         for root in package.roots() {
             let imports = relative(imports::of_crate(root)?);
             files += imports.len();
             broken.extend(modules_out_of_order(&package.name, &imports));
-            let circles = circles::find(&imports);
-            broken.extend(
-                circles
-                    .iter()
-                    .filter_map(|circle| new_circle(circle, &mut known)),
-            );
+            broken.extend(circles::find(&imports).iter().map(Circle::to_string));
         }
     }
-    broken.extend(known.iter().map(|file| {
-        format!("{file} is in no circle any more: strike it from xtask/src/layers/mod.rs")
-    }));
     if !broken.is_empty() {
         bail!("layers are broken:\n  {}", broken.join("\n  "));
     }
@@ -231,29 +217,10 @@ fn modules_out_of_order(package: &str, imports: &Imports) -> Vec<String> {
     broken
 }
 
-/// What to say of a circle unless all of it is known; takes what is known off the list.
-fn new_circle(circle: &Circle, known: &mut BTreeSet<&str>) -> Option<String> {
-    let is_known = |file: &&PathBuf| file.to_str().is_some_and(|file| known.contains(file));
-    let all_known = circle.files.iter().all(|file| is_known(&file));
-    known.retain(|file| !circle.files.contains(Path::new(file)));
-    (!all_known).then(|| {
-        let files: Vec<_> = circle
-            .files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect();
-        format!(
-            "{} files import each other in circles; the shortest: {}; all: {}",
-            files.len(),
-            circle.way,
-            files.join(", ")
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::fs;
 
     /// The circles of a crate with these files.
@@ -325,18 +292,6 @@ mod tests {
             ("b.rs", "pub use crate::*; pub use crate::a::*;"),
         ]);
         assert!(found.is_empty(), "{found:?}");
-    }
-
-    #[test]
-    fn a_known_circle_that_grows_is_told_and_what_is_in_none_must_go_off_the_list() {
-        let circle = |files: &[&str]| Circle {
-            files: files.iter().map(PathBuf::from).collect(),
-            way: "a -> b -> a".to_owned(),
-        };
-        let mut known = BTreeSet::from(["a", "b", "gone"]);
-        assert_eq!(new_circle(&circle(&["a", "b"]), &mut known), None);
-        assert_eq!(known, BTreeSet::from(["gone"]));
-        assert!(new_circle(&circle(&["c", "gone"]), &mut known).is_some());
     }
 
     #[test]

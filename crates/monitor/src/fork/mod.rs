@@ -32,6 +32,7 @@ use hyperfork_sys::sched::Urgent;
 use hyperfork_sys::{fault, note};
 use hyperfork_vmm::machine::{Capture, Machine, MachineError};
 use hyperfork_vmm::memory::DeferredCleanup;
+use hyperfork_vmm::memory::RamImage;
 use hyperfork_vmm::snapshot::Preload;
 use shells::{CloneNames, Shell, Shells};
 use std::time::Duration;
@@ -66,8 +67,8 @@ pub(crate) struct Begun {
     failure: Option<ForkError>,
     times: Option<Times>,
     cleanup: Option<DeferredCleanup>,
-    /// Memory of the next clones, as far as it is known now.
-    image: Option<(Preload, FdTable)>,
+    /// The parent's memory, which is also most of the next clones'.
+    image: Option<RamImage>,
     best_effort: bool,
     timeout: Duration,
 }
@@ -77,7 +78,7 @@ pub(crate) struct Finished {
     pub(crate) report: Result<ForkReport, ForkError>,
     clones: Clones,
     cleanup: Option<DeferredCleanup>,
-    image: Option<(Preload, FdTable)>,
+    image: Option<RamImage>,
 }
 
 /// Forks the parent, whose machine this is. `logged` tells how much of its main program's
@@ -128,12 +129,7 @@ pub(crate) fn begin(
             begun.failure = failed.err();
             begun.times = Some(times);
             begun.cleanup = Some(capture.cleanup);
-            let preload = Preload {
-                image: capture.state.ram,
-                blobs: capture.state.blobs,
-                touched: Vec::new(),
-            };
-            begun.image = Some((preload, capture.fds));
+            begun.image = Some(capture.ram);
         }
     }
     drop(urgent);
@@ -247,10 +243,13 @@ impl Finished {
         if let Err(error) = cleaned {
             note!("after a fork: {error}");
         }
-        let (mut preload, fds) = self.image?;
-        preload.image = preload.image.bounded(MOST_PRELOADED);
-        preload.touched = touched?;
-        Some((preload.encode(), fds))
+        match Preload::of(self.image?, MOST_PRELOADED, touched?) {
+            Ok((preload, fds)) => Some((preload.encode(), fds)),
+            Err(error) => {
+                note!("shells cannot preload memory: {error}");
+                None
+            }
+        }
     }
 }
 

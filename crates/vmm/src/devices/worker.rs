@@ -26,15 +26,14 @@
 
 use super::confinement::Names;
 use super::virtio::transport::{MmioTransport, Slot};
+use crate::sys::epoll::{Epoll, EventFlags};
 use std::any::Any;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// The devices a thread serves, shared with the bus.
@@ -283,30 +282,19 @@ impl Token {
 impl Sources {
     fn of(devices: &Devices, wake: &EventFd) -> io::Result<Self> {
         let sources = Self(Epoll::new()?);
-        sources.add(wake.as_raw_fd(), Token::Wake)?;
+        sources.0.add_event(wake, Token::Wake.encode())?;
         for (device, transport) in devices.iter().enumerate() {
             let transport = transport.lock();
             for queue in 0..transport.queue_count() {
-                let event = transport.queue_event(queue).as_raw_fd();
-                sources.add(event, Token::Queue { device, queue })?;
+                let token = Token::Queue { device, queue }.encode();
+                sources.0.add_event(transport.queue_event(queue), token)?;
             }
             if let Some(events) = transport.host_events() {
-                sources.add(events.as_raw_fd(), Token::Host { device })?;
+                let token = Token::Host { device }.encode();
+                sources.0.add(events, token, EventFlags::IN)?;
             }
         }
         Ok(sources)
-    }
-
-    fn add(&self, fd: RawFd, token: Token) -> io::Result<()> {
-        let event = EpollEvent::new(EventSet::IN, token.encode());
-        self.0.ctl(ControlOperation::Add, fd, event)
-    }
-
-    fn wait(&self, events: &mut [EpollEvent]) -> io::Result<usize> {
-        match self.0.wait(-1, events) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            result => result,
-        }
     }
 }
 
@@ -331,7 +319,6 @@ fn run(control: &Control) -> Result<(), Failure> {
     let Some((devices, sources)) = control.work().take() else {
         return Ok(());
     };
-    let mut events = [EpollEvent::default(); 32];
     // The first time round counts as a rest, however short it was: the devices may have
     // been restored.
     let mut first = true;
@@ -344,14 +331,14 @@ fn run(control: &Control) -> Result<(), Failure> {
             let in_turn = before.iter().chain(after);
             in_turn.for_each(|device| guarded(device, MmioTransport::resume));
         }
-        let count = sources.wait(&mut events);
-        let count = count.map_err(|error| Failure(format!("cannot wait for events: {error}")))?;
-        for event in &events[..count] {
+        let events = sources.0.wait::<32>(None);
+        let events = events.map_err(|error| Failure(format!("cannot wait for events: {error}")))?;
+        for (number, _) in events {
             // What is not taken stays signalled.
             if control.preempt.load(Ordering::SeqCst) {
                 break;
             }
-            match Token::decode(event.data()) {
+            match Token::decode(number) {
                 Token::Wake => {
                     let _ = control.wake.read();
                 }

@@ -28,7 +28,7 @@ pub struct Capture {
     pub state: MachineState,
     /// The descriptors by which the state's blobs are found.
     pub fds: FdTable,
-    /// The memory, also for forks that need no descriptors.
+    /// The memory without the rest: what shells preload, and forks that need no descriptors.
     pub ram: RamImage,
     /// How long freezing the memory took, microseconds.
     pub image_us: u64,

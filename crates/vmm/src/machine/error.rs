@@ -6,7 +6,7 @@ use crate::boot::BootError;
 use crate::kvm::KvmError;
 use crate::memory::layout;
 use crate::memory::ram::RamError;
-use crate::snapshot::{Shape, StateError};
+use crate::snapshot::Shape;
 use hyperfork_state::OtherHost;
 use std::io;
 use std::time::Duration;
@@ -59,9 +59,9 @@ pub enum MachineError {
         /// What is needed.
         state: Box<Shape>,
     },
-    /// The state does not fit itself.
-    #[error("the captured state contradicts itself")]
-    State(#[from] StateError),
+    /// A shell was to have no vCPU.
+    #[error("a machine has at least one vCPU")]
+    NoVcpu,
     /// The host failed in something else.
     #[error("{what} failed")]
     Host {

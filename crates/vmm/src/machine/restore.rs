@@ -45,7 +45,6 @@ impl Machine {
             });
         }
         state.host.check(&shell.host)?;
-        state.check()?;
         fault::point("restore.vcpus").map_err(MachineError::host("setting the vCPUs' state"))?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
@@ -79,7 +78,6 @@ impl Machine {
         events: Events,
     ) -> Result<Self, MachineError> {
         state.host.check(&shell.host)?;
-        state.check()?;
         let vcpus = mem::take(&mut state.vcpus);
         let vcpus = PendingRestore::begin(&shell.vcpus, vcpus, &state.vm.clocks)?;
         Self::rebuild(shell, vcpus, state, carrier, identity, backends, events)

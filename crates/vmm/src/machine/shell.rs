@@ -9,7 +9,7 @@ use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
 use crate::kvm::{Host, Vcpu, Vm, WARM_UP_CODE};
 use crate::memory::{Ram, RamImage, layout};
-use crate::snapshot::{Preload, Shape, StateError};
+use crate::snapshot::{Preload, Shape};
 use crate::sys::fault;
 use hyperfork_state::HostFingerprint;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Shell {
             .map(|index| Vcpu::new(host, &vm, index, shape.cpus))
             .collect::<Result<Vec<_>, _>>()?;
         fault::point("shell.lines").map_err(MachineError::host("making a device"))?;
-        let fingerprint = host.fingerprint(vcpus.first().ok_or(StateError::NoVcpu)?)?;
+        let fingerprint = host.fingerprint(vcpus.first().ok_or(MachineError::NoVcpu)?)?;
         let (serial_irq, lines) = wire(&vm, &shape)?;
         let vcpus = fault::point("shell.threads")
             .and_then(|()| Vcpus::start(vcpus, warm))

@@ -57,15 +57,6 @@ pub(super) struct Preloaded {
     populated: Vec<Range<usize>>,
 }
 
-impl RamImageState {
-    /// The image, or when placing it would copy more than `most` bytes, its base alone.
-    pub fn bounded(mut self, most: usize) -> Self {
-        let copied = |changes: &LayersState| changes.len_below(LEAST_MAPPED);
-        self.changes = self.changes.filter(|changes| copied(changes) <= most);
-        self
-    }
-}
-
 impl Preloaded {
     /// Whether an image of `base` that changes `changed` can go on top: it must
     /// overwrite every page that is not the base's. So it does not matter for which
@@ -114,6 +105,14 @@ impl RamImage {
     pub(super) fn of_base(base: FrozenFile) -> Self {
         let changes = Layers::default();
         Self { base, changes }
+    }
+
+    /// The image, or when placing it would copy more than `most` bytes, its base alone.
+    pub(crate) fn bounded(self, most: usize) -> Self {
+        match self.changes.len_below(LEAST_MAPPED) <= most {
+            true => self,
+            false => Self::of_base(self.base),
+        }
     }
 
     /// Puts the image into `mapping`, privately. What `preloaded` says is there already

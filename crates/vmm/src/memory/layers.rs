@@ -206,6 +206,12 @@ impl Layers {
         self.pieces.iter().map(|piece| piece.range.len()).sum()
     }
 
+    /// Bytes of guest RAM in pieces of less than `least` bytes.
+    pub(super) fn len_below(&self, least: usize) -> usize {
+        let lens = self.pieces.iter().map(|piece| piece.range.len());
+        lens.filter(|&len| len < least).sum()
+    }
+
     /// Whether they are pieces of a RAM of `len` bytes.
     pub(super) fn are_within(&self, len: usize) -> bool {
         let ranges: Vec<_> = self
@@ -351,12 +357,6 @@ impl LayersState {
     /// Its files.
     pub(super) fn blobs(&self) -> &[BlobRef] {
         &self.files
-    }
-
-    /// Bytes of guest RAM in pieces of less than `least` bytes.
-    pub(super) fn len_below(&self, least: usize) -> usize {
-        let lens = self.pieces.iter().map(|piece| piece.range.len());
-        lens.filter(|&len| len < least).sum()
     }
 }
 

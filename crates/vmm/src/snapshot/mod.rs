@@ -4,16 +4,19 @@
 //! [`Manifest`], which has a record of each. What is too large for a record goes beside it
 //! ([`blobs`](crate::blobs)).
 
+use crate::blobs::BlobWriter;
 use crate::devices::serial::SerialState;
 use crate::devices::virtio::transport::DeviceState;
 use crate::kvm::{VcpuState, VmState};
-use crate::memory::image::RamImageState;
+use crate::memory::image::{RamImage, RamImageState};
+use crate::sys::fds::FdTable;
 pub use hyperfork_state::Shape;
 use hyperfork_state::{
     Blob, CheckError, Device, HostFingerprint, Manifest, ManifestError, Record, RecordError,
     RecordType, Taken,
 };
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,31 +55,12 @@ impl RecordType for SignalPortState {
     const VERSION: u16 = 1;
 }
 
-/// Why a state is none.
+/// Why the rings of a state are none. The rest of it is checked as a [`Manifest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StateError {
-    /// vCPUs are missing, or too many.
-    #[error("it has {found} vCPUs and says that it has {said}")]
-    Vcpus {
-        /// States of vCPUs.
-        found: usize,
-        /// vCPUs of its shape.
-        said: u8,
-    },
-    /// A machine has at least one.
-    #[error("it has no vCPU")]
-    NoVcpu,
-    /// Devices are missing, or too many.
-    #[error("it has {found} devices and says that it has {said}")]
-    Devices {
-        /// States of devices.
-        found: usize,
-        /// Devices of its shape.
-        said: usize,
-    },
+pub enum RingError {
     /// Rings are missing, or too many.
-    #[error("its device {slot} has {found} rings and says that it has {said}")]
-    Rings {
+    #[error("device {slot} of the captured machine has {found} rings and says that it has {said}")]
+    Count {
         /// The device's slot.
         slot: usize,
         /// States of rings.
@@ -85,8 +69,8 @@ pub enum StateError {
         said: u8,
     },
     /// A ring that no driver can have set up, or that is ahead of its driver.
-    #[error("ring {ring} of its device {slot} cannot be one")]
-    Ring {
+    #[error("ring {ring} of the captured machine's device {slot} cannot be one")]
+    Impossible {
         /// The device's slot.
         slot: usize,
         /// The ring's number.
@@ -94,41 +78,17 @@ pub enum StateError {
     },
 }
 
-impl MachineState {
-    /// Checks the state against itself: that all is there that it says it has.
-    ///
-    /// # Errors
-    /// [`StateError`], the first that is found.
-    pub fn check(&self) -> Result<(), StateError> {
-        check(&self.shape, self.vcpus.len(), &self.devices)
-    }
-}
-
-fn check(shape: &Shape, vcpus: usize, devices: &[DeviceState]) -> Result<(), StateError> {
-    let (cpus, rings) = (shape.cpus, &shape.rings);
-    if cpus == 0 {
-        return Err(StateError::NoVcpu);
-    }
-    if vcpus != usize::from(cpus) {
-        let (found, said) = (vcpus, cpus);
-        return Err(StateError::Vcpus { found, said });
-    }
-    if devices.len() != rings.len() {
-        let (found, said) = (devices.len(), rings.len());
-        return Err(StateError::Devices { found, said });
-    }
-    for (slot, (device, &said)) in devices.iter().zip(rings).enumerate() {
-        let found = device.transport.queues.len();
-        if found != usize::from(said) {
-            return Err(StateError::Rings { slot, found, said });
+/// Checks that the devices have the rings that the machine's shape says, and such as there can
+/// be. As many devices as it says there are.
+fn check_rings(said: &[u8], devices: &[DeviceState]) -> Result<(), RingError> {
+    for (slot, (device, &said)) in devices.iter().zip(said).enumerate() {
+        let queues = &device.transport.queues;
+        if queues.len() != usize::from(said) {
+            let found = queues.len();
+            return Err(RingError::Count { slot, found, said });
         }
-        if let Some(ring) = device
-            .transport
-            .queues
-            .iter()
-            .position(|queue| !queue.can_be())
-        {
-            return Err(StateError::Ring { slot, ring });
+        if let Some(ring) = queues.iter().position(|queue| !queue.can_be()) {
+            return Err(RingError::Impossible { slot, ring });
         }
     }
     Ok(())
@@ -146,6 +106,9 @@ pub enum DecodeError {
     /// One of its records cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// They are of one whose devices cannot be.
+    #[error(transparent)]
+    Rings(#[from] RingError),
 }
 
 impl MachineState {
@@ -194,6 +157,8 @@ impl MachineState {
                 own: device.own,
             })
         });
+        let devices = devices.collect::<Result<Vec<_>, RecordError>>()?;
+        check_rings(&manifest.shape.rings, &devices)?;
         let vcpus = manifest.vcpus.iter().map(Record::decode);
         Ok(Self {
             host: Arc::new(manifest.host),
@@ -203,7 +168,7 @@ impl MachineState {
             vcpus: vcpus.collect::<Result<_, RecordError>>()?,
             serial: manifest.serial.decode()?,
             signal_port: manifest.signal_port.decode()?,
-            devices: devices.collect::<Result<_, RecordError>>()?,
+            devices,
             ram: manifest.ram.decode()?,
             blobs: manifest.blobs,
         })
@@ -234,6 +199,28 @@ pub enum PreloadError {
 }
 
 impl Preload {
+    /// For clones of machines whose memory was `image`: of its base alone, where placing all
+    /// of it would copy more than `most` bytes. With it comes what it refers to, and no more:
+    /// what shells wait with are no disks.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn of(
+        image: RamImage,
+        most: usize,
+        touched: Vec<Range<usize>>,
+    ) -> io::Result<(Self, FdTable)> {
+        let mut blobs = BlobWriter::default();
+        let image = image.bounded(most).save(&mut blobs)?;
+        let (blobs, fds) = blobs.into_parts();
+        let preload = Self {
+            image,
+            blobs,
+            touched,
+        };
+        Ok((preload, fds))
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("memory's places are plain data")

@@ -13,6 +13,7 @@
 //! | [`handle`] | a disk seen from outside the device thread |
 //! | [`sparse`] | where a file has storage |
 //! | [`usage`] | what a disk takes of the host |
+//! | `config` | the configuration space |
 //! | `absorb` | how layers are joined |
 //! | `request` | one request of the driver |
 //!
@@ -26,6 +27,7 @@ mod absorb;
 pub mod base;
 mod chain;
 pub mod clusters;
+mod config;
 pub mod disk;
 pub mod disk_state;
 pub mod handle;
@@ -44,8 +46,8 @@ pub mod usage;
 use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::{BlobReader, BlobWriter};
 use base::Base;
-use clusters::CLUSTER;
-use disk::{Disk, SECTOR};
+use config::Config;
+use disk::Disk;
 use disk_state::DiskState;
 use handle::DiskHandle;
 use hyperfork_state::{BlobRef, Record, RecordType, devices};
@@ -55,6 +57,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use zerocopy::IntoBytes;
 
 pub(crate) const QUEUE_SIZES: [u16; 1] = [128];
 /// Data segments of one request: a full ring without header and status.
@@ -78,7 +81,7 @@ const ZERO_SECTORS_MAX: u32 = 1 << 15;
 pub struct Block {
     disk: DiskHandle,
     read_only: bool,
-    config: [u8; CONFIG_LEN],
+    config: Config,
     /// Carries a piece of data between file and guest; kept, so a request allocates little.
     buffer: Vec<u8>,
     /// A request that the thread was called away from. Its chain is the next in the ring.
@@ -156,11 +159,10 @@ impl Block {
     }
 
     fn with(disk: Disk, unfinished: Option<Request>) -> Self {
-        let config = config(&disk);
         Self {
             read_only: disk.is_read_only(),
+            config: Config::of(&disk),
             disk: DiskHandle::new(disk),
-            config,
             buffer: vec![0; PIECE as usize],
             unfinished,
         }
@@ -189,7 +191,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        ring::read_config(&self.config, offset, data);
+        ring::read_config(self.config.as_bytes(), offset, data);
     }
 
     fn activate(&mut self, _: u64) {}
@@ -221,30 +223,6 @@ impl VirtioDevice for Block {
             unfinished: self.unfinished,
         }))
     }
-}
-
-const CONFIG_LEN: usize = 60;
-
-/// The configuration space (5.2.4), up to the fields of secure erase.
-fn config(disk: &Disk) -> [u8; CONFIG_LEN] {
-    let mut config = [0; CONFIG_LEN];
-    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-    let sectors = disk.len() / SECTOR;
-    put(0, &sectors.to_le_bytes()); // capacity
-    put(8, &SIZE_MAX.to_le_bytes()); // size_max
-    put(12, &SEG_MAX.to_le_bytes()); // seg_max
-    put(20, &(SECTOR as u32).to_le_bytes()); // blk_size
-    let blocks_per_cluster = CLUSTER / SECTOR;
-    put(24, &[blocks_per_cluster.ilog2() as u8]); // topology.physical_block_exp
-    put(26, &(blocks_per_cluster as u16).to_le_bytes()); // topology.min_io_size
-    put(28, &(SIZE_MAX / SECTOR as u32).to_le_bytes()); // topology.opt_io_size
-    put(36, &DISCARD_SECTORS_MAX.to_le_bytes()); // max_discard_sectors
-    put(40, &1u32.to_le_bytes()); // max_discard_seg
-    put(44, &(blocks_per_cluster as u32).to_le_bytes()); // discard_sector_alignment
-    put(48, &ZERO_SECTORS_MAX.to_le_bytes()); // max_write_zeroes_sectors
-    put(52, &1u32.to_le_bytes()); // max_write_zeroes_seg
-    put(56, &[1]); // write_zeroes_may_unmap
-    config
 }
 
 #[cfg(test)]

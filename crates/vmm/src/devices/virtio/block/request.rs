@@ -11,9 +11,27 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use virtio_bindings::virtio_blk::*;
 use virtio_queue::{Reader, Writer};
+use zerocopy::{FromBytes, IntoBytes};
 
-/// Bytes of a header: type, 4 that are reserved, sector.
-const HEADER_LEN: usize = 16;
+/// What a request begins with: `struct virtio_blk_outhdr`, little-endian, as our hosts are.
+#[derive(FromBytes, IntoBytes)]
+#[repr(C)]
+struct Header {
+    kind: u32,
+    reserved: u32,
+    sector: u64,
+}
+
+const HEADER_LEN: usize = size_of::<Header>();
+
+/// What DISCARD and WRITE_ZEROES are about: `struct virtio_blk_discard_write_zeroes`.
+#[derive(FromBytes, IntoBytes)]
+#[repr(C)]
+struct Segment {
+    sector: u64,
+    sectors: u32,
+    flags: u32,
+}
 
 /// What GET_ID answers, padded with zeroes to 20 bytes (5.2.6).
 const ID: &[u8; VIRTIO_BLK_ID_BYTES as usize] = b"hyperfork\0\0\0\0\0\0\0\0\0\0\0";
@@ -187,9 +205,7 @@ impl Server<'_> {
         header: &mut Reader<'_>,
         data: &mut Data<'_>,
     ) -> Result<Option<Request>, Refusal> {
-        let mut bytes = [0; HEADER_LEN];
-        header.read_exact(&mut bytes)?;
-        let (kind, sector) = (u32_at(&bytes, 0), u64_at(&bytes, 8));
+        let Header { kind, sector, .. } = read(header)?;
         let (what, range) = match kind {
             VIRTIO_BLK_T_IN => {
                 let len = data.to_driver.available_bytes() as u64;
@@ -233,19 +249,18 @@ impl Server<'_> {
         max: u32,
         data: &mut Data<'_>,
     ) -> Result<Range<u64>, Refusal> {
-        let mut segment = [0; 16];
-        if data.from_driver.available_bytes() != segment.len() {
+        if data.from_driver.available_bytes() != size_of::<Segment>() {
             return Err(Refusal::Range {
                 sector: 0,
                 bytes: data.from_driver.available_bytes() as u64,
             });
         }
-        data.from_driver.read_exact(&mut segment)?;
-        if u32_at(&segment, 12) & !allowed_flags != 0 {
+        let segment: Segment = read(&mut data.from_driver)?;
+        if segment.flags & !allowed_flags != 0 {
             return Err(Refusal::Unsupported(kind));
         }
-        let len = u64::from(u32_at(&segment, 8)) * SECTOR;
-        self.on_disk(u64_at(&segment, 0), len, u64::from(max) * SECTOR)
+        let len = u64::from(segment.sectors) * SECTOR;
+        self.on_disk(segment.sector, len, u64::from(max) * SECTOR)
     }
 
     /// Does the next pieces, one at least. Returns whether they were the last.
@@ -321,10 +336,9 @@ impl Data<'_> {
     }
 }
 
-fn u32_at(bytes: &[u8; 16], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8; 16], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+/// Reads what the driver has put there, once.
+fn read<T: FromBytes + IntoBytes>(from: &mut Reader<'_>) -> io::Result<T> {
+    let mut value = T::new_zeroed();
+    from.read_exact(value.as_mut_bytes())?;
+    Ok(value)
 }

@@ -4,11 +4,11 @@
 //! something can be done about it: the client's input while there is room for
 //! it, the client's output while there is some.
 
+use crate::sys::epoll::{Epoll, EventFlags};
 use crate::sys::peer::Peers;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// Bytes typed that wait for the guest.
@@ -17,9 +17,13 @@ const INPUT_MAX: usize = 4096;
 /// detached: the guest never waits for a terminal, and the log has everything.
 const OUTPUT_MAX: usize = 1 << 20;
 
+/// The events of the listener and of the client. Which it was makes no difference.
+const LISTENER: u64 = 0;
+const CLIENT: u64 = 1;
+
 #[derive(Debug)]
 pub(super) struct Clients {
-    epoll: OwnedFd,
+    epoll: Epoll,
     listener: UnixListener,
     peers: Peers,
     client: Option<Client>,
@@ -38,8 +42,8 @@ struct Client {
 impl Clients {
     pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &listener, EventData::new_u64(0), EventFlags::IN)?;
+        let epoll = Epoll::new()?;
+        epoll.add(&listener, LISTENER, EventFlags::IN)?;
         Ok(Self {
             epoll,
             listener,
@@ -111,11 +115,11 @@ impl Clients {
         interest.set(EventFlags::IN, self.input.len() < INPUT_MAX);
         interest.set(EventFlags::OUT, !client.output.is_empty());
         if interest != client.interest {
-            let (epoll, stream, data) = (&self.epoll, &client.stream, EventData::new_u64(1));
+            let (epoll, stream) = (&self.epoll, &client.stream);
             match (client.interest.is_empty(), interest.is_empty()) {
-                (true, _) => epoll::add(epoll, stream, data, interest)?,
-                (_, true) => epoll::delete(epoll, stream)?,
-                _ => epoll::modify(epoll, stream, data, interest)?,
+                (true, _) => epoll.add(stream, CLIENT, interest)?,
+                (_, true) => epoll.delete(stream)?,
+                _ => epoll.modify(stream, CLIENT, interest)?,
             }
             client.interest = interest;
         }

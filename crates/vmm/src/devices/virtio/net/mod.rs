@@ -34,6 +34,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 use wake::Wake;
+use zerocopy::{Immutable, IntoBytes};
 
 /// The ring whose buffers the driver gives us to fill with frames (5.1.2).
 const RECEIVE: usize = 0;
@@ -168,6 +169,14 @@ impl Net {
     }
 }
 
+/// `struct virtio_net_config` (5.1.4) as far as the features go, little-endian, as our hosts are.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Config {
+    mac: [u8; 6],
+    status: u16,
+}
+
 /// What came of moving frames one way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Moved {
@@ -190,12 +199,12 @@ impl VirtioDevice for Net {
         FEATURES.iter().fold(0, |all, feature| all | 1 << feature)
     }
 
-    /// `struct virtio_net_config` (5.1.4): address and status.
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = [0; 8];
-        config[..6].copy_from_slice(&self.mac.0);
-        config[6..].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
-        ring::read_config(&config, offset, data);
+        let config = Config {
+            mac: self.mac.0,
+            status: VIRTIO_NET_S_LINK_UP as u16,
+        };
+        ring::read_config(config.as_bytes(), offset, data);
     }
 
     fn activate(&mut self, features: u64) {

@@ -4,11 +4,13 @@ use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
 use crate::memory::GuestMemoryMmap;
 use crate::sys::tap::{HEADER_LEN, Tap};
 use std::io::Write;
+use std::mem::offset_of;
 use std::time::Duration;
+use virtio_bindings::virtio_net::virtio_net_hdr_v1;
 use virtio_queue::{Queue, QueueT};
 
-/// Where `num_buffers` is in the header (5.1.6).
-const NUM_BUFFERS: usize = 10;
+/// Where the number of buffers is in the header (5.1.6).
+const NUM_BUFFERS: usize = offset_of!(virtio_net_hdr_v1, num_buffers);
 
 /// Puts frames into the ring.
 #[derive(Debug)]

@@ -1,13 +1,13 @@
 //! What wakes a network card: frames that come, and time that passes.
 
+use crate::sys::epoll::{Epoll, EventFlags};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Readable when a frame has come to an empty TAP, or when it is time. Both are told
 /// once: whoever cannot take a frame now need not stop to be told.
@@ -25,27 +25,20 @@ impl Wake {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let all = Epoll::new()?;
-        for (fd, token) in [(tap, FRAMES), (timer.as_fd(), TIMER)] {
-            let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, token);
-            all.ctl(ControlOperation::Add, fd.as_raw_fd(), event)?;
+        for (fd, number) in [(tap, FRAMES), (timer.as_fd(), TIMER)] {
+            all.add(fd, number, EventFlags::IN | EventFlags::ET)?;
         }
         Ok(Self { all, timer })
     }
 
     pub(super) fn events(&self) -> BorrowedFd<'_> {
-        // SAFETY: `all` lives as long as the result, and closes its descriptor only when
-        // it goes.
-        unsafe { BorrowedFd::borrow_raw(self.all.as_raw_fd()) }
+        self.all.as_fd()
     }
 
     /// Takes what there was to tell; whether frames have come.
     pub(super) fn take(&self) -> io::Result<bool> {
-        let mut events = [EpollEvent::default(); 2];
-        let count = match self.all.wait(0, &mut events) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            result => result?,
-        };
-        Ok(events[..count].iter().any(|event| event.data() == FRAMES))
+        let mut events = self.all.wait::<2>(Some(Duration::ZERO))?;
+        Ok(events.any(|(number, _)| number == FRAMES))
     }
 
     /// Sets the timer.

@@ -15,7 +15,7 @@
 use super::credit::{self, Incoming, Outgoing};
 use super::host_stream::HostStream;
 use super::packet::{HOST_CID, Header, TYPE_STREAM, op, shutdown};
-use rustix::event::epoll::EventFlags;
+use crate::sys::epoll::EventFlags;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;

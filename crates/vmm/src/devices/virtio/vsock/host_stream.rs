@@ -4,7 +4,7 @@
 //! a call says `EAGAIN`. So a stream that cannot be served now (no credit, no buffers in the
 //! ring) costs nothing while it waits.
 
-use rustix::event::epoll::EventFlags;
+use crate::sys::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use std::os::fd::{AsFd, BorrowedFd};

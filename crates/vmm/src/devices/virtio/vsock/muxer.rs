@@ -10,7 +10,7 @@ use super::handle::Command;
 use super::listener::{Greeter, Greeting, Listener};
 use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
 use super::poller::{Poller, Source};
-use rustix::event::epoll::EventFlags;
+use crate::sys::epoll::EventFlags;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

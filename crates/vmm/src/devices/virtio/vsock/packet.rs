@@ -1,11 +1,13 @@
 //! The packet header (5.10.6) and its constants.
 //!
-//! Our own parser and not the crate `virtio-vsock`: that one takes payload from
+//! Not those of the crate `virtio-vsock` (0.12): its packet takes payload from
 //! a single descriptor only, while Linux sends large packets (and `MSG_ZEROCOPY`)
-//! as one descriptor for every fragment.
+//! as one descriptor for every fragment; and its header and constants cannot be had alone.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, transmute};
 
 /// Length of a [`Header`] on the ring, in bytes.
-pub(super) const HEADER_LEN: usize = 44;
+pub(super) const HEADER_LEN: usize = size_of::<Header>();
 
 /// The host's well-known CID (5.10.4).
 pub(super) const HOST_CID: u64 = 2;
@@ -41,8 +43,9 @@ pub(super) mod shutdown {
     pub(in super::super) const BOTH: u32 = RECEIVE | SEND;
 }
 
-/// `struct virtio_vsock_hdr`, all fields little-endian on the ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// `struct virtio_vsock_hdr`, as it is on the ring: little-endian, as our hosts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C, packed(4))]
 pub(super) struct Header {
     pub(super) src_cid: u64,
     pub(super) dst_cid: u64,
@@ -62,35 +65,11 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
-        let mut fields = Fields(bytes);
-        Self {
-            src_cid: u64::from_le_bytes(fields.take()),
-            dst_cid: u64::from_le_bytes(fields.take()),
-            src_port: u32::from_le_bytes(fields.take()),
-            dst_port: u32::from_le_bytes(fields.take()),
-            len: u32::from_le_bytes(fields.take()),
-            kind: u16::from_le_bytes(fields.take()),
-            op: u16::from_le_bytes(fields.take()),
-            flags: u32::from_le_bytes(fields.take()),
-            buf_alloc: u32::from_le_bytes(fields.take()),
-            fwd_cnt: u32::from_le_bytes(fields.take()),
-        }
+        transmute!(*bytes)
     }
 
     pub(super) fn to_bytes(self) -> [u8; HEADER_LEN] {
-        let mut bytes = [0; HEADER_LEN];
-        let mut rest = &mut bytes[..];
-        put(&mut rest, &self.src_cid.to_le_bytes());
-        put(&mut rest, &self.dst_cid.to_le_bytes());
-        put(&mut rest, &self.src_port.to_le_bytes());
-        put(&mut rest, &self.dst_port.to_le_bytes());
-        put(&mut rest, &self.len.to_le_bytes());
-        put(&mut rest, &self.kind.to_le_bytes());
-        put(&mut rest, &self.op.to_le_bytes());
-        put(&mut rest, &self.flags.to_le_bytes());
-        put(&mut rest, &self.buf_alloc.to_le_bytes());
-        put(&mut rest, &self.fwd_cnt.to_le_bytes());
-        bytes
+        transmute!(self)
     }
 
     /// The RST that answers this packet, whatever it was (5.10.6.4.2).
@@ -104,27 +83,6 @@ impl Header {
             op: op::RST,
             ..Self::default()
         }
-    }
-}
-
-/// The not yet parsed rest of a header.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut field = [0; N];
-        if let Some((head, rest)) = self.0.split_at_checked(N) {
-            field.copy_from_slice(head);
-            self.0 = rest;
-        }
-        field
-    }
-}
-
-fn put(rest: &mut &mut [u8], field: &[u8]) {
-    if let Some((head, tail)) = std::mem::take(rest).split_at_mut_checked(field.len()) {
-        head.copy_from_slice(field);
-        *rest = tail;
     }
 }
 

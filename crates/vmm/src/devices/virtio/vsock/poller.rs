@@ -1,15 +1,15 @@
 //! What on the host the connections of a guest wait for, in one epoll: commands, clients,
 //! streams and time.
 
-use rustix::event::epoll::{self, EventFlags};
+use crate::sys::epoll::{Epoll, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
-use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most events taken from epoll by one call.
 const EVENTS: usize = 256;
@@ -30,8 +30,8 @@ pub(super) enum Source {
 impl Source {
     pub(super) const FIRST_STREAM: u64 = 3;
 
-    fn from_data(data: epoll::EventData) -> Self {
-        match data.u64() {
+    fn from_number(number: u64) -> Self {
+        match number {
             0 => Self::Wake,
             1 => Self::Timer,
             2 => Self::Listener,
@@ -39,19 +39,19 @@ impl Source {
         }
     }
 
-    fn data(self) -> epoll::EventData {
-        epoll::EventData::new_u64(match self {
+    fn number(self) -> u64 {
+        match self {
             Self::Wake => 0,
             Self::Timer => 1,
             Self::Listener => 2,
             Self::Stream(stream) => stream,
-        })
+        }
     }
 }
 
 /// See the module's documentation.
 pub(super) struct Poller {
-    epoll: OwnedFd,
+    epoll: Epoll,
     /// Written by handles.
     wake: Arc<OwnedFd>,
     /// Ticks once a second while something waits with a time limit.
@@ -65,14 +65,14 @@ impl Poller {
     /// # Errors
     /// When the process is out of descriptors.
     pub(super) fn new() -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = Epoll::new()?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         )?;
-        epoll::add(&epoll, &wake, Source::Wake.data(), EventFlags::IN)?;
-        epoll::add(&epoll, &timer, Source::Timer.data(), EventFlags::IN)?;
+        epoll.add(&wake, Source::Wake.number(), EventFlags::IN)?;
+        epoll.add(&timer, Source::Timer.number(), EventFlags::IN)?;
         Ok(Self {
             epoll,
             wake: Arc::new(wake),
@@ -95,15 +95,8 @@ impl Poller {
     /// # Errors
     /// When epoll fails.
     pub(super) fn events(&self) -> io::Result<impl Iterator<Item = (Source, EventFlags)> + use<>> {
-        let mut buffer = Vec::with_capacity(EVENTS);
-        let spare = rustix::buffer::spare_capacity(&mut buffer);
-        match epoll::wait(&self.epoll, spare, Some(&Timespec::default())) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(buffer
-            .into_iter()
-            .map(|event: epoll::Event| (Source::from_data(event.data), event.flags)))
+        let events = self.epoll.wait::<EVENTS>(Some(Duration::ZERO))?;
+        Ok(events.map(|(number, flags)| (Source::from_number(number), flags)))
     }
 
     /// Takes notice of a [`Source::Wake`].
@@ -119,26 +112,22 @@ impl Poller {
     /// Watches for clients of `listener`; false when the host has no memory for it.
     #[must_use]
     pub(super) fn watch_listener(&self, listener: impl AsFd) -> bool {
-        epoll::add(
-            &self.epoll,
-            listener,
-            Source::Listener.data(),
-            EventFlags::IN,
-        )
-        .is_ok()
+        let number = Source::Listener.number();
+        self.epoll.add(listener, number, EventFlags::IN).is_ok()
     }
 
     /// Watches a stream, edge-triggered; false when the host has no memory for it.
     #[must_use]
     pub(super) fn watch_stream(&self, id: u64, stream: BorrowedFd<'_>) -> bool {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, stream, Source::Stream(id).data(), flags).is_ok()
+        let number = Source::Stream(id).number();
+        self.epoll.add(stream, number, flags).is_ok()
     }
 
     /// Watches a stream no more.
     pub(super) fn forget_stream(&self, stream: BorrowedFd<'_>) {
         // It fails only when the stream is not watched.
-        let _ = epoll::delete(&self.epoll, stream);
+        let _ = self.epoll.delete(stream);
     }
 
     pub(super) fn start_ticking(&mut self) {

@@ -1,6 +1,8 @@
 mod model;
 mod preemption;
 
+use super::clusters::CLUSTER;
+use super::disk::SECTOR;
 use super::*;
 use crate::devices::virtio::testing::Driver;
 use std::fs::File;

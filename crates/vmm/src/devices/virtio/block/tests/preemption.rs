@@ -2,6 +2,7 @@
 //! time: pieces are counted, and a backend waits until it is let go on.
 
 use super::super::base::Watch;
+use super::super::disk::SECTOR;
 use super::super::*;
 use crate::bus::SharedBusDevice;
 use crate::devices::confinement::Names;
