@@ -46,7 +46,7 @@ pub struct Place {
     pub protocol: Option<Protocol>,
 }
 
-/// Why a policy cannot be one. (Who writes it in words is told more.)
+/// Why a policy cannot be one. (Who writes it in entries is told more.)
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEgress {
     /// Too many destinations.
@@ -63,27 +63,27 @@ impl Egress {
     /// Most destinations, for each is looked at for every new connection.
     pub const MOST: usize = 64;
 
-    /// What the words of a user mean in all, each `all`, `none` or a [`Destination`].
+    /// What the entries of a user mean in all, each `all`, `none` or a [`Destination`].
     ///
     /// # Errors
     /// What is wrong with them, in one line.
-    pub fn of<S: AsRef<str>>(words: &[S]) -> Result<Self, String> {
-        match words {
+    pub fn of<S: AsRef<str>>(entries: &[S]) -> Result<Self, String> {
+        match entries {
             [] => return Ok(Self::All),
-            [word] if word.as_ref() == "all" => return Ok(Self::All),
-            [word] if word.as_ref() == "none" => return Ok(Self::Only(Vec::new())),
+            [entry] if entry.as_ref() == "all" => return Ok(Self::All),
+            [entry] if entry.as_ref() == "none" => return Ok(Self::Only(Vec::new())),
             _ => {}
         }
-        if words.len() > Self::MOST {
+        if entries.len() > Self::MOST {
             return Err(format!(
                 "{} destinations are too many: name up to {}, such as whole networks",
-                words.len(),
+                entries.len(),
                 Self::MOST
             ));
         }
-        let destinations = words.iter().map(|word| match word.as_ref() {
-            word @ ("all" | "none") => Err(format!("'{word}' stands alone, or not at all")),
-            word => word.parse(),
+        let destinations = entries.iter().map(|entry| match entry.as_ref() {
+            entry @ ("all" | "none") => Err(format!("'{entry}' stands alone, or not at all")),
+            entry => entry.parse(),
         });
         destinations.collect::<Result<_, _>>().map(Self::Only)
     }
@@ -112,7 +112,7 @@ impl Egress {
     }
 
     /// As a user would have written it.
-    pub fn words(&self) -> Vec<String> {
+    pub fn to_strings(&self) -> Vec<String> {
         match self {
             Self::All => vec!["all".to_owned()],
             Self::Only(destinations) if destinations.is_empty() => vec!["none".to_owned()],
@@ -263,10 +263,10 @@ mod tests {
         assert_eq!(Egress::of::<&str>(&[]), Ok(Egress::All));
         assert_eq!(Egress::of(&["all"]), Ok(Egress::All));
         assert_eq!(Egress::of(&["none"]), Ok(Egress::Only(Vec::new())));
-        let words = ["dns", "host", "public", "10.0.0.0/8", "1.2.3.4:443/tcp"];
-        assert_eq!(Egress::of(&words).unwrap().words(), words);
-        for words in [["dns", "none"], ["all", "host"]] {
-            assert!(Egress::of(&words).unwrap_err().contains("alone"));
+        let entries = ["dns", "host", "public", "10.0.0.0/8", "1.2.3.4:443/tcp"];
+        assert_eq!(Egress::of(&entries).unwrap().to_strings(), entries);
+        for entries in [["dns", "none"], ["all", "host"]] {
+            assert!(Egress::of(&entries).unwrap_err().contains("alone"));
         }
         assert!(Egress::of(&["dns"; 65]).unwrap_err().contains("too many"));
     }

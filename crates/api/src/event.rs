@@ -14,13 +14,13 @@ pub struct Event {
     pub vm: VmName,
     /// What.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// Its machine runs: it boots, or it is a clone of `parent`.
     Started {
         /// Name of its image.
@@ -60,14 +60,14 @@ pub enum What {
     Removed,
 }
 
-impl What {
+impl EventKind {
     /// Whether the VM has ended by it.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Stopped | Self::Failed { .. } | Self::Removed)
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started {
@@ -106,11 +106,14 @@ mod tests {
     #[test]
     fn an_event_is_one_flat_document() {
         let name = |name: &str| VmName::new(name).unwrap();
-        for (what, rest) in [
-            (What::Paused, r#""event":"paused""#),
-            (What::Exited { status: 3 }, r#""event":"exited","status":3"#),
+        for (kind, rest) in [
+            (EventKind::Paused, r#""event":"paused""#),
             (
-                What::Forked {
+                EventKind::Exited { status: 3 },
+                r#""event":"exited","status":3"#,
+            ),
+            (
+                EventKind::Forked {
                     clones: vec![name("p-1")],
                     failed: 1,
                 },
@@ -120,7 +123,7 @@ mod tests {
             let event = Event {
                 time_unix_ms: 1,
                 vm: name("p"),
-                what,
+                kind,
             };
             let line = serde_json::to_string(&event).unwrap();
             assert_eq!(line, format!(r#"{{"time_unix_ms":1,"vm":"p",{rest}}}"#));

@@ -18,8 +18,8 @@ pub struct Client {
     name: VmName,
     stream: BufReader<UnixStream>,
     /// Whether we have said who we are, and the VM has.
-    has_greeted: bool,
-    is_greeted: bool,
+    greeting_sent: bool,
+    greeting_received: bool,
 }
 
 /// Why a VM could not be asked, or did not do it.
@@ -101,12 +101,12 @@ impl Client {
     /// [`ClientError::Unknown`], [`ClientError::NotRunning`], or the socket's.
     pub fn connect(dir: &VmDir) -> Result<Self, ClientError> {
         let name = dir.name().clone();
-        match connect::within(&dir.control_socket(), CONNECT) {
+        match connect::within(&dir.control_socket(), CONNECT_TIMEOUT) {
             Ok(stream) => Ok(Self {
                 name,
                 stream: BufReader::new(stream),
-                has_greeted: false,
-                is_greeted: false,
+                greeting_sent: false,
+                greeting_received: false,
             }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::Silent { name })
@@ -151,17 +151,17 @@ impl Client {
 
     /// Asks. The [answer](Self::answer) may be waited for later.
     fn send<A: Ask>(&mut self, request: A) -> Result<(), ClientError> {
-        let mut lines = match self.has_greeted {
+        let mut lines = match self.greeting_sent {
             true => Vec::new(),
             false => lines::greeting(),
         };
-        self.has_greeted = true;
+        self.greeting_sent = true;
         let request: Request = request.into();
         lines.extend(line_of(&request));
         // A request is small, but the process may stand still.
         let stream = self.stream.get_mut();
         let sent = stream
-            .set_write_timeout(Some(CONNECT))
+            .set_write_timeout(Some(CONNECT_TIMEOUT))
             .and_then(|()| stream.write_all(&lines));
         match sent {
             // It may have said why before it closed the connection.
@@ -172,10 +172,10 @@ impl Client {
 
     /// The answer to what was asked, waited for until `deadline`, if there is one.
     fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
-        if !self.is_greeted {
+        if !self.greeting_received {
             let line = self.line(deadline)?;
             match lines::hello_in(line.as_bytes()) {
-                Some(hello) if hello.is_understood() => self.is_greeted = true,
+                Some(hello) if hello.is_understood() => self.greeting_received = true,
                 vm => {
                     let name = self.name.clone();
                     return Err(ClientError::OtherVersion { name, vm });
@@ -228,15 +228,15 @@ impl Client {
 }
 
 /// How long a process may take to notice that it is asked something.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the processes of VMs may take to tell about themselves.
-const INFO: Duration = Duration::from_millis(700);
+const INFO_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// What there is to know about each of these VMs, all within a second: they are asked at the
 /// same time.
 pub fn infos(dirs: &[VmDir]) -> Vec<Result<VmInfo, ClientError>> {
-    let deadline = Instant::now() + INFO;
+    let deadline = Instant::now() + INFO_TIMEOUT;
     let asked: Vec<_> = dirs.iter().map(|dir| ask_for_info(dir, deadline)).collect();
     let asked = dirs.iter().zip(asked);
     asked
@@ -263,7 +263,7 @@ impl VmDir {
     /// # Errors
     /// [`ClientError`].
     pub fn info(&self) -> Result<VmInfo, ClientError> {
-        let deadline = Instant::now() + INFO;
+        let deadline = Instant::now() + INFO_TIMEOUT;
         self.info_from(ask_for_info(self, deadline), deadline)
     }
 
@@ -279,10 +279,10 @@ impl VmDir {
                 ClientError::NotRunning { .. }
                 | ClientError::Connection { .. }
                 | ClientError::Silent { .. },
-            ) => self.left_info(),
+            ) => self.recorded_info(),
             // What it keeps on disk can be read all the same.
             Err(error @ ClientError::OtherVersion { .. }) => {
-                let mut info = self.left_info()?;
+                let mut info = self.recorded_info()?;
                 info.status.error.get_or_insert_with(|| error.to_string());
                 Ok(info)
             }
@@ -291,7 +291,7 @@ impl VmDir {
     }
 
     /// What the VM told about itself last.
-    pub(crate) fn left_info(&self) -> Result<VmInfo, ClientError> {
+    pub(crate) fn recorded_info(&self) -> Result<VmInfo, ClientError> {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };

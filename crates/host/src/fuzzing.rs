@@ -44,7 +44,7 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let identity = identity::booted(&spec.name).expect("randomness");
     let new = || {
         Box::new(NewVm {
-            info: record::born(spec, &identity, None),
+            info: record::initial_info(spec, &identity, None),
             spec: spec.clone(),
             identity: identity.clone(),
             logged: 7,
@@ -71,7 +71,7 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         },
     };
     let touched = vec![0..0x1000, 0x8000..0xa000];
-    let info = Box::new(record::born(spec, &identity, None));
+    let info = Box::new(record::initial_info(spec, &identity, None));
     vec![
         (0, encode(&shell)),
         (1, encode(&Order::Boot(new()))),
@@ -100,7 +100,7 @@ pub fn pool_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         shells: vec![run_dir.shell(&spec.name); 2],
     };
     vec![
-        (0, encode(&Request::Keep(Shape::of(spec)))),
+        (0, encode(&Request::Register(Shape::of(spec)))),
         (0, encode(&Request::Take(3))),
         (0, encode(&Request::Preload(preload.to_vec()))),
         (0, encode(&Request::Warm(3))),

@@ -57,7 +57,7 @@ pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch
     secrets.check()?;
     let claim = config.run_dir.claim(&spec.name)?;
     let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
-    let info = record::born(spec, &identity, None);
+    let info = record::initial_info(spec, &identity, None);
     let shape = Shape::of(spec);
     let launcher =
         LauncherEnd::spawn(config, claim, &shape, false).map_err(LaunchError::Process)?;

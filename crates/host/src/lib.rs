@@ -30,7 +30,7 @@
 //! | [`pool`] | shells in stock |
 //! | [`client`], [`lines`] | asking a VM's process |
 //! | [`events`] | being told what happens to VMs |
-//! | [`life`] | ending VMs |
+//! | [`lifecycle`] | ending VMs |
 //! | [`agent`] | asking the agent in its guest |
 //! | [`identity`], [`record`] | what sets a VM apart, and what it tells of itself |
 #![forbid(unsafe_code)]
@@ -45,7 +45,7 @@ pub mod fuzzing;
 pub mod handover;
 pub mod identity;
 pub mod launch;
-pub mod life;
+pub mod lifecycle;
 pub mod lines;
 pub mod pool;
 pub mod program;

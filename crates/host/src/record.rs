@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// A VM as it begins.
-pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
+pub fn initial_info(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
     let command = match &spec.guest {
         Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
         Guest::Nano { .. } => None,
@@ -26,7 +26,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         cid: identity.cid,
         machine_id: identity.machine_id.to_string(),
         net: kind.map(|kind| kind.mode),
-        egress: kind.map(|kind| kind.egress.words()),
+        egress: kind.map(|kind| kind.egress.to_strings()),
         created_unix_ms: hyperfork_sys::clock::unix_ms(),
         max_forks: spec.max_forks,
         command,
@@ -42,7 +42,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
 ///
 /// # Errors
 /// The file system's.
-pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+pub fn write_info(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
     fault::point("clone.record")?;
     let path = dir.info_path();
     let temporary = path.with_extension("json.new");
@@ -55,7 +55,7 @@ pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's.
-pub fn keep_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
+pub fn write_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(dir.token_path())?;

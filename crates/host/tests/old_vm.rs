@@ -5,7 +5,7 @@
 
 use hyperfork_api::control::{Fork, Pause, Stop, WaitExit};
 use hyperfork_api::{Code, VmName, VmState};
-use hyperfork_host::life::{remove_by_force, stop};
+use hyperfork_host::lifecycle::{remove_by_force, stop};
 use hyperfork_host::{Client, ClientError, RunDir, VmDir, client};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};

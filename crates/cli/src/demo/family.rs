@@ -6,7 +6,7 @@ use crate::verbs::{boot, fork_vm, free_name_like};
 use anyhow::Context;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Bytes, ForkReport, Secrets, VmInfo, VmName, VmSpec, control};
-use hyperfork_host::{VmDir, life};
+use hyperfork_host::{VmDir, lifecycle};
 
 /// A VM and its clones. Dropping it ends and removes all of them.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Drop for Family<'_> {
     fn drop(&mut self) {
         for dir in self.members() {
             // One that went by itself needs no removal.
-            let _ = life::remove_by_force(&dir);
+            let _ = lifecycle::remove_by_force(&dir);
         }
     }
 }

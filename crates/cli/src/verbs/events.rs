@@ -16,7 +16,7 @@ pub(crate) fn run(args: Events) -> anyhow::Result<u8> {
             Ok(event) if args.json => ui::line(serde_json::to_string(&event)?)?,
             Ok(event) => {
                 let time = utc(event.time_unix_ms);
-                ui::line(format_args!("{time} {} {}", event.vm, event.what))?;
+                ui::line(format_args!("{time} {} {}", event.vm, event.kind))?;
             }
             // The others go on.
             Err(error) => ui::error(&error.into()),

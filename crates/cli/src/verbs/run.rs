@@ -15,7 +15,7 @@ use hyperfork_api::guest::{Command, Request, Stream};
 use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
 use hyperfork_host::agent::{Agent, AgentError};
-use hyperfork_host::life::{self, EndError};
+use hyperfork_host::lifecycle::{self, EndError};
 use hyperfork_host::{Client, ClientError, Config, VmDir};
 use hyperfork_vmm::kvm::Host;
 use std::fs;
@@ -350,13 +350,13 @@ fn pass_signals_on(dir: VmDir, interrupt: Interrupt) -> thread::JoinHandle<()> {
         if told.is_ok() {
             interrupt.next();
         }
-        let _ = life::stop(&dir, Duration::ZERO);
+        let _ = lifecycle::stop(&dir, Duration::ZERO);
     })
 }
 
 /// Ends the VM, if it has not ended, and removes it where that was asked for.
 fn leave(dir: &VmDir, remove: bool) -> anyhow::Result<()> {
-    match life::stop(dir, GRACE) {
+    match lifecycle::stop(dir, GRACE) {
         Ok(()) => {}
         // Somebody else removed it.
         Err(EndError::Client(ClientError::Unknown { .. })) => return Ok(()),

@@ -15,11 +15,11 @@ pub(super) struct RunDirWatch(OwnedFd);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// A VM has this name now.
-    Came(VmName),
+    Added(VmName),
     /// It has it no more.
-    Went(VmName),
+    Removed(VmName),
     /// More than the kernel keeps.
-    Missed,
+    Overflow,
 }
 
 impl RunDirWatch {
@@ -44,7 +44,7 @@ impl RunDirWatch {
             };
             let flags = event.events();
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                changes.push(Change::Missed);
+                changes.push(Change::Overflow);
                 continue;
             }
             let name = event.file_name().and_then(|name| name.to_str().ok());
@@ -53,9 +53,9 @@ impl RunDirWatch {
                 continue;
             };
             if flags.contains(ReadFlags::MOVED_TO) {
-                changes.push(Change::Came(name));
+                changes.push(Change::Added(name));
             } else if flags.contains(ReadFlags::MOVED_FROM) {
-                changes.push(Change::Went(name));
+                changes.push(Change::Removed(name));
             }
         }
     }

@@ -142,8 +142,8 @@ impl LauncherEnd {
     /// The pages, as ranges of bytes, that the VM has written until it was released: its
     /// last message. None, where it has none or does not say.
     pub fn touched(&self, within: Duration) -> Vec<Range<usize>> {
-        let told = fault::point("fork.touched");
-        match told.and_then(|()| receive_within(&self.socket, within)) {
+        let allowed = fault::point("fork.touched");
+        match allowed.and_then(|()| receive_within(&self.socket, within)) {
             Ok(Some((Touched(touched), _))) => touched,
             _ => Vec::new(),
         }
@@ -153,7 +153,7 @@ impl LauncherEnd {
     pub fn progress(&self) -> Progress {
         match receive::<Progress>(&self.socket) {
             Ok(Some((progress, _))) => progress,
-            Ok(None) => Progress::Failed(self.last_words()),
+            Ok(None) => Progress::Failed(self.error_from_log()),
             Err(error) => Progress::Failed(Error::because(
                 Code::Internal,
                 "its process says what makes no sense",
@@ -165,7 +165,7 @@ impl LauncherEnd {
     /// The last report of a process that has ended, or is about to.
     pub fn last_report(&self) -> Option<Progress> {
         let mut last = None;
-        while let Ok(Some((progress, _))) = receive_within(&self.socket, LAST_WORDS) {
+        while let Ok(Some((progress, _))) = receive_within(&self.socket, REPORT_TIMEOUT) {
             last = Some(progress);
         }
         last
@@ -210,11 +210,11 @@ impl LauncherEnd {
     pub fn end_all(launchers: impl IntoIterator<Item = Self>) {
         // One that was not released takes the closed socket for its end.
         let dirs: Vec<_> = launchers.into_iter().map(|launcher| launcher.dir).collect();
-        let mut left = await_end(dirs.clone(), ORDERLY);
+        let mut left = await_end(dirs.clone(), SHUTDOWN_TIMEOUT);
         for dir in &left {
             let _ = dir.kill();
         }
-        left = await_end(left, KILLED);
+        left = await_end(left, KILL_TIMEOUT);
         for dir in dirs {
             if left.contains(&dir) {
                 note!("{} does not end, even when it is killed", dir.name());
@@ -225,19 +225,19 @@ impl LauncherEnd {
         }
     }
 
-    fn last_words(&self) -> Error {
+    fn error_from_log(&self) -> Error {
         let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
-        let words = match log.lines().rfind(|line| !line.is_empty()) {
+        let message = match log.lines().rfind(|line| !line.is_empty()) {
             Some(line) => format!("its process ended: {line}"),
             None => "its process ended unexpectedly".to_owned(),
         };
-        Error::new(Code::Internal, words)
+        Error::new(Code::Internal, message)
     }
 }
 
 /// How long a process may take to end by itself.
-const ORDERLY: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a process that was killed.
-const KILLED: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a process whose socket is closed may take to say why.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const REPORT_TIMEOUT: Duration = Duration::from_millis(100);

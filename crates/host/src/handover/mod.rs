@@ -116,7 +116,7 @@ pub enum Progress {
 
 /// How a launcher lets go of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LetGo {
+pub enum LaunchOutcome {
     /// It has seen the VM ready, which lives by itself from now on.
     Released,
     /// It is gone, or wants no VM after all.

@@ -1,6 +1,6 @@
 //! The end of the VM's process.
 
-use super::{BuildShell, LetGo, Order, Progress, Touched, receive, send};
+use super::{BuildShell, LaunchOutcome, Order, Progress, Touched, receive, send};
 use crate::run_dir::Claim;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{self as api, Code};
@@ -57,7 +57,7 @@ impl VmEnd {
     }
 
     /// Says how far the VM is. A launcher that is gone is noticed by
-    /// [`let_go`](Self::let_go).
+    /// [`poll_outcome`](Self::poll_outcome).
     pub fn report(&self, progress: &Progress) {
         let _ = fault::point("clone.report").and_then(|()| send(&self.socket, progress, &[]));
     }
@@ -76,24 +76,24 @@ impl VmEnd {
     }
 
     /// Waits until the launcher has let go of the VM.
-    pub fn await_release(&self) {
+    pub fn await_outcome(&self) {
         // What is wrong with the socket is found by the receiver.
         let _ = scm::await_message(&self.socket);
     }
 
     /// Whether the launcher has let go of the VM by now.
-    pub fn let_go(&self) -> Option<LetGo> {
+    pub fn poll_outcome(&self) -> Option<LaunchOutcome> {
         match scm::receive_within(&self.socket, Duration::ZERO) {
-            Ok(Some(_)) => Some(LetGo::Released),
+            Ok(Some(_)) => Some(LaunchOutcome::Released),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
-            Ok(None) | Err(_) => Some(LetGo::Abandoned),
+            Ok(None) | Err(_) => Some(LaunchOutcome::Abandoned),
         }
     }
 
     /// Says which pages the VM has written so far.
     pub fn report_touched(&self, touched: Vec<Range<usize>>) {
-        let told = fault::point("clone.touched");
-        let _ = told.and_then(|()| send(&self.socket, &Touched(touched), &[]));
+        let allowed = fault::point("clone.touched");
+        let _ = allowed.and_then(|()| send(&self.socket, &Touched(touched), &[]));
     }
 
     /// Another handle to the same end.

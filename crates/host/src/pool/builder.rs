@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 /// How long a process may take to build its shell; usually it is 8 ms.
-const BUILDING: Duration = Duration::from_secs(60);
+const BUILD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a shell is not there.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ impl Stock {
     fn shell(&self, config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
         let claim = config.run_dir.nameless()?;
         let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
-        self.holds(&launcher);
+        self.building(&launcher);
         match built(&launcher) {
             Ok(()) => Ok(launcher),
             Err(error) => {
@@ -80,7 +80,7 @@ impl Stock {
 
 fn built(launcher: &LauncherEnd) -> Result<(), NoShell> {
     // One that was stopped before it was held has not been noticed.
-    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILDING)? {
+    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILD_TIMEOUT)? {
         return Err(NoShell::Silent);
     }
     match launcher.progress() {

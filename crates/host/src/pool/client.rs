@@ -30,14 +30,14 @@ pub struct PendingTake {
 }
 
 /// How long a pool usually takes at most to come up; then another is started.
-const COMING_UP: Duration = Duration::from_millis(500);
+const START_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long it is tried.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pool that lives may take to answer a fork, which can do without it. It is in
 /// the way of everything else that is asked of the VM.
-const ANSWER: Duration = Duration::from_millis(300);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long building shells may take for a caller who waits for just that.
-const WARMING: Duration = Duration::from_secs(600);
+const WARM_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Pool {
     /// Connects, and starts the pool if there is none; `None` when the caller wants none.
@@ -54,8 +54,8 @@ impl Pool {
         let socket = loop {
             match UnixStream::connect(dir.socket()) {
                 Ok(socket) => break socket,
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error),
-                Err(_) if started.is_some_and(|at| at.elapsed() < COMING_UP) => {
+                Err(error) if begun.elapsed() > CONNECT_TIMEOUT => return Err(error),
+                Err(_) if started.is_some_and(|at| at.elapsed() < START_TIMEOUT) => {
                     thread::sleep(Duration::from_millis(5));
                 }
                 // There is none, or the last one is just ending.
@@ -70,8 +70,8 @@ impl Pool {
             }
         };
         // A pool that does not read would have its clients wait in `send`.
-        socket.set_write_timeout(Some(ANSWER))?;
-        send(&socket, &Request::Keep(shape.clone()), &[])?;
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        send(&socket, &Request::Register(shape.clone()), &[])?;
         Ok(Some(Self { socket }))
     }
 
@@ -129,7 +129,7 @@ impl PendingTake {
     pub fn receive(self) -> io::Result<(Vec<LauncherEnd>, Pool)> {
         let mut all = Vec::new();
         for count in self.requests {
-            all.extend(self.pool.answer(ANSWER)?.into_iter().take(count));
+            all.extend(self.pool.answer(ANSWER_TIMEOUT)?.into_iter().take(count));
         }
         Ok((all, self.pool))
     }
@@ -145,7 +145,7 @@ pub fn warm(config: &Config, shape: &Shape, count: usize) -> io::Result<Option<P
         return Ok(None);
     };
     send(&pool.socket, &Request::Warm(count), &[])?;
-    pool.answer(WARMING)?;
+    pool.answer(WARM_TIMEOUT)?;
     Ok(Some(pool))
 }
 
@@ -159,7 +159,7 @@ pub fn settle(config: &Config, shape: &Shape) -> io::Result<()> {
         return Ok(());
     };
     send(&pool.socket, &Request::Settle, &[])?;
-    pool.answer(WARMING).map(drop)
+    pool.answer(WARM_TIMEOUT).map(drop)
 }
 
 /// Starts the pool's process. If there is one already, the new one ends at once.

@@ -4,7 +4,7 @@
 //! ```text
 //!   process of p                   pool                          shells
 //!   (connected while it lives)     server: answers at once       hyperfork-vm, each with
-//!      Keep(shape) ──────────────> stock: what there is          its directory under .shells,
+//!      Register(shape) ──────────> stock: what there is          its directory under .shells,
 //!      Take(n) ──────────────────> builder: fills it up,  ─────> VM, vCPUs that have run,
 //!      <──── n hand-over sockets   after a fork, not during      device lines, threads
 //! ```
@@ -41,7 +41,7 @@ const MOST_AT_ONCE: usize = 128;
 pub(crate) enum Request {
     /// First of all: I may want shells of this shape one day. Holds as long as the
     /// connection, and has no answer. All further requests are for this shape.
-    Keep(Shape),
+    Register(Shape),
     /// Give me as many as you have, up to this number; so many are wanted in all.
     Take(usize),
     /// Have my shells preload this memory, as long as I am connected; its descriptors come

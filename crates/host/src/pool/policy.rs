@@ -20,7 +20,7 @@ pub(super) struct PoolKey {
 #[derive(Debug, Default)]
 struct Demand {
     /// Connections that may want some.
-    interested: usize,
+    registered: usize,
     /// The most that was wanted lately.
     wanted: usize,
     /// When that was.
@@ -41,7 +41,7 @@ const FOR_A_FAMILY: usize = 1;
 /// A fork is left alone so long in any case: the next one may follow.
 pub(super) const LEAST_QUIET: Duration = Duration::from_millis(30);
 /// Demand is forgotten by half after each such time.
-const MEMORY: Duration = Duration::from_secs(30);
+const HALF_LIFE: Duration = Duration::from_secs(30);
 
 impl PoolKey {
     /// Shells of a shape with no memory preloaded.
@@ -72,14 +72,14 @@ impl Policy {
     }
 
     /// A client may want shells of this shape.
-    pub(super) fn interest(&mut self, shape: &Shape) {
-        self.demand(PoolKey::any(shape)).interested += 1;
+    pub(super) fn register(&mut self, shape: &Shape) {
+        self.demand(PoolKey::any(shape)).registered += 1;
     }
 
     /// The client is gone.
-    pub(super) fn disinterest(&mut self, shape: &Shape, client: Client) {
+    pub(super) fn unregister(&mut self, shape: &Shape, client: Client) {
         let demand = self.demand(PoolKey::any(shape));
-        demand.interested = demand.interested.saturating_sub(1);
+        demand.registered = demand.registered.saturating_sub(1);
         self.keys.remove(&PoolKey::of(client, shape));
     }
 
@@ -91,7 +91,7 @@ impl Policy {
     /// So many were wanted at once for clones of one client's VM.
     pub(super) fn forked(&mut self, shape: &Shape, client: Client, count: usize, now: Duration) {
         let demand = self.demand(PoolKey::of(client, shape));
-        demand.interested = 1;
+        demand.registered = 1;
         demand.wanted(count, now);
     }
 
@@ -127,7 +127,7 @@ impl Demand {
     }
 
     fn wanted_at(&self, now: Duration) -> usize {
-        let halvings = now.saturating_sub(self.at).as_secs() / MEMORY.as_secs();
+        let halvings = now.saturating_sub(self.at).as_secs() / HALF_LIFE.as_secs();
         self.wanted.checked_shr(halvings as u32).unwrap_or(0)
     }
 
@@ -137,7 +137,7 @@ impl Demand {
             None => FOR_ANY,
             Some(_) => FOR_A_FAMILY,
         };
-        match self.interested {
+        match self.registered {
             0 => 0,
             _ => least.max(2 * self.wanted_at(now)),
         }
@@ -181,7 +181,7 @@ mod tests {
         let one = shape(1);
         let key = PoolKey::any(&one);
         assert_eq!(target(&policy, &key, 0), 0);
-        policy.interest(&one);
+        policy.register(&one);
         assert_eq!(target(&policy, &key, 0), 2);
         policy.wanted(&one, 8, Duration::from_secs(1));
         assert_eq!(target(&policy, &key, 2), 16);
@@ -194,13 +194,13 @@ mod tests {
         let mut policy = Policy::new(100);
         let (one, client) = (shape(1), Client(7));
         let own = PoolKey::of(client, &one);
-        policy.interest(&one);
+        policy.register(&one);
         assert_eq!(target(&policy, &own, 0), 0);
         policy.forked(&one, client, 3, Duration::from_secs(1));
         assert_eq!(target(&policy, &own, 2), 6);
         assert_eq!(target(&policy, &PoolKey::any(&one), 2), 2);
         assert_eq!(target(&policy, &own, 1000), 1);
-        policy.disinterest(&one, client);
+        policy.unregister(&one, client);
         assert_eq!(target(&policy, &own, 1000), 0);
     }
 
@@ -208,9 +208,9 @@ mod tests {
     fn shells_that_no_client_can_want_any_more_are_not_kept() {
         let mut policy = Policy::new(100);
         let one = shape(1);
-        policy.interest(&one);
+        policy.register(&one);
         policy.wanted(&one, 8, Duration::ZERO);
-        policy.disinterest(&one, Client(0));
+        policy.unregister(&one, Client(0));
         assert_eq!(target(&policy, &PoolKey::any(&one), 0), 0);
     }
 
@@ -223,7 +223,7 @@ mod tests {
             let mut policy = Policy::new(most);
             for &(cpus, client, count, at) in &wants {
                 let at = Duration::from_secs(at);
-                policy.interest(&shape(cpus));
+                policy.register(&shape(cpus));
                 policy.wanted(&shape(cpus), count, at);
                 policy.forked(&shape(cpus), Client(client), count, at);
             }

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long a client may take to read an answer. What was for one that does not, ends.
-const UNREAD: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Is the pool of the run directory at `path`, until no client is connected any more.
 /// `settings` is a [`Settings`] in JSON.
@@ -114,7 +114,7 @@ impl Connection {
 
     /// Serves it until it is gone, or breaks the protocol.
     fn serve(mut self, socket: &UnixStream) {
-        let _ = socket.set_write_timeout(Some(UNREAD));
+        let _ = socket.set_write_timeout(Some(WRITE_TIMEOUT));
         while let Ok(Some((request, fds))) = receive(socket) {
             if let Err(why) = self.answer(socket, request, FdTable::new(fds)) {
                 note!("a client is sent away: {}", hyperfork_api::one_line(&why));
@@ -126,18 +126,18 @@ impl Connection {
     fn answer(&mut self, socket: &UnixStream, request: Request, fds: FdTable) -> io::Result<()> {
         let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let Some(shape) = &self.shape else {
-            let Request::Keep(shape) = request else {
+            let Request::Register(shape) = request else {
                 return Err(refused("it did not say what it wants shells for".into()));
             };
             shape
                 .check()
                 .map_err(|error| refused(hyperfork_api::one_line(&error)))?;
-            self.stock.interest(&shape);
+            self.stock.register(&shape);
             self.shape = Some(shape);
             return Ok(());
         };
         let shells = match request {
-            Request::Keep(_) => return Err(refused("it wants shells of two shapes".into())),
+            Request::Register(_) => return Err(refused("it wants shells of two shapes".into())),
             Request::Preload(hint) => {
                 self.stock.preload(shape, self.client, hint, fds);
                 return Ok(());
@@ -185,7 +185,7 @@ mod tests {
             shares: false,
             rings: Vec::new(),
         };
-        let kept = send(socket, &Request::Keep(shape), &[]);
+        let kept = send(socket, &Request::Register(shape), &[]);
         let asked = kept.and_then(|()| send(socket, &Request::Take(0), &[]));
         asked.is_ok() && matches!(receive::<Answer>(socket), Ok(Some(_)))
     }
@@ -222,12 +222,12 @@ mod tests {
             ..impossible.clone()
         };
         let without_shape = vec![Request::Take(1)];
-        let of_no_machine = vec![Request::Keep(impossible), Request::Take(1)];
+        let of_no_machine = vec![Request::Register(impossible), Request::Take(1)];
         let of_two_shapes = vec![
-            Request::Keep(possible.clone()),
-            Request::Keep(possible.clone()),
+            Request::Register(possible.clone()),
+            Request::Register(possible.clone()),
         ];
-        let too_many = vec![Request::Keep(possible), Request::Take(MOST_AT_ONCE + 1)];
+        let too_many = vec![Request::Register(possible), Request::Take(MOST_AT_ONCE + 1)];
         for requests in [without_shape, of_no_machine, of_two_shapes, too_many] {
             let client = UnixStream::connect(&path).unwrap();
             for request in requests {

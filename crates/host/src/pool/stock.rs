@@ -61,7 +61,7 @@ struct Inner {
     /// Preloads so far.
     preloaded: u64,
     /// What the builder is at, outside the stock.
-    in_work: Option<PoolKey>,
+    in_progress: Option<PoolKey>,
     /// The process of the shell that the builder is at, outside the stock.
     held: Option<u32>,
     /// Whether that has ended or stands still since.
@@ -78,12 +78,12 @@ struct Inner {
 }
 
 /// How long the pool lives with no client connected: from one command to the next.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The builder looks at what is wanted this often even when nothing happens, for demand
 /// is forgotten with time.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// After a failure the same kind is tried again so much later. Other kinds do not wait.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 impl Stock {
     pub(super) fn new(most: usize) -> Self {
@@ -93,7 +93,7 @@ impl Stock {
                 shells: HashMap::new(),
                 preloads: HashMap::new(),
                 preloaded: 0,
-                in_work: None,
+                in_progress: None,
                 held: None,
                 is_lost: false,
                 connections: 0,
@@ -117,7 +117,7 @@ impl Stock {
         let mut inner = self.inner();
         inner.connections -= 1;
         if let Some(shape) = kept {
-            inner.policy.disinterest(shape, client);
+            inner.policy.unregister(shape, client);
             // What was preloaded for it has its memory.
             let own = PoolKey::of(client, shape);
             inner.preloads.remove(&own);
@@ -143,8 +143,8 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    pub(super) fn interest(&self, shape: &Shape) {
-        self.inner().policy.interest(shape);
+    pub(super) fn register(&self, shape: &Shape) {
+        self.inner().policy.register(shape);
         self.changed.notify_all();
     }
 
@@ -158,7 +158,7 @@ impl Stock {
         let mut taken = inner.take_from(&own, count);
         taken.extend(inner.take_from(&PoolKey::any(shape), count - taken.len()));
         if taken.len() < count {
-            for key in inner.others(&own) {
+            for key in inner.other_keys(&own) {
                 taken.extend(inner.take_from(&key, count - taken.len()));
             }
         }
@@ -203,12 +203,12 @@ impl Stock {
         self.changed.notify_all();
         loop {
             let now = self.begun.elapsed();
-            let is_done = are_enough(&inner, now) && !inner.is_in_work(shape, now);
+            let is_done = are_enough(&inner, now) && !inner.is_in_progress(shape, now);
             let has_failed = inner.failed.keys().any(|key| key.shape == *shape);
             if is_done || has_failed {
                 return;
             }
-            inner = self.wait(inner, LOOK);
+            inner = self.wait(inner, POLL_INTERVAL);
         }
     }
 
@@ -217,7 +217,7 @@ impl Stock {
         let mut inner = self.inner();
         let job = inner.next_job(self.begun.elapsed());
         inner.is_lost = false;
-        (inner.in_work, inner.held) = match &job {
+        (inner.in_progress, inner.held) = match &job {
             Job::Build(key) => (Some(key.clone()), None),
             Job::Preload(key, shell, _) => (Some(key.clone()), shell.launcher.pid()),
             _ => (None, None),
@@ -226,7 +226,7 @@ impl Stock {
     }
 
     /// The builder is at the shell of this process.
-    pub(super) fn holds(&self, launcher: &LauncherEnd) {
+    pub(super) fn building(&self, launcher: &LauncherEnd) {
         let mut inner = self.inner();
         (inner.held, inner.is_lost) = (launcher.pid(), false);
     }
@@ -259,7 +259,7 @@ impl Stock {
     /// What the builder was at is done: a shell to put into stock, or none.
     pub(super) fn done(&self, key: PoolKey, mut shell: Option<Stocked>) {
         let mut inner = self.inner();
-        (inner.in_work, inner.held) = (None, None);
+        (inner.in_progress, inner.held) = (None, None);
         let lost = shell.take_if(|_| inner.is_lost);
         if shell.is_some() {
             inner.failed.remove(&key);
@@ -274,8 +274,8 @@ impl Stock {
     /// What the builder was at cannot be done.
     pub(super) fn failed(&self, key: PoolKey) {
         let mut inner = self.inner();
-        (inner.in_work, inner.held) = (None, None);
-        let again = self.begun.elapsed() + RETRY;
+        (inner.in_progress, inner.held) = (None, None);
+        let again = self.begun.elapsed() + RETRY_DELAY;
         inner.failed.insert(key, again);
         self.changed.notify_all();
     }
@@ -297,12 +297,12 @@ impl Stock {
 
 impl Inner {
     fn next_job(&mut self, now: Duration) -> Job {
-        if self.connections == 0 && now >= self.idle + IDLE {
+        if self.connections == 0 && now >= self.idle + IDLE_TIMEOUT {
             return Job::Close;
         }
-        let surplus = self.surplus(now);
-        if !surplus.is_empty() {
-            return Job::End(surplus);
+        let excess = self.excess(now);
+        if !excess.is_empty() {
+            return Job::End(excess);
         }
         let quiet = self.quiet_until.saturating_sub(now);
         if !quiet.is_zero() {
@@ -312,7 +312,7 @@ impl Inner {
             return Job::Build(key);
         }
         if self.connections == 0 {
-            return Job::Wait(IDLE);
+            return Job::Wait(IDLE_TIMEOUT);
         }
         if let Some((key, shell, preload)) = self.not_preloaded() {
             return Job::Preload(key, shell, preload);
@@ -321,7 +321,7 @@ impl Inner {
         // were not enough of it.
         let later = self.failed.values().filter(|again| **again > now);
         let again = later.map(|again| *again - now).min();
-        Job::Wait(again.unwrap_or(LOOK).min(LOOK))
+        Job::Wait(again.unwrap_or(POLL_INTERVAL).min(POLL_INTERVAL))
     }
 
     fn count(&self, key: &PoolKey) -> usize {
@@ -329,7 +329,7 @@ impl Inner {
     }
 
     /// The other kinds of the same shape, that with the most shells first.
-    fn others(&self, own: &PoolKey) -> Vec<PoolKey> {
+    fn other_keys(&self, own: &PoolKey) -> Vec<PoolKey> {
         let same = |key: &&PoolKey| key.shape == own.shape && *key != own;
         let mut others: Vec<_> = self.shells.keys().filter(same).cloned().collect();
         others.sort_by_key(|key| Reverse(self.count(key)));
@@ -363,8 +363,12 @@ impl Inner {
     }
 
     /// Whether shells of a shape have to be built yet, or have to preload.
-    fn is_in_work(&self, shape: &Shape, now: Duration) -> bool {
-        if self.in_work.as_ref().is_some_and(|key| key.shape == *shape) {
+    fn is_in_progress(&self, shape: &Shape, now: Duration) -> bool {
+        if self
+            .in_progress
+            .as_ref()
+            .is_some_and(|key| key.shape == *shape)
+        {
             return true;
         }
         let targets = self.policy.targets(now);
@@ -391,17 +395,17 @@ impl Inner {
     }
 
     /// Takes out the shells that are too many. Dropping them ends them.
-    fn surplus(&mut self, now: Duration) -> Vec<Stocked> {
+    fn excess(&mut self, now: Duration) -> Vec<Stocked> {
         let targets: HashMap<_, _> = self.policy.targets(now).into_iter().collect();
-        let mut surplus = Vec::new();
+        let mut excess = Vec::new();
         for (key, shells) in &mut self.shells {
             let target = targets.get(key).copied().unwrap_or(0);
-            surplus.extend(shells.drain(target.min(shells.len())..));
+            excess.extend(shells.drain(target.min(shells.len())..));
         }
         self.shells.retain(|_, shells| !shells.is_empty());
         let wanted: HashSet<_> = targets.into_keys().collect();
         self.failed.retain(|key, _| wanted.contains(key));
-        surplus
+        excess
     }
 }
 
@@ -429,18 +433,18 @@ mod tests {
         };
         let stock = Stock::new(10);
         stock.connected();
-        stock.interest(&shape);
+        stock.register(&shape);
         let Job::Build(key) = stock.next_job() else {
             panic!("there is none in stock");
         };
         stock.failed(key.clone());
-        assert!(matches!(stock.next_job(), Job::Wait(until) if until <= RETRY));
+        assert!(matches!(stock.next_job(), Job::Wait(until) if until <= RETRY_DELAY));
         let mut inner = stock.inner();
-        let later = RETRY + Duration::from_secs(1);
+        let later = RETRY_DELAY + Duration::from_secs(1);
         assert!(matches!(inner.next_job(later), Job::Build(again) if again == key));
         // As many as there should be, of a kind that was tried again in time.
         let shells = [shell(&socket), shell(&socket)];
         inner.shells.entry(key).or_default().extend(shells);
-        assert!(matches!(inner.next_job(later), Job::Wait(LOOK)));
+        assert!(matches!(inner.next_job(later), Job::Wait(POLL_INTERVAL)));
     }
 }

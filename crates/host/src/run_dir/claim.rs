@@ -278,13 +278,13 @@ impl Claim {
     }
 
     /// Whether the directory was removed and another VM has its place.
-    pub fn is_anothers(&self) -> bool {
+    pub fn is_replaced(&self) -> bool {
         self.dir.lock_path().exists() && !self.is_in_place()
     }
 
     /// Gives the name up and removes the directory.
     pub fn abandon(self) {
-        if !self.is_anothers() {
+        if !self.is_replaced() {
             let _ = self.dir.discard();
         }
         self.dir.remove_shells();

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often it is looked whether they live.
-const MOMENT: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until no process is behind any of these directories, but not longer than `most`. Gives
 /// those that still have one.
@@ -16,6 +16,6 @@ pub(crate) fn await_end(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
         if dirs.is_empty() || begun.elapsed() >= most {
             return dirs;
         }
-        thread::sleep(MOMENT);
+        thread::sleep(POLL_INTERVAL);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) enum ForkError {
     NoSecrets(VmName),
     #[error(transparent)]
     Secret(#[from] BadSecret),
-    /// In the words of the clone's process.
+    /// The clone's process reported the error.
     #[error("{name} did not come to life")]
     Clone { name: VmName, source: Error },
     #[error("the fork was given up")]
@@ -83,7 +83,7 @@ mod tests {
         let error = ForkError::Clone { name, source };
         let told = Error::from(&error);
         assert_eq!(told.code, Code::Guest);
-        let words = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
-        assert!(told.to_string().starts_with(words), "{told}");
+        let message = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
+        assert!(told.to_string().starts_with(message), "{told}");
     }
 }

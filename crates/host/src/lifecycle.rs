@@ -28,7 +28,7 @@ pub enum EndError {
     },
     /// Its process was told to end and has not.
     #[error("{name} does not end: `hyperfork rm -f {name}` ends it at once")]
-    LivesOn {
+    StillRunning {
         /// The VM.
         name: VmName,
     },
@@ -41,13 +41,13 @@ pub enum EndError {
 }
 
 /// How long a process may take to end after the time that its guest has.
-const LAST_MOMENTS: Duration = Duration::from_secs(20);
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(20);
 /// How long a process that is to end at once may take, before it is killed.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a process that was killed.
-const KILLED: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked.
-const MOMENT: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Has a VM end, whose guest has so long to power off, and waits until nothing runs for it
 /// any more. One that has ended already is as good.
@@ -56,11 +56,11 @@ const MOMENT: Duration = Duration::from_millis(5);
 /// [`EndError`]; the VM may live on then.
 pub fn stop(dir: &VmDir, grace: Duration) -> Result<(), EndError> {
     known(dir)?;
-    let most = grace + LAST_MOMENTS;
+    let most = grace + SHUTDOWN_MARGIN;
     ask_to_stop(dir, grace, most)?;
     match is_gone(dir, most) {
         true => Ok(()),
-        false => Err(EndError::LivesOn {
+        false => Err(EndError::StillRunning {
             name: dir.name().clone(),
         }),
     }
@@ -81,15 +81,15 @@ pub fn remove(dir: &VmDir) -> Result<(), EndError> {
 pub fn remove_by_force(dir: &VmDir) -> Result<(), EndError> {
     known(dir)?;
     // One that stands still, or says no, is killed.
-    let asked = ask_to_stop(dir, Duration::ZERO, AT_ONCE);
-    if asked.is_err() || !is_gone(dir, AT_ONCE) {
+    let asked = ask_to_stop(dir, Duration::ZERO, FORCE_TIMEOUT);
+    if asked.is_err() || !is_gone(dir, FORCE_TIMEOUT) {
         let name = dir.name().clone();
         let killed = process(dir).map_or(Ok(()), |process| process.kill());
         killed.map_err(|source| EndError::Signal {
             name: name.clone(),
             source,
         })?;
-        if !is_gone(dir, KILLED) {
+        if !is_gone(dir, KILL_TIMEOUT) {
             return Err(EndError::Unkillable { name });
         }
     }
@@ -125,8 +125,8 @@ fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndEr
             Ok(()) | Err(ClientError::NotRunning { .. }) => return Ok(()),
             Err(ClientError::Connection { .. }) if !dir.is_alive() => return Ok(()),
             // Its socket is not there yet, or no more.
-            Err(ClientError::Connection { .. }) if begun.elapsed() < AT_ONCE.min(most) => {
-                thread::sleep(MOMENT);
+            Err(ClientError::Connection { .. }) if begun.elapsed() < FORCE_TIMEOUT.min(most) => {
+                thread::sleep(POLL_INTERVAL);
             }
             Err(error @ (ClientError::Connection { .. } | ClientError::OtherVersion { .. })) => {
                 let Some(process) = process(dir) else {
