@@ -1,4 +1,5 @@
-//! What a VM tells about itself, kept on disk for when its process has ended.
+//! The files that a VM leaves in its directory for others to read: its description, which
+//! outlives its process, and its token.
 
 use crate::run_dir::VmDir;
 use hyperfork_api::spec::Guest;
@@ -8,7 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// A VM as it begins.
+/// The description of a VM that is just starting.
 pub fn initial_info(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
     let command = match &spec.guest {
         Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
@@ -38,7 +39,7 @@ pub fn initial_info(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) 
     }
 }
 
-/// Writes it where others look, whole or not at all.
+/// Writes the description to the VM's directory, atomically.
 ///
 /// # Errors
 /// The file system's.
@@ -50,8 +51,8 @@ pub fn write_info(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
     fs::rename(&temporary, &path)
 }
 
-/// Writes what proves to be this VM where its user alone reads it: it is in nothing that is
-/// listed.
+/// Writes the token that proves a party to be this VM, readable by the VM's user alone. No
+/// listing has it.
 ///
 /// # Errors
 /// The file system's.

@@ -1,12 +1,12 @@
-//! Being told what happens to VMs, without a daemon: each VM's process tells those who
-//! [subscribe](Subscribe), and the run directory tells which VMs come and go (inotify(7)).
+//! Following the events of VMs without a daemon: each VM's process sends its events to its
+//! subscribers, and the run directory shows which VMs are added and removed (inotify(7)).
 //!
 //! ```text
-//!  run directory:  a name comes ─> connecting ──> subscribed ──> ended ──> the name goes
-//!                                   (again and        │            ▲
-//!                                    again: there     └─ closed ───┘ without a last word:
-//!                                    is a socket         it was killed, or has dropped us
-//!                                    soon)
+//!  run directory: name added ─> connecting ──> subscribed ──> ended ──> name removed
+//!                                (repeated        │             ▲
+//!                                 until there     └── closed ───┘ without a last event:
+//!                                 is a socket)        the VM was killed, or has dropped this
+//!                                                     subscriber
 //! ```
 
 mod run_dir_watch;
@@ -26,26 +26,26 @@ use std::io;
 use std::time::Duration;
 use subscription::{Subscription, Update};
 
-/// What happens to the VMs of a run directory from some moment on.
+/// The events of a run directory's VMs, from some moment on.
 #[derive(Debug)]
 pub struct Events {
     run_dir: RunDir,
     watch: RunDirWatch,
     /// Which VMs; all, if empty.
     only: Vec<VmName>,
-    /// When it began.
+    /// Since when events are followed.
     since_unix_ms: u64,
     vms: BTreeMap<VmName, Subscription>,
     updates: VecDeque<Result<Event, ClientError>>,
 }
 
-/// Why nothing can be told any more.
+/// Why events cannot be followed any more.
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
     /// The run directory cannot be watched.
     #[error("cannot watch the run directory")]
     Watch(#[source] io::Error),
-    /// Nothing can be waited for.
+    /// Waiting failed.
     #[error("cannot wait for events")]
     Wait(#[source] io::Error),
     /// The run directory cannot be read.
@@ -53,19 +53,20 @@ pub enum EventsError {
     RunDir(#[from] RunDirError),
 }
 
-/// How long a VM whose socket is not there yet is left alone.
+/// How long to wait before connecting again to a VM whose socket does not exist yet.
 const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 
 impl Events {
-    /// From now on, of the VMs of these names, or of all, if there are none.
+    /// Follows the events of the VMs with these names, or of all VMs if `only` is empty, from now
+    /// on.
     ///
     /// # Errors
     /// [`EventsError`].
     pub fn begin(run_dir: RunDir, only: Vec<VmName>) -> Result<Self, EventsError> {
-        // One for each VM.
+        // A descriptor for each VM.
         descriptors::expect_many();
         let mut events = Self {
-            // Before it is looked who is there: none is missed in between.
+            // Watches before listing the directory, so that no VM is missed in between.
             watch: RunDirWatch::begin(&run_dir).map_err(EventsError::Watch)?,
             run_dir,
             only,
@@ -74,12 +75,12 @@ impl Events {
             updates: VecDeque::new(),
         };
         events.rescan()?;
-        // Those that are there are subscribed to before the caller goes on.
+        // Subscribes to the VMs that exist before the caller goes on.
         events.connect();
         Ok(events)
     }
 
-    /// Waits for the next event, or for the next VM that cannot tell any, and why.
+    /// Waits for the next event, or for the error of the next VM that cannot be followed.
     ///
     /// # Errors
     /// [`EventsError`].
@@ -109,14 +110,14 @@ impl Events {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(EventsError::Wait(error.into())),
         }
-        // What VMs have said comes before what became of their directories.
+        // A VM's events come before the removal of its directory.
         for (name, vm) in &mut self.vms {
             pass_on(&mut self.updates, name, vm.read());
         }
         self.read_run_dir_changes()
     }
 
-    /// Connects to the VMs that can be connected to, and settles what has become of the others.
+    /// Connects to new VMs, and forgets those that are removed.
     fn connect(&mut self) {
         for (name, vm) in &mut self.vms {
             pass_on(&mut self.updates, name, vm.connect());
@@ -135,7 +136,7 @@ impl Events {
         Ok(())
     }
 
-    /// Looks at all there is, at first and when changes were missed.
+    /// Lists the run directory, at first and when the kernel has dropped changes.
     fn rescan(&mut self) -> Result<(), EventsError> {
         let there: Vec<_> = self.run_dir.list()?;
         for dir in &there {
@@ -158,7 +159,7 @@ impl Events {
         if is_known {
             return;
         }
-        // Another one that had the name before.
+        // Another VM had the name before.
         if let Some(mut before) = self.vms.remove(name) {
             pass_on(&mut self.updates, name, before.give_up());
         }

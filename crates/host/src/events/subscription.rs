@@ -1,4 +1,4 @@
-//! A VM, as one sees it who wants to know what happens to it.
+//! One VM's events: from its process while it runs, from its directory when it has ended.
 
 use crate::client::ClientError;
 use crate::lines::{self, line_of};
@@ -13,14 +13,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// What comes of a VM.
+/// News of a VM.
 #[derive(Debug)]
 pub(super) enum Update {
-    /// In its own words.
+    /// An event that its process has sent.
     Event(Event),
-    /// As seen from outside, now.
+    /// An event observed from outside, now.
     Observed(EventKind),
-    /// Nothing will come of it, for this reason.
+    /// The VM cannot be followed, for this reason.
     Unavailable(ClientError),
 }
 
@@ -28,30 +28,30 @@ pub(super) enum Update {
 #[derive(Debug)]
 pub(super) struct Subscription {
     dir: VmDir,
-    /// When the first was that is to be told, and when the next is.
+    /// Since when events are followed, and the earliest time of the next event.
     began_unix_ms: u64,
     since_unix_ms: u64,
     state: State,
-    /// Whether it has been a VM since, and whether it was one ever.
+    /// Whether the VM ran since then, and whether it ever was a VM.
     was_subscribed: bool,
     is_known: bool,
-    /// Whether its name is gone.
+    /// Whether its name was removed.
     is_removed: bool,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Its socket is not there yet, or it has closed the connection.
+    /// Its socket does not exist yet, or it has closed the connection.
     Connecting,
-    /// It tells what happens.
+    /// It sends its events.
     Subscribed(EventStream),
-    /// It has ended, or will tell nothing.
+    /// It has ended, or cannot be followed.
     Ended,
-    /// All is told that there was.
+    /// All its events have been passed on.
     Over,
 }
 
-/// How long a process may take to take a connection.
+/// How long a process may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Subscription {
@@ -86,12 +86,12 @@ impl Subscription {
         }
     }
 
-    /// Its name is gone. What it has said before is told before that.
+    /// Its name was removed; events that it has sent before are passed on first.
     pub(super) fn removed(&mut self) {
         self.is_removed = true;
     }
 
-    /// All there is to tell of it now that another has its name.
+    /// The last updates, now that another VM has the name.
     pub(super) fn give_up(&mut self) -> Vec<Update> {
         let mut updates = self.read();
         if self.is_known {
@@ -101,13 +101,13 @@ impl Subscription {
         updates
     }
 
-    /// Goes on as far as it can without waiting.
+    /// Connects, or passes the end on, without waiting.
     pub(super) fn connect(&mut self) -> Vec<Update> {
         let mut updates = Vec::new();
         if let State::Connecting = self.state {
             match EventStream::subscribe(&self.dir, self.since_unix_ms) {
                 Ok(lines) => self.state = State::Subscribed(lines),
-                // There will be a socket, or it stands still. (It may have been removed since.)
+                // It has no socket yet, or its process is stopped. (It may have been removed since.)
                 Err(_) if self.dir.is_alive() && !self.is_removed => {}
                 Err(_) => updates.extend(self.end_event()),
             }
@@ -121,7 +121,7 @@ impl Subscription {
         updates
     }
 
-    /// There is no process. What it left tells how it ended, unless that was before.
+    /// The VM has no process. Its directory says how it ended, if it did so since `began_unix_ms`.
     fn end_event(&mut self) -> Option<Update> {
         self.state = State::Ended;
         let left = match self.is_removed {
@@ -134,7 +134,7 @@ impl Subscription {
         is_news.then(|| Update::Observed(left.as_ref().map_or_else(killed, end_of)))
     }
 
-    /// What it has said since the last time.
+    /// The events that it has sent since the last call.
     pub(super) fn read(&mut self) -> Vec<Update> {
         let State::Subscribed(lines) = &mut self.state else {
             return Vec::new();
@@ -144,7 +144,7 @@ impl Subscription {
         while let Some(next) = lines.next(&self.dir) {
             match next {
                 Ok(event) => {
-                    // Should it drop us, the next is what comes after.
+                    // If the VM drops this subscriber, the next subscription starts after this event.
                     self.since_unix_ms = event.time_unix_ms + 1;
                     let is_end = event.kind.is_end();
                     updates.push(Update::Event(event));
@@ -172,7 +172,7 @@ impl Subscription {
     }
 }
 
-/// What a VM that is gone, as far as can be seen from outside, has come to.
+/// How a VM ended, according to its directory.
 fn end_of(info: &VmInfo) -> EventKind {
     match &info.status.error {
         Some(error) => EventKind::Failed {
@@ -182,19 +182,19 @@ fn end_of(info: &VmInfo) -> EventKind {
     }
 }
 
-/// How a VM ended that has left nothing and not said a word.
+/// How a VM ended that has left no directory and sent no last event.
 fn killed() -> EventKind {
     EventKind::Failed {
         error: "its process was killed".to_owned(),
     }
 }
 
-/// A connection to a VM that tells what happens.
+/// A connection over which a VM sends its events.
 #[derive(Debug)]
 struct EventStream {
     stream: UnixStream,
     received: VecDeque<u8>,
-    /// Whether it has told its version, and that we are subscribed.
+    /// Whether the VM's greeting, and its answer to the subscription, have been received.
     greeting_received: bool,
     answer_received: bool,
 }
@@ -214,7 +214,7 @@ impl EventStream {
         })
     }
 
-    /// Receives what has come; whether more can come.
+    /// Receives what has arrived; returns whether the connection is open.
     fn receive(&mut self) -> bool {
         let mut chunk = [0; 16 << 10];
         loop {
@@ -229,7 +229,7 @@ impl EventStream {
         }
     }
 
-    /// The next event that has come whole, or why there will be none.
+    /// The next event that has arrived whole, or why there will be none.
     fn next(&mut self, dir: &VmDir) -> Option<Result<Event, ClientError>> {
         let name = dir.name();
         loop {

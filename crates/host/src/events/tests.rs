@@ -12,7 +12,7 @@ fn name(name: &str) -> VmName {
     VmName::new(name).unwrap()
 }
 
-/// A VM that others find.
+/// A VM that is found in the run directory.
 struct Fake {
     claim: Claim,
     listener: UnixListener,
@@ -60,7 +60,7 @@ fn a_vm_is_followed_from_its_name_to_its_removal() {
     let mut events = Events::begin(run_dir.clone(), Vec::new()).unwrap();
     let vm = Fake::new(&run_dir, "p");
     let dir = vm.claim.dir.clone();
-    // It is looked for as long as it takes until it says something.
+    // The VM is connected to again and again until it answers.
     let told = std::thread::spawn(move || {
         let stream = vm.subscribed();
         vm.tell(&stream, EventKind::Paused);
@@ -75,7 +75,7 @@ fn a_vm_is_followed_from_its_name_to_its_removal() {
 }
 
 #[test]
-fn a_vm_that_is_killed_is_told_to_have_failed() {
+fn a_vm_that_is_killed_is_reported_as_failed() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let vm = Fake::new(&run_dir, "p");
@@ -89,7 +89,7 @@ fn a_vm_that_is_killed_is_told_to_have_failed() {
 }
 
 #[test]
-fn only_the_vms_that_were_asked_for_are_told_of() {
+fn only_the_events_of_the_vms_that_were_asked_for_are_passed_on() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let other = Fake::new(&run_dir, "other");
@@ -108,7 +108,7 @@ fn only_the_vms_that_were_asked_for_are_told_of() {
 }
 
 #[test]
-fn a_vm_of_the_first_protocol_is_told_to_be_one_and_does_not_stop_the_others() {
+fn a_vm_of_the_first_protocol_is_an_error_and_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let old = Fake::new(&run_dir, "old");

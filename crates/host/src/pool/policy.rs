@@ -1,50 +1,50 @@
-//! How many shells to keep in stock of which kind: a pure policy. Time is an argument.
+//! How many shells of each kind to keep in stock: a pure policy. Time is an argument.
 
 use hyperfork_state::Shape;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// One connection, by number.
+/// A client's connection, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Client(pub(super) u64);
 
-/// What shells that are alike have in common.
+/// A kind of shells, which can replace each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
     pub(super) shape: Shape,
-    /// The client for whose clones they have memory preloaded, if any.
+    /// The client for whose clones they have preloaded memory, if any.
     pub(super) family: Option<Client>,
 }
 
-/// What was wanted of one kind.
+/// The demand for shells of one kind.
 #[derive(Debug, Default)]
 struct Demand {
-    /// Connections that may want some.
+    /// Clients that may need some.
     registered: usize,
-    /// The most that was wanted lately.
+    /// The largest number that was needed at once lately.
     wanted: usize,
     /// When that was.
     at: Duration,
 }
 
-/// The demand for all kinds.
+/// The demand for shells of all kinds.
 #[derive(Debug)]
 pub(super) struct Policy {
     most: usize,
     keys: HashMap<PoolKey, Demand>,
 }
 
-/// Kept of each shape that a VM has which may be forked one day.
+/// Least number of shells for each shape of a connected VM, which may be forked one day.
 const FOR_ANY: usize = 2;
-/// Kept for a VM that was forked once and may be again.
+/// Least number of shells for a VM that was forked once and may be forked again.
 const FOR_A_FAMILY: usize = 1;
-/// A fork is left alone so long in any case: the next one may follow.
+/// Least time after a fork before shells are built or preload: the next fork may follow.
 pub(super) const LEAST_QUIET: Duration = Duration::from_millis(30);
-/// Demand is forgotten by half after each such time.
+/// The time after which demand counts half.
 const HALF_LIFE: Duration = Duration::from_secs(30);
 
 impl PoolKey {
-    /// Shells of a shape with no memory preloaded.
+    /// Shells of a shape that have preloaded nothing.
     pub(super) fn any(shape: &Shape) -> Self {
         let shape = shape.clone();
         Self {
@@ -53,7 +53,7 @@ impl PoolKey {
         }
     }
 
-    /// Shells of a shape that are for clones of one client's VM.
+    /// Shells of a shape for clones of one client's VM.
     pub(super) fn of(client: Client, shape: &Shape) -> Self {
         Self {
             family: Some(client),
@@ -63,7 +63,7 @@ impl PoolKey {
 }
 
 impl Policy {
-    /// Never more than `most` in all.
+    /// A policy that never keeps more than `most` shells in all.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -71,24 +71,24 @@ impl Policy {
         }
     }
 
-    /// A client may want shells of this shape.
+    /// A client has connected that may need shells of this shape.
     pub(super) fn register(&mut self, shape: &Shape) {
         self.demand(PoolKey::any(shape)).registered += 1;
     }
 
-    /// The client is gone.
+    /// The client has disconnected.
     pub(super) fn unregister(&mut self, shape: &Shape, client: Client) {
         let demand = self.demand(PoolKey::any(shape));
         demand.registered = demand.registered.saturating_sub(1);
         self.keys.remove(&PoolKey::of(client, shape));
     }
 
-    /// So many were wanted at once, without memory preloaded.
+    /// So many shells were needed at once, with nothing preloaded.
     pub(super) fn wanted(&mut self, shape: &Shape, count: usize, now: Duration) {
         self.demand(PoolKey::any(shape)).wanted(count, now);
     }
 
-    /// So many were wanted at once for clones of one client's VM.
+    /// So many shells were needed at once for clones of one client's VM.
     pub(super) fn forked(&mut self, shape: &Shape, client: Client, count: usize, now: Duration) {
         let demand = self.demand(PoolKey::of(client, shape));
         demand.registered = 1;
@@ -103,7 +103,7 @@ impl Policy {
             .iter()
             .map(|(key, demand)| (key, demand.at, demand.target(key, now)))
             .collect();
-        // What was wanted last comes first when there is not enough for all.
+        // The latest demand is met first when the limit does not suffice for all.
         targets.sort_by_key(|&(_, at, _)| std::cmp::Reverse(at));
         targets
             .into_iter()
@@ -131,7 +131,7 @@ impl Demand {
         self.wanted.checked_shr(halvings as u32).unwrap_or(0)
     }
 
-    /// Twice what was wanted, for the next one may come before the stock is full again.
+    /// Twice the demand: the next fork may come before the stock is full again.
     fn target(&self, key: &PoolKey, now: Duration) -> usize {
         let least = match key.family {
             None => FOR_ANY,
@@ -144,9 +144,9 @@ impl Demand {
     }
 }
 
-/// How long a fork that took so many shells is left alone at most before the stock is
-/// filled up again: building takes what processors the new clones need. Usually they are
-/// ready sooner, and that is told.
+/// How long to wait at most after a fork that took so many shells before refilling the stock:
+/// building shells takes the processors from the new clones. Usually these are ready sooner, and
+/// their parent's preload request ends the wait.
 pub(super) fn quiet_after(taken: usize) -> Duration {
     const LONGEST: Duration = Duration::from_millis(120);
     const EACH: Duration = Duration::from_millis(2);
