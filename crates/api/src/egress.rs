@@ -6,47 +6,47 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// Whom a guest may begin to speak to. Answers to who has begun to speak to it are always
-/// let through.
+/// Where a guest may connect to. Its answers on connections that others have made to it always
+/// pass.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Egress {
-    /// Everybody but other VMs.
+    /// Everywhere but to other VMs.
     #[default]
     All,
-    /// These; with none, nobody.
+    /// To these destinations; to none, if there are none.
     Only(Vec<Destination>),
 }
 
-/// Somebody to whom a guest may speak.
+/// A destination of a guest's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
-    /// The guest's name servers, and nothing of them but names.
+    /// The guest's name servers, on their DNS ports only.
     Dns,
-    /// This host, by any of its addresses.
+    /// This host, at any of its addresses.
     Host,
     /// The public internet: no private, link-local, shared or other special address, and not
     /// this host.
     Public,
-    /// Addresses, and of them all ports or some.
+    /// A network, and all its ports or some.
     Place(Place),
 }
 
-/// Addresses that lie together, and ports.
+/// A network's addresses, and ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The first address.
     pub base: Ipv4Addr,
-    /// Bits of an address that all have in common.
+    /// The length of the network's prefix, in bits.
     pub prefix: u8,
-    /// The first and last port; `None` for all, and for what has no ports.
+    /// The first and last port; `None` for all ports, and for protocols without ports.
     pub ports: Option<(u16, u16)>,
-    /// `None` for all.
+    /// The protocol; `None` for all protocols.
     pub protocol: Option<Protocol>,
 }
 
-/// Why a policy cannot be one. (Who writes it in entries is told more.)
+/// Why a policy is not valid. ([`Egress::of`] has more detailed messages.)
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEgress {
     /// Too many destinations.
@@ -60,13 +60,13 @@ pub enum BadEgress {
 }
 
 impl Egress {
-    /// Most destinations, for each is looked at for every new connection.
+    /// Most destinations. Each is compared with every new connection.
     pub const MOST: usize = 64;
 
-    /// What the entries of a user mean in all, each `all`, `none` or a [`Destination`].
+    /// Parses a user's entries, each `all`, `none` or a [`Destination`].
     ///
     /// # Errors
-    /// What is wrong with them, in one line.
+    /// What is wrong with an entry, in one line.
     pub fn of<S: AsRef<str>>(entries: &[S]) -> Result<Self, String> {
         match entries {
             [] => return Ok(Self::All),
@@ -88,10 +88,10 @@ impl Egress {
         destinations.collect::<Result<_, _>>().map(Self::Only)
     }
 
-    /// Whether it can be enforced, wherever it comes from.
+    /// Checks that the policy can be enforced, wherever it comes from.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it cannot.
     pub fn check(&self) -> Result<(), BadEgress> {
         let Self::Only(destinations) = self else {
             return Ok(());
@@ -111,7 +111,7 @@ impl Egress {
         }
     }
 
-    /// As a user would have written it.
+    /// The entries that a user would write for it.
     pub fn to_strings(&self) -> Vec<String> {
         match self {
             Self::All => vec!["all".to_owned()],
@@ -153,7 +153,7 @@ impl Place {
             && self.ports.is_none_or(has_ports)
     }
 
-    /// The bits of an address that are not the network's.
+    /// The mask of the address bits beyond the prefix.
     fn host_bits(&self) -> u32 {
         u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)
     }

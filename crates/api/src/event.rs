@@ -1,23 +1,23 @@
-//! What happens to VMs: what `hyperfork events --json` prints, and what a VM's process tells
-//! those who [subscribe](crate::control::Subscribe).
+//! Events of VMs: what `hyperfork events --json` prints, and what a VM's process sends to its
+//! [subscribers](crate::control::Subscribe).
 
 use crate::VmName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Something that happened to a VM.
+/// An event of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, milliseconds since 1970.
+    /// When it happened, milliseconds since 1970.
     pub time_unix_ms: u64,
-    /// To which VM.
+    /// The VM.
     pub vm: VmName,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
@@ -28,7 +28,7 @@ pub enum EventKind {
         /// `null` if it boots.
         parent: Option<VmName>,
     },
-    /// Others may speak to it.
+    /// It is ready: clients may talk to its guest.
     Ready {
         /// From the request to now, microseconds.
         ready_us: u64,
@@ -37,31 +37,31 @@ pub enum EventKind {
     Forked {
         /// The clones that came to life.
         clones: Vec<VmName>,
-        /// How many did not.
+        /// How many clones did not.
         failed: u32,
     },
     /// Its vCPUs stand still.
     Paused,
     /// They run on.
     Resumed,
-    /// Its main program has ended, or its guest has said that its work is done.
+    /// Its main program has ended, or its guest has sent the result of its work.
     Exited {
         /// The exit status, or the result.
         status: i32,
     },
-    /// It has ended, as asked or by its own doing.
+    /// It has ended: it was stopped, or its guest has powered off.
     Stopped,
-    /// It has ended by a fault.
+    /// It has failed.
     Failed {
-        /// Which, in one line.
+        /// Why, in one line.
         error: String,
     },
-    /// What it left is removed, and its name is free.
+    /// Its directory is removed, and its name is free.
     Removed,
 }
 
 impl EventKind {
-    /// Whether the VM has ended by it.
+    /// Whether the VM has ended with this event.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Stopped | Self::Failed { .. } | Self::Removed)
     }

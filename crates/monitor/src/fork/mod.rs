@@ -42,7 +42,7 @@ pub(crate) const MAX_CLONES: u32 = 1024;
 /// Most bytes of changes that every waiting shell preloads; more are copied by each clone.
 const MOST_PRELOADED: usize = 32 << 20;
 
-/// Who is forked, and for what.
+/// The parent of a fork.
 pub(crate) struct Parent<'a> {
     pub(crate) config: &'a Config,
     pub(crate) spec: &'a VmSpec,
