@@ -129,7 +129,7 @@ fn guests_cannot_fill_the_host_with_clones() {
         let error = &inspect(&user, "p")["guest_fork"]["error"];
         error.as_str().is_some_and(|error| error.contains("1024"))
     });
-    // Whoever runs it may.
+    // The limit is for guests: the user may still fork it.
     user.ok(&["fork", "p"]);
     for dir in &filled {
         fs::remove_dir_all(dir).expect("to remove it");
@@ -268,7 +268,7 @@ fn forks_are_counted_and_programs_take_turns() {
     }
     assert_eq!(user.names(), ["p"]);
 
-    // Whoever is second is in the first one's clone as well, and so forks that, too.
+    // The program that forks second is in the first one's clone as well, and so forks that, too.
     let script = "hf-fork 1 > /tmp/a & hf-fork 1 > /tmp/b & wait; echo > /tmp/both";
     assert_eq!(sh(&user, "p", script).status, 0);
     for vm in ["p", "p-1", "p-2", "p-1-1"] {

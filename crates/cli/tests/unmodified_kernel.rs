@@ -7,7 +7,7 @@ mod support;
 
 use support::User;
 
-/// A file that whoever runs this test names.
+/// A file whose path an environment variable has.
 fn file(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("set {variable} (docs/testing.md)"))
 }

@@ -55,7 +55,7 @@ impl<'a> Family<'a> {
     /// Forks the parent.
     ///
     /// # Errors
-    /// A clone does not come to life, or somebody interrupted meanwhile.
+    /// A clone does not come to life, or a signal interrupts.
     pub(super) fn fork(&self, count: u32) -> anyhow::Result<ForkReport> {
         let request = control::Fork::new(count);
         let report = fork_vm(
@@ -72,7 +72,7 @@ impl<'a> Family<'a> {
         self.stage.host.run_dir.vm(name)
     }
 
-    /// What a VM tells about itself now.
+    /// A VM's description.
     ///
     /// # Errors
     /// It is gone.
@@ -104,7 +104,7 @@ impl<'a> Family<'a> {
 impl Drop for Family<'_> {
     fn drop(&mut self) {
         for dir in self.members() {
-            // One that went by itself needs no removal.
+            // A VM that has been removed meanwhile is no error.
             let _ = lifecycle::remove_by_force(&dir);
         }
     }

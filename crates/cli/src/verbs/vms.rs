@@ -1,5 +1,5 @@
-//! `pause`, `resume`, `stop`, `rm`: one thing for several VMs. Each that it is done
-//! for is printed; each for which it fails is told, and the others go on.
+//! `pause`, `resume`, `stop`, `rm`: one action on several VMs. Prints the name of each VM for
+//! which it succeeds and the error of each for which it fails; one failure does not stop the rest.
 
 use crate::args::{Rm, Stop, Vms};
 use crate::config;

@@ -65,7 +65,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Boots one in which these parts of the witness watch.
-    pub(crate) fn boot_watched(user: &'a User, name: &str, parts: &witness::Parts) -> Self {
+    pub(crate) fn boot_watched(user: &'a User, name: &str, parts: &witness::WitnessParts) -> Self {
         Self::boot_watched_with(user, name, parts, &[])
     }
 
@@ -73,7 +73,7 @@ impl<'a> Guest<'a> {
     pub(crate) fn boot_watched_with(
         user: &'a User,
         name: &str,
-        parts: &witness::Parts,
+        parts: &witness::WitnessParts,
         more: &[&str],
     ) -> Self {
         let script = format!(

@@ -114,7 +114,7 @@ fn a_killed_parent_ends_the_fork_and_its_clones_and_who_waits_is_told(
 }
 
 #[test]
-fn whoever_is_killed_at_whatever_moment_of_a_fork_there_are_all_clones_or_none() {
+fn when_the_parent_or_a_clone_is_killed_during_a_fork_there_are_all_clones_or_none() {
     let user = User::new();
     let parent = Guest::boot_watched(&user, "p", &MEMORY);
     for (moment, victim) in MOMENTS.into_iter().zip(parent.fork_as("v", MOMENTS.len())) {

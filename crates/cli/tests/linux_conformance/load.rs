@@ -2,7 +2,7 @@
 
 use crate::guest::Guest;
 use crate::support::User;
-use crate::witness::{INTERRUPTS, MEMORY_AND_REGISTERS, Parts};
+use crate::witness::{INTERRUPTS, MEMORY_AND_REGISTERS, WitnessParts};
 use std::path::Path;
 
 /// How often a guest is forked: less where KVM emulates its kernel (PVM), for there
@@ -15,7 +15,7 @@ fn forks() -> usize {
 }
 
 /// Forks again and again while `parts` watch; each clone is checked and removed.
-fn fork_watched(parts: &Parts) {
+fn fork_watched(parts: &WitnessParts) {
     let user = User::new();
     let parent = Guest::boot_watched(&user, "p", parts);
     for _ in 0..forks() {
