@@ -24,7 +24,7 @@ pub enum Code {
     Invalid,
     /// The VM is there, and has no such thing (404).
     NotFound,
-    /// The VM is in another state than the request is for: paused, say (409).
+    /// The VM is in another state than the request is for, such as paused (409).
     WrongState,
     /// The VM is not ready yet; later it may work (409).
     NotReady,
@@ -83,9 +83,9 @@ impl Error {
     fn with_causes(mut self, mut cause: Option<&(dyn std::error::Error + 'static)>) -> Self {
         while let Some(error) = cause {
             match error.downcast_ref::<Self>() {
-                Some(told) => {
-                    self.causes.push(told.message.clone());
-                    self.causes.extend_from_slice(&told.causes);
+                Some(reported) => {
+                    self.causes.push(reported.message.clone());
+                    self.causes.extend_from_slice(&reported.causes);
                 }
                 None => self.causes.push(error.to_string()),
             }
@@ -112,12 +112,12 @@ impl Code {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        let mut said = self.message.clone();
+        let mut line = self.message.clone();
         for cause in &self.causes {
             // Some errors repeat their cause in their own message.
-            if !said.contains(cause.as_str()) {
+            if !line.contains(cause.as_str()) {
                 write!(f, ": {cause}")?;
-                said.push_str(cause);
+                line.push_str(cause);
             }
         }
         Ok(())

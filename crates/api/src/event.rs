@@ -40,9 +40,9 @@ pub enum EventKind {
         /// How many clones did not.
         failed: u32,
     },
-    /// Its vCPUs stand still.
+    /// Its vCPUs are stopped.
     Paused,
-    /// They run on.
+    /// They run again.
     Resumed,
     /// Its main program has ended, or its guest has sent the result of its work.
     Exited {

@@ -21,7 +21,7 @@ pub enum Strategy {
 pub struct ForkReport {
     /// The VM that was forked.
     pub parent: VmName,
-    /// How long the parent's vCPUs stood still, microseconds.
+    /// How long the parent's vCPUs were stopped, microseconds.
     pub pause_us: u64,
     /// The strategy that was used.
     pub strategy: Strategy,

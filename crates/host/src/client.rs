@@ -330,10 +330,10 @@ mod tests {
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut said = String::new();
-            reader.read_line(&mut said).unwrap();
-            assert_eq!(said.as_bytes(), lines::greeting());
-            reader.read_line(&mut said).unwrap();
+            let mut received = String::new();
+            reader.read_line(&mut received).unwrap();
+            assert_eq!(received.as_bytes(), lines::greeting());
+            reader.read_line(&mut received).unwrap();
             stream.write_all(&[lines::greeting(), line].concat())
         });
         claim

@@ -42,8 +42,8 @@ use std::process::ExitCode;
 /// helper of an unprivileged network.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let words: Vec<_> = arguments.iter().map(|word| word.to_str()).collect();
-    let result = match words[..] {
+    let texts: Vec<_> = arguments.iter().map(|it| it.to_str()).collect();
+    let result = match texts[..] {
         [Some(program::VM), ..] => vm::main(),
         [Some(program::POOL), _, Some(settings)] => {
             pool::main(arguments[1].clone().into(), settings)

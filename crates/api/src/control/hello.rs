@@ -55,7 +55,7 @@ pub fn other_vm(name: &VmName, vm: Option<&Hello>) -> String {
     format!(
         "{name} was started by {}, which this one ({VERSION}, protocol {PROTOCOL}) cannot talk \
          to: use that version, or end the VM with `hyperfork stop {name}`",
-        told(vm)
+        named_version(vm)
     )
 }
 
@@ -65,11 +65,11 @@ pub fn other_client(client: Option<&Hello>) -> String {
     format!(
         "hyperfork {VERSION} (protocol {PROTOCOL}) started this VM, and cannot be talked to by \
          {}: use version {VERSION}, also to stop the VM",
-        told(client)
+        named_version(client)
     )
 }
 
-fn told(hello: Option<&Hello>) -> String {
+fn named_version(hello: Option<&Hello>) -> String {
     match hello {
         Some(hello) => format!("hyperfork {} (protocol {})", hello.version, hello.protocol),
         None => "an older hyperfork".to_owned(),
@@ -102,14 +102,17 @@ mod tests {
             version: "0.9.0".to_owned(),
             protocol: 3,
         };
-        for words in [
+        for message in [
             other_vm(&name, None),
             other_vm(&name, Some(&other)),
             other_client(None),
             other_client(Some(&other)),
         ] {
-            assert!(!words.contains('\n') && words.contains("stop"), "{words}");
-            assert!(words.contains(VERSION), "{words}");
+            assert!(
+                !message.contains('\n') && message.contains("stop"),
+                "{message}"
+            );
+            assert!(message.contains(VERSION), "{message}");
         }
         assert!(other_vm(&name, Some(&other)).contains("hyperfork 0.9.0 (protocol 3)"));
     }

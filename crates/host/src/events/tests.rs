@@ -38,7 +38,7 @@ impl Fake {
         stream
     }
 
-    fn tell(&self, mut stream: &UnixStream, kind: EventKind) {
+    fn send(&self, mut stream: &UnixStream, kind: EventKind) {
         let event = Event {
             time_unix_ms: unix_ms(),
             vm: self.claim.dir.name().clone(),
@@ -61,17 +61,17 @@ fn a_vm_is_followed_from_its_name_to_its_removal() {
     let vm = Fake::new(&run_dir, "p");
     let dir = vm.claim.dir.clone();
     // The VM is connected to again and again until it answers.
-    let told = std::thread::spawn(move || {
+    let vm_thread = std::thread::spawn(move || {
         let stream = vm.subscribed();
-        vm.tell(&stream, EventKind::Paused);
-        vm.tell(&stream, EventKind::Stopped);
+        vm.send(&stream, EventKind::Paused);
+        vm.send(&stream, EventKind::Stopped);
         drop((stream, vm));
         dir.remove().unwrap();
     });
     assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Paused));
     assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Stopped));
     assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Removed));
-    told.join().unwrap();
+    vm_thread.join().unwrap();
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_vm_that_is_killed_is_reported_as_failed() {
     let vm = Fake::new(&run_dir, "p");
     let mut events = Events::begin(run_dir, Vec::new()).unwrap();
     let stream = vm.subscribed();
-    vm.tell(&stream, EventKind::Resumed);
+    vm.send(&stream, EventKind::Resumed);
     assert_eq!(next(&mut events).1, EventKind::Resumed);
     drop((stream, vm));
     let (_, kind) = next(&mut events);
@@ -95,13 +95,13 @@ fn only_the_events_of_the_vms_that_were_asked_for_are_passed_on() {
     let other = Fake::new(&run_dir, "other");
     let mut events = Events::begin(run_dir.clone(), vec![name("p")]).unwrap();
     let vm = Fake::new(&run_dir, "p");
-    let told = std::thread::spawn(move || {
+    let vm_thread = std::thread::spawn(move || {
         let stream = vm.subscribed();
-        vm.tell(&stream, EventKind::Paused);
+        vm.send(&stream, EventKind::Paused);
         stream
     });
     assert_eq!(next(&mut events).0, "p");
-    drop(told.join().unwrap());
+    drop(vm_thread.join().unwrap());
     other.listener.set_nonblocking(true).unwrap();
     let refused = other.listener.accept().unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
@@ -121,6 +121,6 @@ fn a_vm_of_the_first_protocol_is_an_error_and_does_not_stop_the_others() {
     let error = events.receive().unwrap().unwrap_err();
     assert!(matches!(error, ClientError::OtherVersion { vm: None, .. }));
     let stream = vm.subscribed();
-    vm.tell(&stream, EventKind::Paused);
+    vm.send(&stream, EventKind::Paused);
     assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Paused));
 }

@@ -75,15 +75,15 @@ mod tests {
             path: "/run/p-1".into(),
             source: full,
         });
-        let told = Error::from(&error);
-        assert_eq!(told.code, Code::Host);
-        assert!(told.to_string().contains("No space left"), "{told}");
+        let error = Error::from(&error);
+        assert_eq!(error.code, Code::Host);
+        assert!(error.to_string().contains("No space left"), "{error}");
 
-        let source = Error::because(Code::Guest, "the guest did not become ready", &told);
+        let source = Error::because(Code::Guest, "the guest did not become ready", &error);
         let error = ForkError::Clone { name, source };
-        let told = Error::from(&error);
-        assert_eq!(told.code, Code::Guest);
+        let error = Error::from(&error);
+        assert_eq!(error.code, Code::Guest);
         let message = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
-        assert!(told.to_string().starts_with(message), "{told}");
+        assert!(error.to_string().starts_with(message), "{error}");
     }
 }

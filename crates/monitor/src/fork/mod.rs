@@ -2,7 +2,7 @@
 //!
 //! 1. [`begin`] asks the pool for [shells];
 //! 2. meanwhile the parent [prepares](Machine::prepare_capture) what it can, pauses, is
-//!    [captured](hyperfork_vmm::machine::Paused::capture) and goes on;
+//!    [captured](hyperfork_vmm::machine::Paused::capture) and resumes;
 //! 3. each shell gets a name and the capture, of which it
 //!    [restores](Machine::restore) a clone;
 //! 4. [`StartedFork::finish`] waits for the [clones], on a thread of its own.
@@ -80,8 +80,8 @@ pub(crate) struct FinishedFork {
     image: Option<(Preload, FdTable)>,
 }
 
-/// Forks the parent, whose machine this is. `logged` tells how much of its main program's
-/// output is in its log. A pool that does not answer is taken away.
+/// Forks the parent, whose machine this is. `logged` returns how many bytes of its main program's
+/// output are in its log. Takes the pool away if it does not answer.
 ///
 /// # Errors
 /// [`ForkError`] when nothing was started.

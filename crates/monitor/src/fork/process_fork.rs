@@ -4,7 +4,7 @@
 //! 1. The parent pauses, and KVM's and the devices' state is read. Its memory only has to
 //!    be private, which it is from its first fork on.
 //! 2. `fork(2)`, once for each clone: each has the parent's memory, copy-on-write, at
-//!    the same addresses. The parent goes on.
+//!    the same addresses. The parent resumes.
 //! 3. The child uses nothing else of its parent: the parent's threads do not exist in it,
 //!    KVM's VM cannot be used, descriptors are closed. It builds a shell around the memory,
 //!    and the machine is restored into it by the same path as any other, with devices,
@@ -169,7 +169,7 @@ impl Child {
             }
         };
         // SIGCHLD has the child reaped when it ends, as any clone's process.
-        // SAFETY: the child uses the parent's machine, which stands still and is borrowed
+        // SAFETY: the child uses the parent's machine, which is paused and borrowed
         // exclusively, only to take its memory over; everything else it makes itself. It locks
         // nothing and drops nothing of the parent's: `run_vm` owns what is in `self`, and what it
         // borrows is not dropped in the child.

@@ -131,32 +131,32 @@ mod tests {
         let late = subscribed(&mut events, u64::MAX);
         events.publish(EventKind::Stopped);
         drop(events);
-        let told = |stream: UnixStream| -> Vec<EventKind> {
+        let received = |stream: UnixStream| -> Vec<EventKind> {
             let lines = BufReader::new(stream).lines();
             let event = |line: std::io::Result<String>| -> Event {
                 serde_json::from_str(&line.unwrap()).unwrap()
             };
             lines.map(|line| event(line).kind).collect()
         };
-        let all = told(stream);
+        let all = received(stream);
         assert_eq!(all.len(), KEPT + 1);
         assert_eq!(
             all[KEPT - 2..],
             [EventKind::Paused, EventKind::Resumed, EventKind::Stopped]
         );
-        assert_eq!(told(late), [EventKind::Stopped]);
+        assert_eq!(received(late), [EventKind::Stopped]);
     }
 
     #[test]
     fn a_subscriber_that_does_not_read_is_dropped_and_others_are_not() {
         let mut events = events();
         let slow = subscribed(&mut events, u64::MAX);
-        let mut told = 0;
+        let mut sent = 0;
         // Nothing here waits: the events are more than any socket holds.
         while events.subscribers.len() == 1 {
             events.publish(EventKind::Paused);
-            told += 1;
-            assert!(told < 1_000_000, "it is still there");
+            sent += 1;
+            assert!(sent < 1_000_000, "the subscriber is still connected");
         }
         let quick = subscribed(&mut events, u64::MAX);
         events.publish(EventKind::Resumed);
@@ -165,7 +165,7 @@ mod tests {
         assert!(line.contains("resumed"), "{line}");
         // The slow subscriber finds the end of the stream behind what it had received.
         let lines = BufReader::new(slow).lines().map_while(Result::ok).count();
-        assert!(lines < told);
+        assert!(lines < sent);
     }
 
     #[test]

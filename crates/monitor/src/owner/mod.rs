@@ -6,7 +6,7 @@
 //! STARTING ─────────> RUNNING <──────────> PAUSED
 //!    │                   │       resume       │
 //!    │ not ready,        │ stop, power-off,   │
-//!    │ not wanted        │ panic, fault       │
+//!    │ abandoned         │ panic, fault       │
 //!    ▼                   ▼                    ▼
 //! (gone)              STOPPED or FAILED: the process ends, its directory stays
 //! ```
