@@ -194,7 +194,7 @@ fn a_shell_script_forks_its_machine_and_each_clone_ends_with_its_result() {
     let script = "a=$(hf-fork 1); b=$(hf-fork 1); echo $a$b $(hostname) > /tmp/ab";
     sh(&user, "p", script);
     for (vm, numbers) in [("p", "00"), ("p-1", "10"), ("p-2", "01"), ("p-1-1", "11")] {
-        // The hostname, too: hf-fork returns in a clone when it knows who it is.
+        // The hostname, too: hf-fork returns in a clone when the clone has its identity.
         let text = written(&user, vm, "/tmp/ab");
         assert_eq!(text, format!("{numbers} {vm}\n"));
     }

@@ -79,7 +79,7 @@ fn a_vm_and_its_clones_are_told_of_from_their_beginning_to_their_removal() {
     assert_eq!(of("p", &paused), ["paused", "resumed"]);
 
     user.ok(&["fork", "p", "-n", "2"]);
-    // Each clone starts, is ready, and tells its answer.
+    // Each clone starts, becomes ready, and sends its result.
     let forked = events.next(7);
     assert_eq!(of("p", &forked), ["forked"]);
     for clone in ["p-1", "p-2"] {

@@ -64,7 +64,7 @@ fn inspect(user: &User, vm: &str) -> Value {
     user.json(&["inspect", vm])
 }
 
-/// Each clone has found itself as it should be, and said so, before the fork is over.
+/// Each clone has checked itself and reported success before the fork is over.
 fn must_report(user: &User, clones: &[String]) {
     for (clone, index) in clones.iter().zip(1..) {
         let info = inspect(user, clone);
@@ -78,8 +78,8 @@ fn must_report(user: &User, clones: &[String]) {
     }
 }
 
-/// Forks twice in `mode`. Clones of the second time are of a parent that has gone on; one
-/// that does not find itself as it should be says so.
+/// Forks twice. The parent has run on before its second fork; a clone whose check of itself fails
+/// reports that.
 fn survives(strategy: &str, cpus: u8, options: &str) {
     let user = User::new();
     boot(&user, cpus, options);

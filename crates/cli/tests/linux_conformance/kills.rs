@@ -176,8 +176,8 @@ fn kill_a_clone_mid_fork(user: &User, moment: u64) {
     assert_eq!(user.names(), ["p"]);
 }
 
-/// Whether the fork has told of all clones; or else in one line why there are none, and
-/// there are none, as soon as they have had a moment to go.
+/// Returns true if the fork has succeeded and reported all clones. Otherwise checks that it has
+/// failed with an error of one line, and waits until all clones have ended.
 fn all_or_none(user: &User, fork: Ended, clones: &[Guest<'_>]) -> bool {
     if fork.status == 0 {
         assert!(clones.iter().all(|clone| fork.stdout.contains(&clone.name)));

@@ -40,7 +40,7 @@ fn programs_on_all_cpus_find_their_memory_and_registers_after_every_of_many_fork
 #[test]
 fn three_cpus_hear_of_memory_that_is_gone() {
     let user = User::new();
-    // With two, one has only one other to tell.
+    // With two CPUs, an interrupt to all others is one interrupt.
     let guest = Guest::boot_with_cpus(&user, "p", "3", &[]);
     assert_eq!(guest.ask(&["witness", "unmap", "3"]), "done\n");
     guest.must_be_at_peace();

@@ -87,7 +87,7 @@ impl Output {
     }
 }
 
-/// A program that is told numbers, of which it keeps half.
+/// A program that reads numbers and keeps half of them.
 struct Input {
     program: Child,
     all: String,

@@ -15,7 +15,7 @@ fn time_goes_on_in_the_parent_and_in_clones() {
     a_sleeping_program_wakes_once_and_not_too_early(&user, &parent);
 }
 
-/// How often is forked, unless this variable says so. The clones of so many are asked for the
+/// The number of forks, unless this variable has another. The clones of so many are asked for the
 /// time, which takes longer than all the rest.
 const FORKS: usize = 5;
 const FORKS_VARIABLE: &str = "HYPERFORK_TEST_FORKS";

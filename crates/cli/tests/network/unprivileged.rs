@@ -80,7 +80,7 @@ fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish
             assert_eq!(echo_datagram(datagrams, word), word);
         }
     }
-    // Of what its parent was connected to a clone has nothing, and its programs know.
+    // A clone has lost its parent's connections, and its programs see their end.
     sh(&user, "p-1", "until [ -e /tmp/ended ]; do sleep 0.1; done");
     kept.write_all(b"still\n").unwrap();
     sh(
