@@ -1,5 +1,5 @@
-//! The host's clock, as any guest program can read it: by nothing that has to wait for
-//! anybody, so that what is read is right, however busy the host is.
+//! The host's clock, as any guest program can read it. The read waits for no other thread of the
+//! host, so the value is right however busy the host is.
 //!
 //! | register | read |
 //! |---|---|

@@ -6,47 +6,47 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// Whom a guest may begin to speak to. Answers to who has begun to speak to it are always
-/// let through.
+/// Where a guest may connect to. Its answers on connections that others have made to it always
+/// pass.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Egress {
-    /// Everybody but other VMs.
+    /// Everywhere but to other VMs.
     #[default]
     All,
-    /// These; with none, nobody.
+    /// To these destinations; to none, if there are none.
     Only(Vec<Destination>),
 }
 
-/// Somebody to whom a guest may speak.
+/// A destination of a guest's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
-    /// The guest's name servers, and nothing of them but names.
+    /// The guest's name servers, on their DNS ports only.
     Dns,
-    /// This host, by any of its addresses.
+    /// This host, at any of its addresses.
     Host,
     /// The public internet: no private, link-local, shared or other special address, and not
     /// this host.
     Public,
-    /// Addresses, and of them all ports or some.
+    /// A network, and all its ports or some.
     Place(Place),
 }
 
-/// Addresses that lie together, and ports.
+/// A network's addresses, and ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The first address.
     pub base: Ipv4Addr,
-    /// Bits of an address that all have in common.
+    /// The length of the network's prefix, in bits.
     pub prefix: u8,
-    /// The first and last port; `None` for all, and for what has no ports.
+    /// The first and last port; `None` for all ports, and for protocols without ports.
     pub ports: Option<(u16, u16)>,
-    /// `None` for all.
+    /// The protocol; `None` for all protocols.
     pub protocol: Option<Protocol>,
 }
 
-/// Why a policy cannot be one. (Who writes it in words is told more.)
+/// Why a policy is not valid. ([`Egress::of`] has more detailed messages.)
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEgress {
     /// Too many destinations.
@@ -60,38 +60,38 @@ pub enum BadEgress {
 }
 
 impl Egress {
-    /// Most destinations, for each is looked at for every new connection.
+    /// Most destinations. Each is compared with every new connection.
     pub const MOST: usize = 64;
 
-    /// What the words of a user mean in all, each `all`, `none` or a [`Destination`].
+    /// Parses a user's entries, each `all`, `none` or a [`Destination`].
     ///
     /// # Errors
-    /// What is wrong with them, in one line.
-    pub fn of<S: AsRef<str>>(words: &[S]) -> Result<Self, String> {
-        match words {
+    /// What is wrong with an entry, in one line.
+    pub fn of<S: AsRef<str>>(entries: &[S]) -> Result<Self, String> {
+        match entries {
             [] => return Ok(Self::All),
-            [word] if word.as_ref() == "all" => return Ok(Self::All),
-            [word] if word.as_ref() == "none" => return Ok(Self::Only(Vec::new())),
+            [entry] if entry.as_ref() == "all" => return Ok(Self::All),
+            [entry] if entry.as_ref() == "none" => return Ok(Self::Only(Vec::new())),
             _ => {}
         }
-        if words.len() > Self::MOST {
+        if entries.len() > Self::MOST {
             return Err(format!(
                 "{} destinations are too many: name up to {}, such as whole networks",
-                words.len(),
+                entries.len(),
                 Self::MOST
             ));
         }
-        let destinations = words.iter().map(|word| match word.as_ref() {
-            word @ ("all" | "none") => Err(format!("'{word}' stands alone, or not at all")),
-            word => word.parse(),
+        let destinations = entries.iter().map(|entry| match entry.as_ref() {
+            entry @ ("all" | "none") => Err(format!("'{entry}' stands alone, or not at all")),
+            entry => entry.parse(),
         });
         destinations.collect::<Result<_, _>>().map(Self::Only)
     }
 
-    /// Whether it can be enforced, wherever it comes from.
+    /// Checks that the policy can be enforced, wherever it comes from.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it cannot.
     pub fn check(&self) -> Result<(), BadEgress> {
         let Self::Only(destinations) = self else {
             return Ok(());
@@ -111,8 +111,8 @@ impl Egress {
         }
     }
 
-    /// As a user would have written it.
-    pub fn words(&self) -> Vec<String> {
+    /// The entries that a user would write for it.
+    pub fn to_strings(&self) -> Vec<String> {
         match self {
             Self::All => vec!["all".to_owned()],
             Self::Only(destinations) if destinations.is_empty() => vec!["none".to_owned()],
@@ -153,7 +153,7 @@ impl Place {
             && self.ports.is_none_or(has_ports)
     }
 
-    /// The bits of an address that are not the network's.
+    /// The mask of the address bits beyond the prefix.
     fn host_bits(&self) -> u32 {
         u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)
     }
@@ -263,10 +263,10 @@ mod tests {
         assert_eq!(Egress::of::<&str>(&[]), Ok(Egress::All));
         assert_eq!(Egress::of(&["all"]), Ok(Egress::All));
         assert_eq!(Egress::of(&["none"]), Ok(Egress::Only(Vec::new())));
-        let words = ["dns", "host", "public", "10.0.0.0/8", "1.2.3.4:443/tcp"];
-        assert_eq!(Egress::of(&words).unwrap().words(), words);
-        for words in [["dns", "none"], ["all", "host"]] {
-            assert!(Egress::of(&words).unwrap_err().contains("alone"));
+        let entries = ["dns", "host", "public", "10.0.0.0/8", "1.2.3.4:443/tcp"];
+        assert_eq!(Egress::of(&entries).unwrap().to_strings(), entries);
+        for entries in [["dns", "none"], ["all", "host"]] {
+            assert!(Egress::of(&entries).unwrap_err().contains("alone"));
         }
         assert!(Egress::of(&["dns"; 65]).unwrap_err().contains("too many"));
     }

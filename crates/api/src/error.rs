@@ -1,17 +1,17 @@
-//! Errors as they are passed on: what kind, in words, and why.
+//! Errors as they are passed between processes: a code, a message, and causes.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 
-/// Why something was not done, as a VM's process tells it. Shown, it is one line.
+/// An error that a VM's process reports. `Display` writes it in one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// For programs.
     pub code: Code,
     /// For people: what failed, and where there is something to do about it, what.
     pub message: String,
-    /// What lies behind it, the nearest first.
+    /// Its causes, the nearest first.
     #[serde(default)]
     pub causes: Vec<String>,
 }
@@ -20,11 +20,11 @@ pub struct Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The request makes no sense, whatever the VM is like (400).
+    /// The request makes no sense for any VM (400).
     Invalid,
     /// The VM is there, and has no such thing (404).
     NotFound,
-    /// The VM is in another state than the request is for: paused, say (409).
+    /// The VM is in another state than the request is for, such as paused (409).
     WrongState,
     /// The VM is not ready yet; later it may work (409).
     NotReady,
@@ -36,11 +36,11 @@ pub enum Code {
     Limit,
     /// The request is longer than [`MAX_LINE`](crate::control::MAX_LINE) (413).
     TooLong,
-    /// It takes an agent in the guest, which this one has not (422).
+    /// It takes an agent in the guest, and this guest has none (422).
     NoAgent,
     /// The guest did not do its part: it ended, refused, or became silent (502).
     Guest,
-    /// Something did not come about in the time that it had (504).
+    /// Something did not happen in time (504).
     Timeout,
     /// The client and the VM's process are of versions that do not understand each other (505).
     UnsupportedVersion,
@@ -51,7 +51,7 @@ pub enum Code {
 }
 
 impl Error {
-    /// One without a cause.
+    /// An error without a cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -65,12 +65,13 @@ impl Error {
         Self::new(code, error.to_string()).with_causes(error.source())
     }
 
-    /// As [`of`](Self::of): [`Code::Host`] if the system is behind it, or [`Code::Internal`].
+    /// As [`of`](Self::of), with [`Code::Host`] if an error of the system is among the causes, or
+    /// else [`Code::Internal`].
     pub fn of_any(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::of(Code::of_cause(error).unwrap_or(Code::Internal), error)
     }
 
-    /// A sentence, and the error that it is about as its first cause.
+    /// A message, with `error` as its first cause.
     pub fn because(
         code: Code,
         message: impl Into<String>,
@@ -82,9 +83,9 @@ impl Error {
     fn with_causes(mut self, mut cause: Option<&(dyn std::error::Error + 'static)>) -> Self {
         while let Some(error) = cause {
             match error.downcast_ref::<Self>() {
-                Some(told) => {
-                    self.causes.push(told.message.clone());
-                    self.causes.extend_from_slice(&told.causes);
+                Some(reported) => {
+                    self.causes.push(reported.message.clone());
+                    self.causes.extend_from_slice(&reported.causes);
                 }
                 None => self.causes.push(error.to_string()),
             }
@@ -111,12 +112,12 @@ impl Code {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        let mut said = self.message.clone();
+        let mut line = self.message.clone();
         for cause in &self.causes {
-            // Some errors have their cause in their own words.
-            if !said.contains(cause.as_str()) {
+            // Some errors repeat their cause in their own message.
+            if !line.contains(cause.as_str()) {
                 write!(f, ": {cause}")?;
-                said.push_str(cause);
+                line.push_str(cause);
             }
         }
         Ok(())

@@ -1,26 +1,26 @@
-//! What happens to VMs: what `hyperfork events --json` prints, and what a VM's process tells
-//! those who [subscribe](crate::control::Subscribe).
+//! Events of VMs: what `hyperfork events --json` prints, and what a VM's process sends to its
+//! [subscribers](crate::control::Subscribe).
 
 use crate::VmName;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Something that happened to a VM.
+/// An event of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, milliseconds since 1970.
+    /// When it happened, milliseconds since 1970.
     pub time_unix_ms: u64,
-    /// To which VM.
+    /// The VM.
     pub vm: VmName,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
-    pub what: What,
+    pub kind: EventKind,
 }
 
-/// What happened.
+/// The kinds of events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// Its machine runs: it boots, or it is a clone of `parent`.
     Started {
         /// Name of its image.
@@ -28,7 +28,7 @@ pub enum What {
         /// `null` if it boots.
         parent: Option<VmName>,
     },
-    /// Others may speak to it.
+    /// It is ready: clients may talk to its guest.
     Ready {
         /// From the request to now, microseconds.
         ready_us: u64,
@@ -37,37 +37,37 @@ pub enum What {
     Forked {
         /// The clones that came to life.
         clones: Vec<VmName>,
-        /// How many did not.
+        /// How many clones did not.
         failed: u32,
     },
-    /// Its vCPUs stand still.
+    /// Its vCPUs are stopped.
     Paused,
-    /// They run on.
+    /// They run again.
     Resumed,
-    /// Its main program has ended, or its guest has said that its work is done.
+    /// Its main program has ended, or its guest has sent the result of its work.
     Exited {
         /// The exit status, or the result.
         status: i32,
     },
-    /// It has ended, as asked or by its own doing.
+    /// It has ended: it was stopped, or its guest has powered off.
     Stopped,
-    /// It has ended by a fault.
+    /// It has failed.
     Failed {
-        /// Which, in one line.
+        /// Why, in one line.
         error: String,
     },
-    /// What it left is removed, and its name is free.
+    /// Its directory is removed, and its name is free.
     Removed,
 }
 
-impl What {
-    /// Whether the VM has ended by it.
+impl EventKind {
+    /// Whether the VM has ended with this event.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Stopped | Self::Failed { .. } | Self::Removed)
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started {
@@ -106,11 +106,14 @@ mod tests {
     #[test]
     fn an_event_is_one_flat_document() {
         let name = |name: &str| VmName::new(name).unwrap();
-        for (what, rest) in [
-            (What::Paused, r#""event":"paused""#),
-            (What::Exited { status: 3 }, r#""event":"exited","status":3"#),
+        for (kind, rest) in [
+            (EventKind::Paused, r#""event":"paused""#),
             (
-                What::Forked {
+                EventKind::Exited { status: 3 },
+                r#""event":"exited","status":3"#,
+            ),
+            (
+                EventKind::Forked {
                     clones: vec![name("p-1")],
                     failed: 1,
                 },
@@ -120,7 +123,7 @@ mod tests {
             let event = Event {
                 time_unix_ms: 1,
                 vm: name("p"),
-                what,
+                kind,
             };
             let line = serde_json::to_string(&event).unwrap();
             assert_eq!(line, format!(r#"{{"time_unix_ms":1,"vm":"p",{rest}}}"#));

@@ -5,7 +5,7 @@ use crate::port::PublishedPort;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
-/// How memory and kernel state are duplicated.
+/// How memory and state are duplicated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
@@ -19,15 +19,15 @@ pub enum Strategy {
 /// One fork of a parent into clones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForkReport {
-    /// Who was forked.
+    /// The VM that was forked.
     pub parent: VmName,
-    /// How long the parent's vCPUs stood still, microseconds.
+    /// How long the parent's vCPUs were stopped, microseconds.
     pub pause_us: u64,
-    /// How it was done.
+    /// The strategy that was used.
     pub strategy: Strategy,
     /// The clones, in order of their names' numbers.
     pub clones: Vec<CloneReport>,
-    /// Those that did not come to life, where as many as can be were wanted.
+    /// The clones that did not come to life, of a best-effort fork.
     #[serde(default)]
     pub failed: Vec<CloneFailure>,
 }
@@ -42,9 +42,9 @@ impl ForkReport {
 /// A clone that did not come to life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloneFailure {
-    /// What it would have been called.
+    /// The name that it would have had.
     pub name: VmName,
-    /// One line that says why.
+    /// Why, in one line.
     pub error: String,
 }
 
@@ -63,19 +63,19 @@ pub struct CloneReport {
     /// From the request's arrival to the agent's first answer (for a guest
     /// without an agent, its first message on the signal port), microseconds.
     pub ready_us: u64,
-    /// Whether its VM had been built in advance.
+    /// Where its shell came from.
     pub shell_source: ShellSource,
     /// Where the time went.
     pub phases_us: Phases,
 }
 
-/// Where the VM of a clone came from.
+/// Where the shell of a clone, a VM without a state, came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShellSource {
     /// It had been built in advance.
     Pool,
-    /// It had to be built for this clone: there is no pool, or it had none left.
+    /// It was built for this clone: there is no pool, or the pool had none left.
     Built,
     /// It is a copy of the parent's process (strategy `process-fork`).
     Process,
@@ -91,15 +91,15 @@ pub enum ShellSource {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Phases {
-    /// From the request's arrival until the parent stood still.
+    /// From the request's arrival until the parent was paused.
     pub pause: u64,
-    /// From the request's arrival until the parent was captured and went on.
+    /// From the request's arrival until the parent was captured and had resumed.
     pub capture: u64,
     /// Part of that: freezing the parent's memory.
     pub image: u64,
     /// From then until the shell had the capture.
     pub hand_over: u64,
-    /// Getting a shell: from when one was wanted until it had the image.
+    /// Getting a shell: from asking for one until it had the capture.
     pub shell: u64,
     /// Putting the image under the shell's memory slot.
     pub memory: u64,
@@ -108,8 +108,8 @@ pub struct Phases {
     /// From there until the first vCPU entered `KVM_RUN`.
     #[serde(default)]
     pub enter: u64,
-    /// From there to the first exit to the monitor: by then the guest has executed. One
-    /// that only computes executes from the beginning and comes out when it likes.
+    /// From there to the first exit to the monitor: by then the guest has executed. A guest that
+    /// only computes has no exit of its own, so this may end long after its first instruction.
     pub first_run: u64,
     /// From there until the clone was ready.
     pub ready: u64,

@@ -1,4 +1,4 @@
-//! What the host and the agent inside the guest say to each other.
+//! The protocol between the host and the agent inside the guest.
 //!
 //! The agent listens on vsock port [`AGENT_PORT`], any CID. Every connection
 //! carries one conversation: the host sends one [`Request`], the agent answers
@@ -6,9 +6,8 @@
 //! messages follow both ways until the connection closes. All of it in
 //! [frames](crate::frame).
 //!
-//! Until the host that addresses it by a CID has given it the identity with that
-//! CID, a machine refuses everything but [`Request::Identify`], [`Request::Ping`]
-//! and [`Request::PowerOff`].
+//! Until the agent has taken the identity with the CID by which the host addresses it, it
+//! refuses everything but [`Request::Identify`], [`Request::Ping`] and [`Request::PowerOff`].
 //!
 //! A program outlives its connection, however that ends: its input ends, its
 //! output is read and thrown away. (A fork ends every connection of the clone,
@@ -21,8 +20,8 @@ use serde::{Deserialize, Serialize};
 /// The vsock port on which the agent listens.
 pub const AGENT_PORT: u32 = 1024;
 
-/// Where the guest's programs find who they are, in files that change without a system
-/// call. See docs/identity.md.
+/// Where the guest's programs find the VM's identity, in files whose change they see without a
+/// system call. See docs/identity.md.
 pub const RUN_DIR: &str = "/run/hyperfork";
 
 /// A JSON file that a clone's agent overwrites in place. See [`GuestIdentity`].
@@ -31,11 +30,11 @@ pub const IDENTITY_PATH: &str = "/run/hyperfork/identity.json";
 /// Where secret files are, for the guest's root.
 pub const SECRETS_DIR: &str = "/run/hyperfork/secrets";
 
-/// Programs in this directory of the guest are run in a clone before it answers, in the
-/// order of their names; if one fails there is no clone.
+/// Programs in this directory of the guest are run in a clone before its agent answers, in the
+/// order of their names; if one fails, so does the clone.
 pub const HOOKS_DIR: &str = "/etc/hyperfork/clone.d";
 
-/// Which program's turn it is to have the machine forked: locked (`flock`) by it.
+/// The lock file (`flock`) of the program that has the machine forked.
 pub const FORK_LOCK_PATH: &str = "/run/hyperfork/fork.lock";
 
 /// The content of [`IDENTITY_PATH`].
@@ -50,24 +49,24 @@ pub struct GuestIdentity {
     /// As [`Identity::cid`].
     pub cid: u32,
     /// The generation again, as the last thing in the file, which is written from its end
-    /// to its beginning. Who reads it and finds the two differ has read parts of two
-    /// identities, and reads again.
+    /// to its beginning. A program that reads two different generations has read parts of two
+    /// identities, and must read again.
     pub generation_again: u32,
 }
 
-/// What the host asks.
+/// A request of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// You are this machine now: take the randomness, hostname and time, drop
-    /// what belonged to the one you were cloned from, and confirm.
+    /// Take this identity, with its randomness, hostname and time, drop what belonged to the
+    /// VM that this one was cloned from, and confirm.
     Identify {
-        /// Who the VM is.
+        /// The VM's identity.
         identity: Identity,
         /// The host's `CLOCK_REALTIME`, nanoseconds since 1970.
         realtime_ns: u64,
         /// 9p shares to mount, as (tag, mount point, read-only); only after boot.
         shares: Vec<(String, String, bool)>,
-        /// All that the machine may know from now on; what it knew is to be forgotten.
+        /// The VM's secrets, which replace all that it had.
         secrets: Secrets,
     },
     /// Run a program; its streams are this connection.
@@ -101,8 +100,8 @@ pub enum Request {
     Ping,
     /// Stop all programs, flush the disks and power off.
     PowerOff,
-    /// Tell how much the main program has written by now, stdout and stderr together.
-    /// Whoever follows it gets that much.
+    /// Count the bytes that the main program has written by now, stdout and stderr together.
+    /// A client that [follows](Self::FollowMain) it receives at least these.
     CountMain,
 }
 
@@ -159,7 +158,7 @@ pub enum Failure {
     NotExecutable {
         /// The program.
         program: String,
-        /// The system's words.
+        /// The guest kernel's error message.
         reason: String,
     },
     /// A file operation failed.
@@ -167,7 +166,7 @@ pub enum Failure {
     File {
         /// Path in the guest.
         path: String,
-        /// The system's words.
+        /// The guest kernel's error message.
         reason: String,
     },
     /// The request makes no sense now.
@@ -199,7 +198,7 @@ pub enum Stream {
     DataEnd,
     /// From the guest, last: it failed half-way.
     Failed(Failure),
-    /// From the guest, to who follows the main program: it wrote this many bytes more,
-    /// too many to be kept until now.
+    /// From the guest, to a client that follows the main program: this many bytes of output
+    /// are no longer kept.
     Skipped(u64),
 }

@@ -1,37 +1,37 @@
-//! What makes a clone a machine of its own.
+//! The identity of a VM: all that distinguishes a clone from its parent and its siblings.
 
 use crate::VmName;
 use crate::net::GuestNetwork;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Who a VM is. Every way to bring a machine to life (boot, fork, restore) takes
-/// one by value: a clone without its own identity does not compile.
+/// The identity of a VM. Boot, fork and restore each take one by value: a clone without an
+/// identity of its own does not compile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its name, also its hostname.
     pub name: VmName,
     /// Which clone of the latest fork this is, from 1; 0 for a VM that was
-    /// booted. What a guest reads from the [signal port](crate::signal).
+    /// booted. A guest reads it from the [signal port](crate::signal).
     pub index: u32,
-    /// How many forks lie between this VM and the boot it stems from.
+    /// How many forks lie between this VM and the boot of its first ancestor.
     pub generation: u32,
     /// Its virtio-vsock context identifier (3 or above; virtio 1.2, 5.10.4).
     pub cid: u32,
-    /// Its network, if it has one: that of the process it lives in.
+    /// Its network, if it has one, which is its process's.
     pub network: Option<GuestNetwork>,
     /// Fresh randomness from the host, for the guest's generators.
     #[serde(with = "serde_bytes")]
     pub seed: Vec<u8>,
-    /// What the guest's machine-id(5) is.
+    /// The guest's machine-id(5).
     pub machine_id: Id,
-    /// What `/proc/sys/kernel/random/boot_id` says in the guest.
+    /// The content of `/proc/sys/kernel/random/boot_id` in the guest.
     pub boot_id: Id,
-    /// Known to this VM's root and to its user on the host, and to nobody else.
+    /// A secret that only the guest's root and the VM's user on the host can read.
     pub token: Id,
 }
 
-/// 128 bits that nobody else has.
+/// 128 random bits, unique to one VM.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Id([u8; Id::LEN]);
 

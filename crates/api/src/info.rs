@@ -1,4 +1,4 @@
-//! What a VM tells about itself: `ps --json`, `inspect`, `tree --json`.
+//! The description of a VM: what `ps --json`, `inspect` and `tree --json` print.
 
 use crate::port::PublishedPort;
 use crate::{ForkReport, NetMode, VmName};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-/// Where a VM is in its life.
+/// The state of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
@@ -14,34 +14,34 @@ pub enum VmState {
     Starting,
     /// Running, its agent (if it has one) answering.
     Running,
-    /// Its vCPUs stand still.
+    /// Its vCPUs are stopped.
     Paused,
-    /// It has ended, as asked or by its own doing.
+    /// It has ended: it was stopped, or its guest has powered off.
     Stopped,
     /// It ended by a guest panic or a fault; `error` says which.
     Failed,
 }
 
 impl VmState {
-    /// Whether a process stands behind the VM.
+    /// Whether the VM has a process in this state.
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Starting | Self::Running | Self::Paused)
     }
 }
 
-/// What there is to know about one VM. In JSON all of it is one flat object.
+/// The description of a VM. In JSON it is one flat object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmInfo {
-    /// What it is: the same from its beginning to its end.
+    /// What never changes.
     pub about: VmAbout,
-    /// How it is.
+    /// Its present status.
     pub status: VmStatus,
-    /// What it uses.
+    /// Its use of memory and disks.
     pub usage: VmUsage,
 }
 
-/// What a VM is. (All of this but the name has a default: a later version reads what an earlier
-/// one has left.)
+/// What never changes about a VM. (All fields but the name have defaults, so that a later version
+/// can read what an earlier one has written.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmAbout {
     /// Its name.
@@ -55,10 +55,10 @@ pub struct VmAbout {
     /// Guest memory, MiB.
     #[serde(default)]
     pub memory_mib: u64,
-    /// Whose clone it is; `null` if it was booted.
+    /// The VM that it is a clone of; `null` if it was booted.
     #[serde(default)]
     pub parent: Option<VmName>,
-    /// Forks between it and the boot it stems from.
+    /// How many forks lie between it and the boot of its first ancestor.
     #[serde(default)]
     pub generation: u32,
     /// Its number among its parent's clones, from 1; 0 if it was booted.
@@ -70,11 +70,11 @@ pub struct VmAbout {
     /// The guest's machine-id(5), 32 digits.
     #[serde(default)]
     pub machine_id: String,
-    /// What its clones' addresses are; `null` without a network.
+    /// Which addresses its clones have; `null` without a network.
     #[serde(default)]
     pub net: Option<NetMode>,
-    /// Whom it and its clones may begin to speak to, as `run --egress` takes it; `null` without
-    /// a network.
+    /// Where it and its clones may connect to, as `run --egress` takes it; `null` without a
+    /// network.
     #[serde(default)]
     pub egress: Option<Vec<String>>,
     /// When it was booted or cloned, milliseconds since 1970.
@@ -83,18 +83,18 @@ pub struct VmAbout {
     /// How many clones it may make; `null` for no limit.
     #[serde(default)]
     pub max_forks: Option<u32>,
-    /// What runs as its main program.
+    /// Its main program and the arguments.
     #[serde(default)]
     pub command: Option<Vec<String>>,
 }
 
-/// How a VM is. (As [`VmAbout`], with defaults for all but the state.)
+/// A VM's present status. (As [`VmAbout`], with defaults for all fields but the state.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
-    /// Where it is in its life.
+    /// Its state.
     pub state: VmState,
-    /// Whether its process has just said so itself; `false` where it did not answer, and this
-    /// is what it said before.
+    /// Whether its process has just answered; `false` if it did not, and this is its last
+    /// description on disk.
     #[serde(default)]
     pub answers: bool,
     /// The VM's process; `null` once it has ended.
@@ -109,8 +109,8 @@ pub struct VmStatus {
     /// How many clones were made of it.
     #[serde(default)]
     pub forks: u32,
-    /// What became of the latest fork that a program in it asked for; `null` if none
-    /// did.
+    /// The outcome of the latest fork that a program in its guest requested; `null` if there was
+    /// none.
     #[serde(default)]
     pub guest_fork: Option<GuestForkOutcome>,
     /// The main program's exit status, or a `done` message's result code.
@@ -125,7 +125,7 @@ pub struct VmStatus {
 }
 
 impl VmStatus {
-    /// At the beginning.
+    /// The status of a VM that is starting.
     pub fn starting() -> Self {
         Self {
             state: VmState::Starting,
@@ -142,22 +142,22 @@ impl VmStatus {
     }
 }
 
-/// What a VM uses.
+/// A VM's use of memory and disks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmUsage {
-    /// Frozen guest memory it shares with its relatives, KiB: the whole image, once
-    /// for all of them.
+    /// Frozen guest memory that it shares with its parent, siblings and clones, KiB: the whole
+    /// image, once for all of them.
     pub shared_kib: u64,
     /// Guest memory of its own, KiB.
     pub private_kib: u64,
-    /// Of all its process's memory, shared and private: what the host has swapped out, KiB.
+    /// Memory of its process, shared and private, that the host has swapped out, KiB.
     pub swapped_kib: u64,
     /// Its disks, in order.
     pub disks: Vec<DiskInfo>,
 }
 
-/// A [`VmInfo`] as a flat object. Only formats that name their fields can have one.
+/// A [`VmInfo`] as a flat object, which only self-describing formats can have.
 #[derive(Serialize, Deserialize)]
 struct Flat<A, S, U> {
     #[serde(flatten)]
@@ -199,10 +199,10 @@ impl<'de> Deserialize<'de> for VmInfo {
     }
 }
 
-/// What there is to know about a disk. MiB are rounded up.
+/// The description of a disk. MiB are rounded up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskInfo {
-    /// What it is called in the guest: `vda`, `vdb`, …
+    /// Its name in the guest: `vda`, `vdb`, …
     pub device: String,
     /// Its image.
     pub path: PathBuf,
@@ -210,16 +210,16 @@ pub struct DiskInfo {
     pub read_only: bool,
     /// The disk's size, MiB.
     pub size_mib: u64,
-    /// What of it was written before a fork and is shared with relatives, MiB of the
-    /// host's storage.
+    /// What was written to it before a fork and is shared with other VMs, MiB of the host's
+    /// storage.
     pub shared_mib: u64,
-    /// What was written since, MiB of the host's storage.
+    /// What was written to it since, MiB of the host's storage.
     pub private_mib: u64,
-    /// That the host could not read or write what the guest wanted, and why.
+    /// Why the host could not read or write the disk for the guest, if so.
     pub error: Option<String>,
 }
 
-/// What became of a fork that a guest asked for.
+/// The outcome of a fork that a guest requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestForkOutcome {
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!((read, rest.len()), (info(), 0));
     }
 
-    /// What the version before this protocol has left of a VM.
+    /// A VM's description as a version before this protocol has written it.
     const OLD: &str = r#"{
         "name": "old", "state": "running", "image": "nano", "cpus": 1, "memory_mib": 64,
         "pid": 366, "parent": null, "generation": 0, "index": 0, "cid": 64238395,

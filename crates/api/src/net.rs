@@ -11,8 +11,7 @@ use std::net::Ipv4Addr;
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The one that belongs to an IP address: locally administered, and as unique as
-    /// that.
+    /// The address derived from an IP address: locally administered, and unique if that is.
     pub const fn of(ip: Ipv4Addr) -> Self {
         let [a, b, c, d] = ip.octets();
         Self([0x02, b'H', a, b, c, d])
@@ -26,7 +25,7 @@ impl fmt::Display for Mac {
     }
 }
 
-/// What a clone's addresses are.
+/// Which addresses clones have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetMode {
@@ -35,24 +34,24 @@ pub enum NetMode {
     Own,
     /// Those of its parent as far as the guest can see, translated outside.
     Same,
-    /// Their own, which mean nothing outside: the VM's process speaks for its guest. For users
-    /// without privileges.
+    /// Addresses without a meaning outside: the VM's process makes the guest's connections. For
+    /// users without privileges.
     User,
 }
 
-/// What of a network is made before it is known whose it will be.
+/// The part of a network's configuration that a shell is built with, before it is a VM's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct NetKind {
-    /// What clones get.
+    /// Which addresses clones have.
     pub mode: NetMode,
-    /// Whom a guest may begin to speak to.
+    /// Where a guest may connect to.
     pub egress: Egress,
 }
 
 /// The network a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Network {
-    /// What is the same for all clones.
+    /// The part that is the same for all clones.
     pub kind: NetKind,
     /// Guest ports to be reached on the host.
     pub ports: Vec<PublishedPort>,
@@ -60,20 +59,20 @@ pub struct Network {
     pub bytes_per_s: Option<u64>,
 }
 
-/// What a guest has to know of its network.
+/// The network configuration of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestNetwork {
-    /// Of its interface.
+    /// The Ethernet address of its NIC.
     pub mac: Mac,
     /// Its address.
     pub ip: Ipv4Addr,
-    /// Bits of the address that are the network's.
+    /// The length of the network's prefix, in bits.
     pub prefix: u8,
-    /// The way to everybody else.
+    /// The gateway.
     pub gateway: Ipv4Addr,
-    /// The gateway's Ethernet address, so that nobody has to ask.
+    /// The gateway's Ethernet address, so that the guest need not ask for it (ARP).
     pub gateway_mac: Mac,
-    /// Who knows names.
+    /// The name servers.
     pub nameservers: Vec<Ipv4Addr>,
 }
 

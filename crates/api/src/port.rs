@@ -1,10 +1,10 @@
-//! What programs listen on.
+//! Ports of guests that are published on the host.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-/// What has ports.
+/// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -36,7 +36,7 @@ impl fmt::Display for Protocol {
 /// A guest port reachable on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
-    /// Of what.
+    /// The protocol.
     pub protocol: Protocol,
     /// The host's address at which it is reached; 0.0.0.0 for all.
     pub address: Ipv4Addr,

@@ -1,14 +1,14 @@
-//! What a VM may know and its clones may not.
+//! Secrets: data of one VM that its clones do not get.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::hint::black_box;
 
-/// Bytes that are not to be shown, and not to be found again where they have been.
+/// Bytes that are never displayed, and are overwritten when they are dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(#[serde(with = "serde_bytes")] Vec<u8>);
 
-/// A VM's secrets. A clone has none but those it is given by its own fork.
+/// A VM's secrets. A clone has only those that its own fork gives to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets {
     /// Variables for the programs that the host starts in the guest.
@@ -17,13 +17,13 @@ pub struct Secrets {
     pub files: Vec<(String, Secret)>,
 }
 
-/// Why they cannot be taken.
+/// Why secrets are not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
     /// Not a variable's name.
     #[error("'{0}' cannot be a variable's name: it has a '=' or a zero byte, or nothing at all")]
     Variable(String),
-    /// A value that no environment can hold.
+    /// A value that an environment variable cannot have.
     #[error("the secret {0} has a zero byte, which a variable cannot have: make it a file")]
     Zero(String),
     /// Not a file's name.
@@ -31,18 +31,18 @@ pub enum BadSecret {
         "'{0}' cannot be a secret file's name: use 1 to 64 of a-z A-Z 0-9 _ . -, not beginning with a dot"
     )]
     File(String),
-    /// Too much.
+    /// The secrets are too large.
     #[error("secrets may have 256 KiB together, not {0} bytes")]
     TooLong(usize),
 }
 
 impl Secret {
-    /// Takes them.
+    /// Makes a secret of these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// Shows them.
+    /// The bytes.
     pub fn reveal(&self) -> &[u8] {
         &self.0
     }
@@ -57,7 +57,7 @@ impl fmt::Debug for Secret {
 impl Drop for Secret {
     fn drop(&mut self) {
         self.0.fill(0);
-        // Somebody might look: this is not in vain.
+        // Keeps the compiler from optimising the overwriting away, as a dead store.
         black_box(&self.0);
     }
 }
@@ -71,10 +71,10 @@ impl Secrets {
         self.variables.is_empty() && self.files.is_empty()
     }
 
-    /// Whether a guest can have them.
+    /// Checks that a guest can have these secrets.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it cannot.
     pub fn check(&self) -> Result<(), BadSecret> {
         for (name, value) in &self.variables {
             if name.is_empty() || name.contains(['=', '\0']) {

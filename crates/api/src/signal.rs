@@ -1,10 +1,10 @@
-//! The signal port: how any guest program, without a driver or a kernel change,
-//! tells the monitor something (HyperFork paper, section 4.2).
+//! The signal port: how any guest program sends a message to the monitor, without a driver or a
+//! change of its kernel (HyperFork paper, section 4.2).
 //!
 //! | register, 32 bits | written | read |
 //! |---|---|---|
-//! | [`PORT`] | a [`Message`] | which one the machine is: 0 if it was booted, k if it was cloned as its parent's k-th of one fork |
-//! | [`FORK_PORT`] | ignored | a [`ForkStatus`]: what became of the fork that was asked for |
+//! | [`PORT`] | a [`Message`] | the machine's index: 0 if it was booted, k if it is the k-th clone of a fork |
+//! | [`FORK_PORT`] | ignored | a [`ForkStatus`]: the status of the latest fork request |
 //!
 //! A program that wants the machine forked works as with `fork(2)`, but has to
 //! wait, since clones are made while the machine runs on:
@@ -14,8 +14,8 @@
 //! repeat: in FORK_PORT            until the status is not pending any more
 //! ```
 //!
-//! One fork is asked for at a time. While one is under way, others are ignored,
-//! which their programs see at once, since the status has another's tag.
+//! One fork can be pending at a time. Requests made meanwhile are ignored, which their programs
+//! see at once, since the status has the pending request's tag.
 
 /// The I/O port of the first register.
 pub const PORT: u16 = 0x5f0;
@@ -26,43 +26,42 @@ pub const FORK_PORT: u16 = PORT + 4;
 /// How many ports there are, from [`PORT`] on.
 pub const PORT_LEN: u16 = 8;
 
-/// What the guest says: a kind in the low 8 bits, an argument above.
+/// A message of the guest: a kind in the low 8 bits, an argument above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
-    /// I am at the point where I am ready to be cloned: do so.
+    /// "Fork me now."
     Fork {
         /// How many clones; up to [`MOST_CLONES`] fit.
         clones: u32,
         /// Any 12 bits, to recognise the answer by.
         tag: u32,
     },
-    /// I have done my work; the argument is the result code, 24 bits.
+    /// "I have done my work"; the argument is the result code, 24 bits.
     Done(u32),
-    /// I am running: sent by a guest without an agent once it is ready to work.
+    /// "I am running": sent by a guest without an agent once it is ready to work.
     Ready(u32),
 }
 
-/// What became of the fork that was asked for: a kind in the low 8 bits, 12 bits
-/// about it, and the 12 bits of the request's tag.
+/// The status of the latest fork request: a kind in the low 8 bits, 12 bits of detail, and the
+/// 12 bits of the request's tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForkStatus {
-    /// What became of it.
+    /// The status.
     pub answer: ForkAnswer,
-    /// Whose request it was.
+    /// The tag of the request.
     pub tag: u32,
 }
 
 /// See [`ForkStatus`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForkAnswer {
-    /// None was asked for yet.
+    /// There was no request yet.
     None,
-    /// It has not happened yet, or not all clones have come to life; in a clone:
-    /// it has not been told yet who it is.
+    /// Not all clones have come to life yet; in a clone: it has not received its identity yet.
     Pending,
-    /// It is complete. This is the parent (0) or the clone of this number.
+    /// The fork is complete. This is the parent (0) or the clone of this number.
     Forked(u32),
-    /// It did not happen, or no clone of it has come to life.
+    /// The fork was refused or failed: there is no clone.
     Refused(Refusal),
 }
 
@@ -71,14 +70,14 @@ pub enum ForkAnswer {
 pub enum Refusal {
     /// That many clones cannot be made at once.
     Count = 1,
-    /// The machine may not be forked (so often) any more.
+    /// The machine has used up the forks that it may make.
     Spent,
     /// There are too many machines on the host for guests to make more.
     Crowded,
     /// The host could not do it.
     Failed,
-    /// This machine is a clone that somebody else made while its parent was waiting
-    /// for its own fork.
+    /// This machine is a clone of another fork, made while its parent was waiting for the one that
+    /// it had requested.
     Interrupted,
 }
 
@@ -109,7 +108,7 @@ impl Message {
         }
     }
 
-    /// Reads a word; `None` for a kind that means nothing.
+    /// Decodes a word; `None` for an unknown kind.
     pub const fn decode(word: u32) -> Option<Self> {
         match word & 0xff {
             FORK => Some(Self::Fork {
@@ -124,13 +123,13 @@ impl Message {
 }
 
 impl ForkStatus {
-    /// As it is before any request.
+    /// The status before any request.
     pub const NONE: Self = Self {
         answer: ForkAnswer::None,
         tag: 0,
     };
 
-    /// The bits of a number that a tag has.
+    /// The low bits of a number, as many as a tag has.
     pub const fn tag(number: u32) -> u32 {
         number & LOW_12
     }
@@ -146,8 +145,7 @@ impl ForkStatus {
         pack(kind, about, self.tag)
     }
 
-    /// Reads a word; `None` for one that means nothing, as where there is no such
-    /// register.
+    /// Decodes a word; `None` for one without a meaning, as is read where there is no such register.
     pub fn decode(word: u32) -> Option<Self> {
         let about = word >> 8 & LOW_12;
         let answer = match word & 0xff {
@@ -226,7 +224,7 @@ mod tests {
             }
         }
         assert_eq!(ForkStatus::decode(0), Some(ForkStatus::NONE));
-        // A port with nothing behind it.
+        // A port without a device.
         assert_eq!(ForkStatus::decode(0xffff_ffff), None);
         assert_eq!(ForkStatus::decode(REFUSED | 99 << 8), None);
     }

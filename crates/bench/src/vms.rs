@@ -6,7 +6,7 @@ use crate::error::BenchError;
 use crate::guest::Guest;
 use hyperfork_api::control::{self, Ask, Pause, Resume};
 use hyperfork_api::{CloneReport, ForkReport, Secrets, Strategy, VmInfo, VmName};
-use hyperfork_host::{Client, ClientError, Config, LaunchError, RunDir, VmDir, launch, life};
+use hyperfork_host::{Client, ClientError, Config, LaunchError, RunDir, VmDir, launch, lifecycle};
 use hyperfork_sys::scm;
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -210,12 +210,12 @@ impl<'a> Vms<'a> {
             .iter()
             .map(|clone| self.host.run_dir.vm(&clone.name))
             .collect();
-        life::discard(&dirs);
+        lifecycle::discard(&dirs);
     }
 
     /// Ends VMs and removes what is left of them.
     pub(crate) fn remove_all(&self, vms: &[VmName]) {
-        life::discard(
+        lifecycle::discard(
             &vms.iter()
                 .map(|vm| self.host.run_dir.vm(vm))
                 .collect::<Vec<_>>(),
@@ -224,7 +224,7 @@ impl<'a> Vms<'a> {
 
     /// Ends a VM and removes what is left of it.
     pub(crate) fn remove(&self, vm: &VmName) {
-        life::discard(&[self.host.run_dir.vm(vm)]);
+        lifecycle::discard(&[self.host.run_dir.vm(vm)]);
     }
 }
 
@@ -232,6 +232,6 @@ impl Drop for Vms<'_> {
     fn drop(&mut self) {
         let ours = |dir: &VmDir| dir.name().as_str().starts_with(&self.prefix);
         let all = self.host.run_dir.list().unwrap_or_default();
-        life::discard(&all.into_iter().filter(ours).collect::<Vec<_>>());
+        lifecycle::discard(&all.into_iter().filter(ours).collect::<Vec<_>>());
     }
 }

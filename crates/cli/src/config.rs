@@ -1,4 +1,4 @@
-//! What the environment says about how VMs are run and where they are found.
+//! The host library's configuration, from the environment.
 
 use crate::ui::Progress;
 use anyhow::{Context, anyhow};
@@ -10,17 +10,16 @@ use hyperfork_net::address::Pool as AddressPool;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Environment variable: how many shells may wait at most; 0 for no pool.
+/// Environment variable: the most shells in stock; 0 for no pool.
 const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
 
-/// Environment variable: 0 has shells wait as they were built, with no memory preloaded of a
-/// VM that was forked.
+/// Environment variable: 0 keeps shells from preloading the memory of a VM that was forked.
 const PRELOAD: &str = "HYPERFORK_PRIME";
 
 /// Environment variable: the addresses of VMs with networks, such as `10.213.0.0/16`.
 const ADDRESSES: &str = "HYPERFORK_NET_POOL";
 
-/// The user's run directory: `$XDG_RUNTIME_DIR/hyperfork`, or where that is unset
+/// The user's run directory: `$XDG_RUNTIME_DIR/hyperfork`, or, if that is unset,
 /// `/run/hyperfork` (root) or `/tmp/hyperfork-$UID`. Made if missing, for the user alone.
 ///
 /// # Errors
@@ -47,7 +46,7 @@ pub(crate) fn vm(name: &VmName) -> Result<VmDir, RunDirError> {
 /// How VMs are run.
 ///
 /// # Errors
-/// As [`run_dir`]; a value that is none; a program that is missing.
+/// As [`run_dir`]; a variable's value is not valid; the program of VMs is missing.
 pub(crate) fn host() -> anyhow::Result<Config> {
     let PoolConfig { most, preload } = PoolConfig::DEFAULT;
     let most = match std::env::var(POOL_MAX) {
@@ -69,10 +68,10 @@ pub(crate) fn host() -> anyhow::Result<Config> {
     })
 }
 
-/// What networks are made with.
+/// The setup of the VMs' networks.
 ///
 /// # Errors
-/// A value that is none; a program that is missing.
+/// A variable's value is not valid; the program of VMs is missing.
 pub(crate) fn network() -> anyhow::Result<Setup> {
     Ok(Setup {
         pool: addresses()?,
@@ -80,8 +79,8 @@ pub(crate) fn network() -> anyhow::Result<Setup> {
     })
 }
 
-/// What VMs run. `cargo run` builds one program of a package, so that in a checkout that is fresh
-/// or has changed the other is built here.
+/// The program of VMs. `cargo run` builds one program of a package only, so in a checkout that is
+/// fresh or has changed the other one is built here.
 fn program() -> anyhow::Result<Program> {
     program_of_this_build().or_else(|unfit| match build_program() {
         Some(built) => built.and_then(|()| program_of_this_build()),
@@ -104,7 +103,7 @@ fn program_of_this_build() -> anyhow::Result<Program> {
     }
 }
 
-/// Has the cargo that runs this program build the other one; `None` where none does.
+/// Has the cargo that runs this program build the other one; `None` if no cargo runs it.
 fn build_program() -> Option<anyhow::Result<()>> {
     let cargo = std::env::var_os("CARGO")?;
     let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR")?);

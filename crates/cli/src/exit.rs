@@ -20,7 +20,7 @@ use hyperfork_host::agent::AgentError;
 
 /// Done.
 pub(crate) const OK: u8 = 0;
-/// It failed; the reason was told.
+/// It failed; the error was printed.
 pub(crate) const FAILED: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;
@@ -75,7 +75,7 @@ pub(crate) fn by_signal(signal: i32) -> u8 {
     of_program(BY_SIGNAL + signal)
 }
 
-/// A program's status as ours: the low eight bits, as everywhere.
+/// This program's status for a program's: the low eight bits.
 pub(crate) fn of_program(status: i32) -> u8 {
     (status & 0xff) as u8
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: noticed, and acted on where it is convenient.
+//! SIGINT and SIGTERM: recorded as they come, and checked for where the program can stop.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -7,24 +7,24 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Somebody wanted this program to end, by this signal.
+/// A signal has asked this program to end.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted(pub(crate) i32);
 
-/// Whether somebody wants this program to end.
+/// The signals that ask this program to end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Interrupt(Arc<(Mutex<Seen>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct Seen {
     first: Option<i32>,
-    /// Not yet taken by [`Interrupt::next`].
+    /// Signals that [`Interrupt::next`] has not returned yet.
     waiting: VecDeque<i32>,
 }
 
 impl Interrupt {
-    /// From now on the signals do not end the program by themselves.
+    /// Catches the signals, which no longer end the program by themselves from now on.
     ///
     /// # Errors
     /// The system's.
@@ -58,7 +58,7 @@ impl Interrupt {
         self.check().is_err()
     }
 
-    /// Whether to go on.
+    /// Checks whether the program may go on.
     ///
     /// # Errors
     /// [`Interrupted`], once a signal has come.
@@ -68,7 +68,7 @@ impl Interrupt {
             .map_or(Ok(()), |signal| Err(Interrupted(signal)))
     }
 
-    /// Waits for the next signal. Each is given once.
+    /// Waits for the next signal. Each is returned once.
     pub(crate) fn next(&self) -> i32 {
         let mut seen = self.seen();
         loop {
@@ -79,7 +79,7 @@ impl Interrupt {
         }
     }
 
-    /// The error as it is, unless it only came because of a signal.
+    /// [`Interrupted`] if a signal has come, which has then caused the error; otherwise the error.
     pub(crate) fn explains(&self, error: anyhow::Error) -> anyhow::Error {
         match self.check() {
             Ok(()) => error,

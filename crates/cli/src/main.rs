@@ -2,8 +2,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`args`] | what may be written on the command line, typed |
-//! | [`config`] | what the environment says |
+//! | [`args`] | the command line, typed |
+//! | [`config`] | configuration from the environment |
 //! | [`verbs`] | one module per verb |
 //! | [`guest`] | talking to programs inside a guest: streams, terminals, archives |
 //! | [`doctor`] | what this host can do |
@@ -11,8 +11,8 @@
 //! | [`ui`] | tables, progress, errors |
 //! | [`exit`] | every exit status, in one place |
 //!
-//! VMs live on in processes of their own, which run `hyperfork-vm`; everything here only asks
-//! them.
+//! VMs run in processes of their own, of the program `hyperfork-vm`; this program is their
+//! client.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -41,10 +41,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the verb says.
+/// Runs the verb.
 ///
 /// # Errors
-/// Why it could not be done.
+/// The verb's.
 fn run(verb: Verb) -> anyhow::Result<u8> {
     match verb {
         Verb::Doctor(args) => doctor::run(&args),

@@ -1,4 +1,4 @@
-//! Disks beside the root: `run --disk`, what `inspect` tells of them, `cp VM:/dev/vdb`.
+//! Disks beside the root: `run --disk`, their listing in `inspect`, `cp VM:/dev/vdb`.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 mod support;
@@ -119,7 +119,7 @@ fn disks_are_private_to_each_clone_their_images_are_never_written_and_a_full_one
         1
     );
 
-    // A file system that is full says so; nothing else breaks, and its disk is whole.
+    // A full file system is an error of that write alone, and its disk stays whole.
     let script = "mkdir /data && mount /dev/vdb /data && echo mine > /data/mine; \
          dd if=/dev/zero of=/data/full bs=64k 2>&1 | grep -o 'No space left on device'; \
          rm /data/full; sync; echo more > /data/more && cat /data/mine /data/more";

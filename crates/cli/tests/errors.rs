@@ -1,4 +1,4 @@
-//! What goes wrong is told in one line, with the right exit status.
+//! Each error is one line, with the right exit status.
 
 mod support;
 
@@ -285,7 +285,7 @@ fn a_user_without_permission_is_told_what_to_do() {
 }
 
 #[test]
-fn nobody_reading_the_output_is_no_crash() {
+fn a_closed_standard_output_is_no_crash() {
     let user = User::new();
     user.nano("p");
     let mut child = user.start(&["inspect", "p"]);
@@ -294,24 +294,24 @@ fn nobody_reading_the_output_is_no_crash() {
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
 
-/// Installed by halves: this `hyperfork`, with what `vm` writes beside it.
+/// An incomplete installation: this `hyperfork`, with the script `vm` as `hyperfork-vm` beside it.
 fn installed_with(user: &User, vm: Option<&str>) -> Ended {
     let directory = user.path("bin");
-    fs::create_dir_all(&directory).unwrap();
+    fs::create_dir_all(&directory).expect("a directory");
     let program = directory.join("hyperfork");
-    fs::copy(HYPERFORK, &program).unwrap();
+    fs::copy(HYPERFORK, &program).expect("a copy of the program");
     if let Some(script) = vm {
         let path = directory.join("hyperfork-vm");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
     }
     let mut command = Command::new(program);
     command.args(["run", "-d", "--image", "nano"]);
-    // No cargo runs it, which would build the other.
+    // Without cargo, which would build the other program.
     command
         .env_remove("CARGO")
         .env("XDG_RUNTIME_DIR", user.path("run"));
-    Ended::of(command.output().unwrap())
+    Ended::of(command.output().expect("the program to start"))
 }
 
 #[test]

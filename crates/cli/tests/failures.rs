@@ -1,5 +1,5 @@
-//! What fails is an error of what failed, and of nothing else: no parent, sibling or command
-//! hangs or dies of it.
+//! A failure is an error of the part that failed, and of no other: no parent, sibling or command
+//! hangs or ends because of it.
 
 mod support;
 #[path = "support/trouble.rs"]

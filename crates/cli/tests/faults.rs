@@ -289,7 +289,7 @@ impl Family {
         let user = &self.user;
         assert!([0, 1].contains(&ended.status), "{}", what("status"));
         assert!(lives(self.parent), "{}", what("the parent is dead"));
-        // It says so within a second, on a host that has one.
+        // It answers within a second, unless the host is busy.
         let begun = Instant::now();
         while !soon(user, &["inspect", "p"])
             .stdout
@@ -302,7 +302,7 @@ impl Family {
             );
         }
         // Clones are there if the fork succeeded, and only then; unless the thread that was to
-        // say so panicked when it had let them go.
+        // report them panicked when it had released them.
         let has_panicked = case.party == Waiter && case.action == "panic";
         if !case.kills_parent() && !has_panicked {
             let expected = if ended.status == 0 { 4 } else { 1 };

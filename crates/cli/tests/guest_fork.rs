@@ -129,7 +129,7 @@ fn guests_cannot_fill_the_host_with_clones() {
         let error = &inspect(&user, "p")["guest_fork"]["error"];
         error.as_str().is_some_and(|error| error.contains("1024"))
     });
-    // Whoever runs it may.
+    // The limit is for guests: the user may still fork it.
     user.ok(&["fork", "p"]);
     for dir in &filled {
         fs::remove_dir_all(dir).expect("to remove it");
@@ -194,7 +194,7 @@ fn a_shell_script_forks_its_machine_and_each_clone_ends_with_its_result() {
     let script = "a=$(hf-fork 1); b=$(hf-fork 1); echo $a$b $(hostname) > /tmp/ab";
     sh(&user, "p", script);
     for (vm, numbers) in [("p", "00"), ("p-1", "10"), ("p-2", "01"), ("p-1-1", "11")] {
-        // The hostname, too: hf-fork returns in a clone when it knows who it is.
+        // The hostname, too: hf-fork returns in a clone when the clone has its identity.
         let text = written(&user, vm, "/tmp/ab");
         assert_eq!(text, format!("{numbers} {vm}\n"));
     }
@@ -268,7 +268,7 @@ fn forks_are_counted_and_programs_take_turns() {
     }
     assert_eq!(user.names(), ["p"]);
 
-    // Whoever is second is in the first one's clone as well, and so forks that, too.
+    // The program that forks second is in the first one's clone as well, and so forks that, too.
     let script = "hf-fork 1 > /tmp/a & hf-fork 1 > /tmp/b & wait; echo > /tmp/both";
     assert_eq!(sh(&user, "p", script).status, 0);
     for vm in ["p", "p-1", "p-2", "p-1-1"] {

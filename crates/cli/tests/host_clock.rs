@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{User, eventually};
 
-/// Who sets this has a clock to spare.
+/// Set only on a host whose clock the test may change.
 const MAY_SET: &str = "HYPERFORK_TEST_MAY_SET_CLOCK";
 
 const HOUR: i64 = 3600;
@@ -54,7 +54,7 @@ fn a_guest_follows_when_the_hosts_clock_is_set_and_its_own_time_does_not_jump() 
 
     for vm in ["p", "p-1"] {
         must_have_the_hosts_time(&in_guest(vm, "date +%s"), vm);
-        // Nobody has slept for an hour, nor for less than was asked for, nor twice.
+        // No program has slept for an hour, for less than it asked for, or twice.
         let woken = || in_guest(vm, "cat /tmp/woken 2> /dev/null || true");
         eventually("the end of a sleep", || !woken().is_empty());
         in_guest(vm, "sleep 1");

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::User;
 
-/// Imports, draws once from every generator, and then tells whoever connects who it is and what
-/// it draws next.
+/// A program that draws once from every generator, and then sends each client its identity and
+/// what it draws next.
 const SERVER: &str = r#"
 import fcntl, os, random, secrets, socket, ssl, struct, uuid
 own = random.Random()

@@ -1,4 +1,4 @@
-//! The life of VMs, on the embedded guest.
+//! Running, forking and ending VMs, on the embedded guest.
 
 mod support;
 
@@ -251,7 +251,7 @@ fn ctrl_c_during_boot_leaves_nothing() {
 }
 
 #[test]
-fn a_vm_stopped_by_somebody_else_ends_the_foreground() {
+fn a_vm_stopped_by_another_command_ends_the_foreground() {
     let user = User::new();
     let mut args = vec!["run", "--name", "p"];
     args.extend(NANO);

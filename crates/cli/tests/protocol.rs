@@ -1,5 +1,4 @@
-//! What other programs get to know of VMs: events as they happen, and versions that do not
-//! understand each other.
+//! The protocol for other programs: events as they happen, and peers of other versions.
 
 mod support;
 
@@ -80,7 +79,7 @@ fn a_vm_and_its_clones_are_told_of_from_their_beginning_to_their_removal() {
     assert_eq!(of("p", &paused), ["paused", "resumed"]);
 
     user.ok(&["fork", "p", "-n", "2"]);
-    // Each clone starts, is ready, and tells its answer.
+    // Each clone starts, becomes ready, and sends its result.
     let forked = events.next(7);
     assert_eq!(of("p", &forked), ["forked"]);
     for clone in ["p-1", "p-2"] {
@@ -101,7 +100,7 @@ fn a_vm_and_its_clones_are_told_of_from_their_beginning_to_their_removal() {
     user.ok(&["stop", "p-1"]);
     user.ok(&["rm", "p-1"]);
     assert_eq!(of("p-1", &events.next(2)), ["stopped", "removed"]);
-    // One that is killed cannot say so itself.
+    // A VM that is killed cannot send the event itself.
     let pid = user.json(&["inspect", "p-2"])["pid"].as_u64().unwrap();
     let killed = std::process::Command::new("kill")
         .args(["-9", &pid.to_string()])
@@ -128,7 +127,7 @@ fn events_of_some_vms_are_told_in_words_and_end_with_their_reader() {
     assert!(words[0].ends_with('Z'), "{line}");
     assert_eq!(words[1..], ["p", "started from nano"], "{line}");
     assert!(events.line().contains(" p ready after "));
-    // With its reader gone the next event ends it, without a word.
+    // When its reader is gone, the next event ends it silently.
     drop(events.lines.take());
     user.ok(&["pause", "p"]);
     let status = events.process.wait().unwrap();
@@ -168,7 +167,7 @@ fn the_longest_secret_there_can_be_fits_a_request() {
     let file = user.path("secret");
     fs::write(&file, vec![0xff; (256 << 10) - "secret".len()]).unwrap();
     let file = file.to_str().unwrap();
-    // The VM has heard it all: it says that it cannot take any.
+    // The VM has read all of it, and answers that it takes no secrets.
     let error = user.fails(1, &["fork", "p", "--secret-file", file]);
     assert!(
         error.contains("p has no agent that could take secrets"),

@@ -102,7 +102,7 @@ impl Family {
         }
     }
 
-    /// Who may be hit: clones, shells, the pool, and the parent's own parent.
+    /// The processes that may be hit: clones, shells, the pool, and the parent's own parent.
     fn victims(&self) -> Vec<u32> {
         let mut all = shells_of(&self.user);
         all.extend(self.user.processes());

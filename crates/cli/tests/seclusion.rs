@@ -1,4 +1,4 @@
-//! What the processes of VMs have of the one that started them, and show to others.
+//! What the processes of VMs inherit from the process that starts them, and show to others.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What a clone's process has of its relatives' memory, with the real program.
+//! The memory files that a clone's process shares with other VMs, with the real program.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 mod support;

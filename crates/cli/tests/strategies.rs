@@ -64,7 +64,7 @@ fn inspect(user: &User, vm: &str) -> Value {
     user.json(&["inspect", vm])
 }
 
-/// Each clone has found itself as it should be, and said so, before the fork is over.
+/// Each clone has checked itself and reported success before the fork is over.
 fn must_report(user: &User, clones: &[String]) {
     for (clone, index) in clones.iter().zip(1..) {
         let info = inspect(user, clone);
@@ -78,8 +78,8 @@ fn must_report(user: &User, clones: &[String]) {
     }
 }
 
-/// Forks twice in `mode`. Clones of the second time are of a parent that has gone on; one
-/// that does not find itself as it should be says so.
+/// Forks twice. The parent has run on before its second fork; a clone whose check of itself fails
+/// reports that.
 fn survives(strategy: &str, cpus: u8, options: &str) {
     let user = User::new();
     boot(&user, cpus, options);
@@ -111,7 +111,7 @@ fn memory_is_isolated_both_ways_on_every_page(strategy: &str) {
             writes_on(&user, vm, 16);
         }
     }
-    // None has found somebody else's word.
+    // No clone has found what another one has written.
     must_report(&user, &["p-1", "p-2", "p-3"].map(str::to_owned));
     assert_eq!(inspect(&user, "p")["exit_status"], Value::Null);
 }
@@ -268,7 +268,7 @@ fn a_clone_has_nothing_of_its_parents_open(strategy: &str) {
         .map(|link| link.to_string_lossy().into_owned())
         .collect();
     let count = |what: &str| links.iter().filter(|link| link.contains(what)).count();
-    // A VM lives as long as somebody has it open, or a vCPU of it mapped.
+    // KVM keeps a VM as long as a process has it open, or has mapped one of its vCPUs.
     assert_eq!((count("kvm-vm"), count("kvm-vcpu")), (1, 2), "{links:?}");
     let maps = support::read(format!("{process}/maps"));
     assert_eq!(maps.matches("kvm-vcpu").count(), 2, "{maps}");

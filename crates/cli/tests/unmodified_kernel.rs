@@ -7,7 +7,7 @@ mod support;
 
 use support::User;
 
-/// A file that whoever runs this test names.
+/// A file whose path an environment variable has.
 fn file(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("set {variable} (docs/testing.md)"))
 }
@@ -37,7 +37,7 @@ fn an_unmodified_kernel_boots_and_its_clones_answer_for_themselves() {
     assert_eq!(described.count(), 5, "{ended:?}");
     assert!(lines.contains(&"HYPF0001:00"), "{ended:?}");
 
-    // The machine below has nested virtualization, and this one is not told of it.
+    // The host has nested virtualization, and the guest does not see it.
     let below = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let has = |cpuinfo: &str, flag| cpuinfo.split_whitespace().any(|word| word == flag);
     assert!(has(&below, "svm") || has(&below, "vmx"), "{below}");
@@ -60,7 +60,7 @@ fn an_unmodified_kernel_boots_and_its_clones_answer_for_themselves() {
     user.ok(&["fork", "p"]);
     let seen = ["p", "p-1", "p-2", "p-1-1", "p-3"].map(read);
     assert_eq!(seen, ["p\n", "p-1\n", "p\n", "p-1\n", "p\n"]);
-    // Each is told once that it is a clone, by the interrupt of the generation identifier.
+    // Each clone gets the interrupt of the generation identifier once.
     // (This kernel has no driver for it, which would reseed the random generator then.)
     let told = |vm: &str| -> u32 {
         let interrupts = user.ok(&["exec", vm, "--", "cat", "/proc/interrupts"]);

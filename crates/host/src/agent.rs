@@ -25,10 +25,10 @@ pub enum AgentError {
     /// It did not answer in time.
     #[error("the guest does not answer")]
     Timeout,
-    /// What came is not the protocol.
+    /// The agent's message is not one of the protocol.
     #[error("the guest's agent does not speak our protocol")]
     Protocol(#[source] FrameError),
-    /// The agent said no.
+    /// The agent refused, or failed.
     #[error(transparent)]
     Failed(#[from] Failure),
 }
@@ -64,7 +64,7 @@ impl Agent {
         Self { stream }
     }
 
-    /// Gives up on a reply after this long; `None` for never, as at first.
+    /// Sets how long to wait for a reply; `None`, as at first, for no limit.
     ///
     /// # Errors
     /// The socket's.
@@ -72,7 +72,7 @@ impl Agent {
         self.stream.set_read_timeout(timeout)
     }
 
-    /// Asks and waits for the reply.
+    /// Sends a request and waits for the reply.
     ///
     /// # Errors
     /// [`AgentError`]; a [`Reply::Failed`] is [`AgentError::Failed`].

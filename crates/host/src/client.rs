@@ -1,4 +1,4 @@
-//! Asking a VM's process.
+//! The client of a VM's control socket.
 
 use crate::lines::{self, line_of};
 use crate::run_dir::VmDir;
@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 pub struct Client {
     name: VmName,
     stream: BufReader<UnixStream>,
-    /// Whether we have said who we are, and the VM has.
-    has_greeted: bool,
-    is_greeted: bool,
+    /// Whether this client has sent its greeting, and has received the VM's.
+    greeting_sent: bool,
+    greeting_received: bool,
 }
 
-/// Why a VM could not be asked, or did not do it.
+/// Why a request to a VM failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no such VM.
@@ -31,27 +31,27 @@ pub enum ClientError {
         /// The name.
         name: VmName,
     },
-    /// Its process has not said anything yet.
+    /// Its process has not written its description yet.
     #[error("{name} is only just being made: ask again in a moment")]
     Starting {
         /// Its name.
         name: VmName,
     },
-    /// There was, but it has ended.
+    /// The VM has ended.
     #[error("{name} is not running")]
     NotRunning {
         /// Its name.
         name: VmName,
     },
-    /// Its process says no.
+    /// Its process refuses the request.
     #[error(transparent)]
     Refused(Error),
-    /// Its process speaks another protocol; it may not have told which.
+    /// Its process speaks another protocol, which it may not have named.
     #[error("{}", hello::other_vm(.name, .vm.as_ref()))]
     OtherVersion {
         /// The VM.
         name: VmName,
-        /// What it says.
+        /// Its greeting.
         vm: Option<Hello>,
     },
     /// The connection failed.
@@ -62,13 +62,13 @@ pub enum ClientError {
         /// The system's reason.
         source: io::Error,
     },
-    /// Its process is there and says nothing.
+    /// Its process runs and does not answer.
     #[error("{name} does not answer: `hyperfork rm -f {name}` ends it all the same")]
     Silent {
         /// The VM.
         name: VmName,
     },
-    /// What it left makes no sense.
+    /// Its description on disk cannot be read.
     #[error(
         "what {name} left in its directory is damaged: remove it with `hyperfork rm -f {name}`"
     )]
@@ -79,7 +79,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What kind of error it is, for programs.
+    /// The error's code, for programs.
     pub fn code(&self) -> Code {
         match self {
             Self::Unknown { .. } => Code::NotFound,
@@ -101,12 +101,12 @@ impl Client {
     /// [`ClientError::Unknown`], [`ClientError::NotRunning`], or the socket's.
     pub fn connect(dir: &VmDir) -> Result<Self, ClientError> {
         let name = dir.name().clone();
-        match connect::within(&dir.control_socket(), CONNECT) {
+        match connect::within(&dir.control_socket(), CONNECT_TIMEOUT) {
             Ok(stream) => Ok(Self {
                 name,
                 stream: BufReader::new(stream),
-                has_greeted: false,
-                is_greeted: false,
+                greeting_sent: false,
+                greeting_received: false,
             }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(ClientError::Silent { name })
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// The process that has made the socket.
+    /// The process that serves the socket.
     ///
     /// # Errors
     /// The system's; it may have ended.
@@ -125,17 +125,17 @@ impl Client {
         Process::open(scm::peer(self.stream.get_ref())?)
     }
 
-    /// Asks, and waits for the answer as long as that takes.
+    /// Sends a request and waits for the answer, without a limit.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with what the VM says, [`ClientError::NotRunning`]
-    /// when it ended instead of answering, [`ClientError::OtherVersion`], or the socket's.
+    /// [`ClientError::Refused`] with the VM's error, [`ClientError::NotRunning`] when it ended
+    /// instead of answering, [`ClientError::OtherVersion`], or the socket's.
     pub fn ask<A: Ask>(&mut self, request: A) -> Result<A::Reply, ClientError> {
         self.send(request)?;
         self.answer::<A>(None)
     }
 
-    /// Asks, and waits so long for the answer at most.
+    /// Sends a request and waits for the answer, at most this long.
     ///
     /// # Errors
     /// As [`ask`](Self::ask); [`ClientError::Silent`].
@@ -149,33 +149,33 @@ impl Client {
         self.answer::<A>(Some(deadline))
     }
 
-    /// Asks. The [answer](Self::answer) may be waited for later.
+    /// Sends a request. The [answer](Self::answer) is awaited later.
     fn send<A: Ask>(&mut self, request: A) -> Result<(), ClientError> {
-        let mut lines = match self.has_greeted {
+        let mut lines = match self.greeting_sent {
             true => Vec::new(),
             false => lines::greeting(),
         };
-        self.has_greeted = true;
+        self.greeting_sent = true;
         let request: Request = request.into();
         lines.extend(line_of(&request));
-        // A request is small, but the process may stand still.
+        // A request is small, but the process may be stopped and its socket's buffer full.
         let stream = self.stream.get_mut();
         let sent = stream
-            .set_write_timeout(Some(CONNECT))
+            .set_write_timeout(Some(CONNECT_TIMEOUT))
             .and_then(|()| stream.write_all(&lines));
         match sent {
-            // It may have said why before it closed the connection.
+            // The VM may have sent an error before it closed the connection.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent.map_err(|error| self.failed(error)),
         }
     }
 
-    /// The answer to what was asked, waited for until `deadline`, if there is one.
+    /// Waits for the answer to the last request, until `deadline`, if there is one.
     fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
-        if !self.is_greeted {
+        if !self.greeting_received {
             let line = self.line(deadline)?;
             match lines::hello_in(line.as_bytes()) {
-                Some(hello) if hello.is_understood() => self.is_greeted = true,
+                Some(hello) if hello.is_understood() => self.greeting_received = true,
                 vm => {
                     let name = self.name.clone();
                     return Err(ClientError::OtherVersion { name, vm });
@@ -185,7 +185,7 @@ impl Client {
         let line = self.line(deadline)?;
         let answer: Answer<A::Reply> = self.read(&line)?;
         Result::from(answer).map_err(|error: Error| match error.code {
-            // It said so with its last breath, or is gone without a word: it is the same.
+            // The same error as for a VM that has ended without an answer.
             Code::NotRunning => ClientError::NotRunning {
                 name: self.name.clone(),
             },
@@ -195,7 +195,7 @@ impl Client {
 
     fn line(&mut self, deadline: Option<Instant>) -> Result<String, ClientError> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        // What has come already is read in any case. (No time at all would mean for ever.)
+        // Reads what has arrived in any case. (A timeout of zero would mean none.)
         let left = left.map(|left| left.max(Duration::from_millis(1)));
         let mut line = String::new();
         let limited = self.stream.get_mut().set_read_timeout(left);
@@ -227,16 +227,15 @@ impl Client {
     }
 }
 
-/// How long a process may take to notice that it is asked something.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How long a process may take to accept a connection or a request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the processes of VMs may take to tell about themselves.
-const INFO: Duration = Duration::from_millis(700);
+/// How long the processes of VMs may take to answer [`Info`].
+const INFO_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// What there is to know about each of these VMs, all within a second: they are asked at the
-/// same time.
+/// The descriptions of VMs, within a second: all VMs are asked at the same time.
 pub fn infos(dirs: &[VmDir]) -> Vec<Result<VmInfo, ClientError>> {
-    let deadline = Instant::now() + INFO;
+    let deadline = Instant::now() + INFO_TIMEOUT;
     let asked: Vec<_> = dirs.iter().map(|dir| ask_for_info(dir, deadline)).collect();
     let asked = dirs.iter().zip(asked);
     asked
@@ -245,7 +244,7 @@ pub fn infos(dirs: &[VmDir]) -> Vec<Result<VmInfo, ClientError>> {
 }
 
 fn ask_for_info(dir: &VmDir, deadline: Instant) -> Result<Client, ClientError> {
-    // Those that stand still take the time of connecting to others.
+    // Processes that do not accept use up the time for the others.
     if Instant::now() >= deadline {
         return Err(ClientError::Silent {
             name: dir.name().clone(),
@@ -257,13 +256,13 @@ fn ask_for_info(dir: &VmDir, deadline: Instant) -> Result<Client, ClientError> {
 }
 
 impl VmDir {
-    /// What there is to know about the VM: from its process, or where that has
-    /// ended, from what it left.
+    /// The VM's description: from its process, or from its directory if the process has ended
+    /// or does not answer.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn info(&self) -> Result<VmInfo, ClientError> {
-        let deadline = Instant::now() + INFO;
+        let deadline = Instant::now() + INFO_TIMEOUT;
         self.info_from(ask_for_info(self, deadline), deadline)
     }
 
@@ -274,15 +273,15 @@ impl VmDir {
     ) -> Result<VmInfo, ClientError> {
         let answer = asked.and_then(|mut client| client.answer::<Info>(Some(deadline)));
         match answer {
-            // Ended, being started, or standing still.
+            // Ended, being started, or stopped.
             Err(
                 ClientError::NotRunning { .. }
                 | ClientError::Connection { .. }
                 | ClientError::Silent { .. },
-            ) => self.left_info(),
-            // What it keeps on disk can be read all the same.
+            ) => self.recorded_info(),
+            // Its description on disk can be read all the same.
             Err(error @ ClientError::OtherVersion { .. }) => {
-                let mut info = self.left_info()?;
+                let mut info = self.recorded_info()?;
                 info.status.error.get_or_insert_with(|| error.to_string());
                 Ok(info)
             }
@@ -290,13 +289,13 @@ impl VmDir {
         }
     }
 
-    /// What the VM told about itself last.
-    pub(crate) fn left_info(&self) -> Result<VmInfo, ClientError> {
+    /// The VM's last description on disk.
+    pub(crate) fn recorded_info(&self) -> Result<VmInfo, ClientError> {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };
         let text = fs::read(self.info_path()).map_err(|error| match error.kind() {
-            // A directory that was removed meanwhile, or whose VM never came to life, is no VM's.
+            // The directory was removed meanwhile, or no VM ever ran in it.
             io::ErrorKind::NotFound if !self.is_taken() => ClientError::Unknown {
                 name: self.name().clone(),
             },
@@ -331,10 +330,10 @@ mod tests {
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut said = String::new();
-            reader.read_line(&mut said).unwrap();
-            assert_eq!(said.as_bytes(), lines::greeting());
-            reader.read_line(&mut said).unwrap();
+            let mut received = String::new();
+            reader.read_line(&mut received).unwrap();
+            assert_eq!(received.as_bytes(), lines::greeting());
+            reader.read_line(&mut received).unwrap();
             stream.write_all(&[lines::greeting(), line].concat())
         });
         claim

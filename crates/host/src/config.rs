@@ -1,4 +1,4 @@
-//! What a caller of this library decides; nothing here reads the environment.
+//! The configuration that a caller of this library gives; nothing here reads the environment.
 
 use crate::program::Program;
 use crate::run_dir::RunDir;
@@ -6,18 +6,18 @@ use hyperfork_net::Setup;
 use hyperfork_net::address::Pool as AddressPool;
 use serde::{Deserialize, Serialize};
 
-/// How VMs are run and where they are found.
+/// How VMs are run, and where they are.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where VMs are found.
+    /// Where the VMs' directories are.
     pub run_dir: RunDir,
-    /// What VMs and the pool run.
+    /// The program that VMs and the pool run.
     pub program: Program,
-    /// What a VM passes on to its clones and to the pool.
+    /// The settings that a VM passes on to its clones and to the pool.
     pub settings: Settings,
 }
 
-/// What a VM passes on to its clones and to the pool that it starts.
+/// The settings that a VM passes on to its clones and to the pool that it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Whether and how shells are kept in stock.
@@ -27,7 +27,7 @@ pub struct Settings {
 }
 
 impl Config {
-    /// What networks are made with.
+    /// The setup of the VMs' networks.
     pub fn network(&self) -> Setup {
         Setup {
             pool: self.settings.addresses,
@@ -39,15 +39,15 @@ impl Config {
 /// Whether and how shells are kept in stock for forks to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolConfig {
-    /// How many shells may wait at most, in a pool that is started with this; 0 for no pool.
+    /// Most shells in stock, in a pool that is started with this; 0 for no pool.
     pub most: usize,
-    /// Whether shells get memory ready for the clones of a VM that was forked.
+    /// Whether shells preload memory for the clones of a VM that was forked.
     pub preload: bool,
 }
 
 impl PoolConfig {
-    /// As many as serve a node: one takes about 2 MiB and what KVM needs for its memory
-    /// slot, up to 5 MiB at 2 GiB.
+    /// Enough shells for a node: each takes about 2 MiB, and what KVM needs for its memory slot,
+    /// up to 5 MiB at 2 GiB.
     pub const DEFAULT: Self = Self {
         most: 128,
         preload: true,

@@ -1,5 +1,5 @@
-//! Doors for the fuzz targets: messages of other processes, decoded as they are where they
-//! arrive, and encoded again.
+//! Entry points of the fuzz targets: messages of other processes are decoded as their receivers
+//! do it, and encoded again.
 
 use crate::config::{PoolConfig, Settings};
 use crate::handover::{BuildShell, NewVm, Order, Progress, Steps, Touched};
@@ -14,13 +14,13 @@ use hyperfork_sys::clock::Monotonic;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
 
-/// What these bytes say, in the encoder's own words; `None` when they are no message.
+/// Decodes a message and encodes it again; `None` when the bytes are no message.
 pub fn recode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
     let message: T = frame::from_bytes(bytes).ok()?;
     Some(postcard::to_stdvec(&message).expect("what was decoded can be encoded"))
 }
 
-/// A message of the hand-over; `kind` says which is expected.
+/// A message of the hand-over, of the type that `kind` selects.
 pub fn recode_handover(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     match kind % 4 {
         0 => recode::<BuildShell>(bytes),
@@ -30,7 +30,7 @@ pub fn recode_handover(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A message to the pool, or its answer.
+/// A message to the pool, or an answer of it, as `kind` selects.
 pub fn recode_pool(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     match kind % 2 {
         0 => recode::<Request>(bytes),
@@ -38,13 +38,13 @@ pub fn recode_pool(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// What is said when such a machine is booted and cloned, with the kind of each message for
+/// The messages when such a machine is booted and cloned, with the kind of each message for
 /// [`recode_handover`].
 pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let identity = identity::booted(&spec.name).expect("randomness");
     let new = || {
         Box::new(NewVm {
-            info: record::born(spec, &identity, None),
+            info: record::initial_info(spec, &identity, None),
             spec: spec.clone(),
             identity: identity.clone(),
             logged: 7,
@@ -71,7 +71,7 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         },
     };
     let touched = vec![0..0x1000, 0x8000..0xa000];
-    let info = Box::new(record::born(spec, &identity, None));
+    let info = Box::new(record::initial_info(spec, &identity, None));
     vec![
         (0, encode(&shell)),
         (1, encode(&Order::Boot(new()))),
@@ -92,7 +92,7 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
     ]
 }
 
-/// What is said to the pool for such a machine, with the kind of each message for
+/// The messages to the pool for such a machine, with the kind of each message for
 /// [`recode_pool`].
 pub fn pool_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let run_dir = RunDir::at(PathBuf::from("/run/hyperfork"));
@@ -100,7 +100,7 @@ pub fn pool_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         shells: vec![run_dir.shell(&spec.name); 2],
     };
     vec![
-        (0, encode(&Request::Keep(Shape::of(spec)))),
+        (0, encode(&Request::Register(Shape::of(spec)))),
         (0, encode(&Request::Take(3))),
         (0, encode(&Request::Preload(preload.to_vec()))),
         (0, encode(&Request::Warm(3))),

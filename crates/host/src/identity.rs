@@ -43,8 +43,8 @@ pub fn cloned(parent: &Identity, name: VmName, index: u32) -> io::Result<Identit
     })
 }
 
-/// Sockets reach a VM by its process, not by its CID, so CIDs need not be unique
-/// on the host; but a guest that tells relatives apart by them should be able to.
+/// A random CID. Clients reach a VM through its process, not by its CID, so CIDs need not be
+/// unique on the host; but programs in guests may tell VMs apart by them.
 fn random_cid() -> io::Result<u32> {
     let bytes = random(4)?;
     let any = u32::from_le_bytes(bytes.try_into().expect("four bytes"));

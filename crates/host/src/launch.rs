@@ -12,7 +12,7 @@ use hyperfork_state::Shape;
 use std::io;
 use std::time::Duration;
 
-/// A VM that is being started. Dropping it ends the VM and removes all of it.
+/// A VM that is being started. Dropping it ends and removes the VM.
 #[derive(Debug)]
 pub struct Launch {
     launcher: LauncherEnd,
@@ -21,22 +21,22 @@ pub struct Launch {
 /// Why a VM did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// Its directory.
+    /// Its directory cannot be made.
     #[error(transparent)]
     RunDir(#[from] RunDirError),
     /// Its process could not be started.
     #[error("cannot start a process for the VM")]
     Process(#[source] io::Error),
-    /// It failed; the words are its own.
+    /// The VM failed; the error is its own.
     #[error(transparent)]
     Failed(#[from] Error),
     /// The VM is ready but its command cannot be run: 126 or 127 as exit status.
     #[error(transparent)]
     Command(Failure),
-    /// There can be no such VM.
+    /// The specification is not valid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// Its secrets cannot be had.
+    /// The secrets are not valid.
     #[error(transparent)]
     Secret(#[from] BadSecret),
     /// The caller gave up.
@@ -44,7 +44,7 @@ pub enum LaunchError {
     Interrupted,
 }
 
-/// How often a waiting launch looks whether its caller still wants it.
+/// How often a launch asks its caller whether to go on waiting.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Starts a VM: claims its name and starts its process, which boots.
@@ -57,7 +57,7 @@ pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch
     secrets.check()?;
     let claim = config.run_dir.claim(&spec.name)?;
     let identity = identity::booted(&spec.name).map_err(LaunchError::Process)?;
-    let info = record::born(spec, &identity, None);
+    let info = record::initial_info(spec, &identity, None);
     let shape = Shape::of(spec);
     let launcher =
         LauncherEnd::spawn(config, claim, &shape, false).map_err(LaunchError::Process)?;
@@ -74,19 +74,19 @@ pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch
 }
 
 impl Launch {
-    /// Waits until the VM is ready. From then on it lives by itself.
+    /// Waits until the VM is ready, and releases it.
     ///
     /// # Errors
-    /// [`LaunchError::Failed`]; the VM is then gone without a trace.
+    /// [`LaunchError::Failed`]; the VM is then removed.
     pub fn wait_ready(self) -> Result<VmInfo, LaunchError> {
         self.wait_ready_while(|| true)
     }
 
-    /// As [`wait_ready`](Self::wait_ready), as long as `wanted` says so; it is
-    /// asked about ten times a second.
+    /// As [`wait_ready`](Self::wait_ready), as long as `wanted` returns true; it is called about
+    /// ten times a second.
     ///
     /// # Errors
-    /// [`LaunchError::Failed`], [`LaunchError::Interrupted`]; the VM is then gone.
+    /// [`LaunchError::Failed`], [`LaunchError::Interrupted`]; the VM is then removed.
     pub fn wait_ready_while(self, mut wanted: impl FnMut() -> bool) -> Result<VmInfo, LaunchError> {
         loop {
             if !wanted() {
@@ -114,7 +114,7 @@ impl Launch {
         }
     }
 
-    /// Ends the VM and waits until it is gone.
+    /// Ends the VM and waits until it is removed.
     fn end(self) {
         self.launcher.end();
     }

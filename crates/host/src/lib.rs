@@ -1,4 +1,4 @@
-//! VMs from outside: where they are found, how they are started, asked, forked, stopped.
+//! VMs from outside their processes: finding, starting, asking, forking and stopping them.
 //!
 //! ```text
 //!  hyperfork run                         hyperfork fork p
@@ -17,22 +17,22 @@
 //! ```
 //!
 //! A VM is a process of its own, which runs [`hyperfork-vm`](program) and is reached by the
-//! sockets in its [run directory](run_dir) alone. This library is what the command line, the
-//! benchmarks and a VM that forks have in common; it knows no KVM.
+//! sockets in its [run directory](run_dir) alone. The command line, the benchmarks and a VM that
+//! is forked use this library; it does not depend on KVM.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`config`] | what the caller decides |
+//! | [`config`] | the caller's configuration |
 //! | [`program`] | the program that VMs and the pool run |
-//! | [`run_dir`] | a directory per VM: names, locks, what is left behind |
+//! | [`run_dir`] | a directory per VM: names, locks, cleaning up |
 //! | [`handover`] | the protocol between a launcher and the process it has started |
 //! | [`launch`](mod@launch) | starting a VM |
 //! | [`pool`] | shells in stock |
-//! | [`client`], [`lines`] | asking a VM's process |
-//! | [`events`] | being told what happens to VMs |
-//! | [`life`] | ending VMs |
-//! | [`agent`] | asking the agent in its guest |
-//! | [`identity`], [`record`] | what sets a VM apart, and what it tells of itself |
+//! | [`client`], [`lines`] | the client of a VM's control socket |
+//! | [`events`] | following the events of VMs |
+//! | [`lifecycle`] | stopping and removing VMs |
+//! | [`agent`] | the client of a guest's agent |
+//! | [`identity`], [`record`] | the identity of a VM, and the files that describe it |
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -45,7 +45,7 @@ pub mod fuzzing;
 pub mod handover;
 pub mod identity;
 pub mod launch;
-pub mod life;
+pub mod lifecycle;
 pub mod lines;
 pub mod pool;
 pub mod program;

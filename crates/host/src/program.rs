@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the program is called. It is installed beside `hyperfork`.
+/// The program's name. It is installed beside `hyperfork`.
 pub const NAME: &str = "hyperfork-vm";
 
 /// The first argument of a VM's process. The second is the VM's name, for people who look
@@ -18,7 +18,7 @@ pub const VM: &str = "vm";
 /// its settings in JSON.
 pub const POOL: &str = "pool";
 
-/// The argument by which the program says what it was built from, and does nothing else.
+/// The argument with which the program prints what it was built from, and does nothing else.
 pub const BUILD: &str = "build";
 
 /// The program of VMs and of the pool.
@@ -31,7 +31,7 @@ impl Program {
         Self(path)
     }
 
-    /// The one that is installed beside the calling program.
+    /// The program that is installed beside the calling program.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -60,10 +60,10 @@ impl Program {
         &self.0
     }
 
-    /// What it says that it was built from.
+    /// What the program was built from, according to itself.
     ///
     /// # Errors
-    /// When it cannot be run, or says nothing.
+    /// When it cannot be run, or fails.
     pub fn build(&self) -> io::Result<String> {
         let output = program::clean(&self.0, NAME)?.arg(BUILD).output()?;
         match output.status.success() {

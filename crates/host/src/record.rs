@@ -1,4 +1,5 @@
-//! What a VM tells about itself, kept on disk for when its process has ended.
+//! The files that a VM leaves in its directory for others to read: its description, which
+//! outlives its process, and its token.
 
 use crate::run_dir::VmDir;
 use hyperfork_api::spec::Guest;
@@ -8,8 +9,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// A VM as it begins.
-pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
+/// The description of a VM that is just starting.
+pub fn initial_info(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInfo {
     let command = match &spec.guest {
         Guest::Linux(guest) => guest.command.as_ref().map(|command| command.argv.clone()),
         Guest::Nano { .. } => None,
@@ -26,7 +27,7 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
         cid: identity.cid,
         machine_id: identity.machine_id.to_string(),
         net: kind.map(|kind| kind.mode),
-        egress: kind.map(|kind| kind.egress.words()),
+        egress: kind.map(|kind| kind.egress.to_strings()),
         created_unix_ms: hyperfork_sys::clock::unix_ms(),
         max_forks: spec.max_forks,
         command,
@@ -38,11 +39,11 @@ pub fn born(spec: &VmSpec, identity: &Identity, parent: Option<VmName>) -> VmInf
     }
 }
 
-/// Writes it where others look, whole or not at all.
+/// Writes the description to the VM's directory, atomically.
 ///
 /// # Errors
 /// The file system's.
-pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
+pub fn write_info(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
     fault::point("clone.record")?;
     let path = dir.info_path();
     let temporary = path.with_extension("json.new");
@@ -50,12 +51,12 @@ pub fn keep(dir: &VmDir, info: &VmInfo) -> io::Result<()> {
     fs::rename(&temporary, &path)
 }
 
-/// Writes what proves to be this VM where its user alone reads it: it is in nothing that is
-/// listed.
+/// Writes the token that proves a party to be this VM, readable by the VM's user alone. No
+/// listing has it.
 ///
 /// # Errors
 /// The file system's.
-pub fn keep_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
+pub fn write_token(dir: &VmDir, identity: &Identity) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(dir.token_path())?;

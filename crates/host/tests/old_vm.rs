@@ -5,7 +5,7 @@
 
 use hyperfork_api::control::{Fork, Pause, Stop, WaitExit};
 use hyperfork_api::{Code, VmName, VmState};
-use hyperfork_host::life::{remove_by_force, stop};
+use hyperfork_host::lifecycle::{remove_by_force, stop};
 use hyperfork_host::{Client, ClientError, RunDir, VmDir, client};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -118,10 +118,10 @@ impl Drop for OldVm {
 
 fn must_be_told(error: &ClientError) {
     assert_eq!(error.code(), Code::UnsupportedVersion);
-    let words = error.to_string();
-    assert!(words.contains("by an older hyperfork"), "{words}");
-    assert!(words.contains("`hyperfork stop old`"), "{words}");
-    assert!(!words.contains('\n'), "{words}");
+    let message = error.to_string();
+    assert!(message.contains("by an older hyperfork"), "{message}");
+    assert!(message.contains("`hyperfork stop old`"), "{message}");
+    assert!(!message.contains('\n'), "{message}");
 }
 
 fn a_request_to_an_old_vm_fails_with_what_to_do() {

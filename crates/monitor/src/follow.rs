@@ -1,11 +1,10 @@
-//! Following the main program: its output into the VM's log, and its end.
+//! Following the main program: copying its output into the VM's log, and awaiting its end.
 //!
-//! Output is counted from the program's start, and a clone's program goes on counting. So
-//! a clone's log goes on where its parent's was at the fork: one behind the other they
-//! are all that the program has ever printed, also between the fork and the moment from
-//! which the clone's agent can be asked for it. (What had been printed by then and was
-//! still on its way to the parent's log is in both: nobody can tell when the program has
-//! written what is in a pipe.)
+//! Output is counted from the program's start, and the count goes on in a clone. So a clone's
+//! log continues its parent's log from the fork on: the two together hold all that the program
+//! has ever printed, including its output before the clone's agent could be asked for it.
+//! (Output that was on its way to the parent's log at the fork is in both logs: the time at
+//! which a program wrote the bytes in a pipe is not known.)
 
 use crate::identify::{connect, count_main};
 use hyperfork_api::frame;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Where a main program's output goes. Clones of the value are the same.
+/// The log of a main program's output. Clones of the value share it.
 #[derive(Debug, Clone)]
 pub(super) struct MainOutput {
     log: Log,
@@ -24,7 +23,7 @@ pub(super) struct MainOutput {
 }
 
 impl MainOutput {
-    /// Goes on behind so many bytes that are in another's log.
+    /// A log that continues after `logged` bytes of output that are in the parent's log.
     pub(super) fn new(log: Log, logged: u64) -> Self {
         Self {
             log,
@@ -32,14 +31,14 @@ impl MainOutput {
         }
     }
 
-    /// How many bytes of all that the program has ever written are in this log or in
-    /// those of VMs it stems from.
+    /// How many bytes of all that the program has ever written are in this log and in the logs
+    /// of the VM's ancestors.
     pub(super) fn logged(&self) -> u64 {
         self.logged.load(Ordering::Relaxed)
     }
 
-    /// Waits until what the program has written by now is logged: as long as more comes
-    /// in, for it is followed meanwhile.
+    /// Waits until the program's output so far is in the log, as long as the log still grows
+    /// (another thread is [following](Self::follow) the program).
     pub(super) fn catch_up(&self, vsock: &VsockHandle) {
         const STEP: Duration = Duration::from_millis(5);
         const MOST_STEPS_IN_VAIN: u32 = 400;
@@ -55,11 +54,11 @@ impl MainOutput {
         }
     }
 
-    /// Follows until the program ends, and gives its exit status; `None` when the
-    /// guest is gone first.
+    /// Copies output until the program ends, and returns its exit status; `None` when the guest
+    /// ends first.
     ///
-    /// A connection that breaks is made anew from where it broke; a guest that does
-    /// not take several in a row is gone.
+    /// A broken connection is re-established and continued where it broke; after several failed
+    /// attempts in a row the guest counts as ended.
     pub(super) fn follow(&self, vsock: &VsockHandle) -> Option<i32> {
         const ATTEMPTS: u32 = 5;
         const WAIT: Duration = Duration::from_millis(200);
@@ -89,7 +88,7 @@ impl MainOutput {
         loop {
             match frame::read::<Stream>(&mut stream).ok()?? {
                 Stream::Stdout(bytes) | Stream::Stderr(bytes) => {
-                    // Counted first: a fork in between must not have it twice.
+                    // Counted before it is logged: after a fork in between, the clone must not log it again.
                     self.count(bytes.len() as u64);
                     self.log.append(&bytes);
                 }

@@ -1,4 +1,5 @@
-//! Telling a guest who it is, before anybody else may speak to it.
+//! Requests to the guest's agent. The first gives the guest its identity, before clients may
+//! talk to it.
 
 use hyperfork_api::guest::{AGENT_PORT, Command, Reply, Request};
 use hyperfork_api::spec::Share;
@@ -9,24 +10,23 @@ use hyperfork_vmm::devices::virtio::vsock::VsockHandle;
 use hyperfork_vmm::machine::slots::share_tag;
 use std::time::{Duration, Instant};
 
-/// Wait for the first answer before the connection is tried anew. A guest has no reason to
-/// lose one: it is asked only when it has ended those of its parent. So this is long; where
-/// 64 clones are born at once on two processors a guest is only slow, and another attempt
-/// would be more for it to do. Each wait that was not long enough is followed by one twice
-/// as long.
-const ATTEMPT: Duration = Duration::from_secs(20);
-/// Wait for a guest that is running to say how much its main program has written.
-const COUNT: Duration = Duration::from_secs(2);
-/// Waits between attempts: short at first, for a clone that answers at once, and
-/// longer later, for a guest that is still booting and pays for each attempt.
+/// How long to wait for the agent's first answer before connecting again. It is long since a
+/// guest has no reason to lose a connection: it accepts one only after it has closed those of
+/// its parent. With 64 clones starting at once on two processors a guest is merely slow, and
+/// another attempt would be more work for it. After each timeout the next one is twice as long.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the agent of a running guest may take to count its main program's output.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Delays between attempts: short at first, for a clone that answers at once, and longer
+/// later, since a guest that is still booting pays for each attempt.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// Has the guest's agent take the identity. Tries until the agent answers: how long
-/// to be patient with a guest is for the owner to say, who ends it then.
+/// Gives the identity to the guest's agent. Tries until the agent answers: the timeout is the
+/// owner's, which ends the VM when it has passed.
 ///
 /// # Errors
-/// What the agent has against it.
+/// Why the agent refuses it.
 pub(super) fn identify(
     vsock: &VsockHandle,
     identity: &Identity,
@@ -34,17 +34,17 @@ pub(super) fn identify(
     secrets: &Secrets,
 ) -> Result<(), AgentError> {
     let mut wait = FIRST_WAIT;
-    let mut patience = ATTEMPT;
+    let mut timeout = ATTEMPT_TIMEOUT;
     loop {
         let begun = Instant::now();
-        match attempt(vsock, identity, shares, secrets, patience) {
-            // The agent is there and says no: trying again would not help.
+        match attempt(vsock, identity, shares, secrets, timeout) {
+            // The agent has refused: trying again would not help.
             Err(error @ (AgentError::Failed(_) | AgentError::Protocol(_))) => return Err(error),
             Err(_) => {}
             identified => return identified,
         }
-        if begun.elapsed() >= patience {
-            patience *= 2;
+        if begun.elapsed() >= timeout {
+            timeout *= 2;
         }
         std::thread::sleep(wait);
         wait = (wait * 2).min(LONGEST_WAIT);
@@ -56,11 +56,11 @@ fn attempt(
     identity: &Identity,
     shares: &[Share],
     secrets: &Secrets,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(), AgentError> {
     let mut agent = connect(vsock)?;
     agent
-        .set_timeout(Some(patience))
+        .set_timeout(Some(timeout))
         .map_err(AgentError::Unreachable)?;
     let request = Request::Identify {
         identity: identity.clone(),
@@ -78,13 +78,12 @@ fn attempt(
     }
 }
 
-/// Waits until the guest's agent has answered, which it does when it has seen to the
-/// clock.
+/// Waits until the guest's agent answers, which it does when it has set the clock.
 ///
 /// # Errors
-/// [`AgentError`], when patience is over.
-pub(super) fn await_agent(vsock: &VsockHandle, patience: Duration) -> Result<(), AgentError> {
-    let deadline = Instant::now() + patience;
+/// [`AgentError`], when the timeout has passed.
+pub(super) fn await_agent(vsock: &VsockHandle, timeout: Duration) -> Result<(), AgentError> {
+    let deadline = Instant::now() + timeout;
     loop {
         let answered = connect(vsock).and_then(|mut agent| {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -117,7 +116,7 @@ pub(super) fn start_main(vsock: &VsockHandle, command: &Command) -> Result<(), A
 pub(super) fn count_main(vsock: &VsockHandle) -> Result<u64, AgentError> {
     let mut agent = connect(vsock)?;
     agent
-        .set_timeout(Some(COUNT))
+        .set_timeout(Some(COUNT_TIMEOUT))
         .map_err(AgentError::Unreachable)?;
     match agent.request(&Request::CountMain)? {
         Reply::Counted(len) => Ok(len),

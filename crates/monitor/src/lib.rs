@@ -1,4 +1,4 @@
-//! What runs in a VM's process: from an order to a running machine, its owner, its forks.
+//! The process of a VM: from the launcher's order to a running machine, its owner, its forks.
 //!
 //! ```text
 //!  launcher ──order──> vm: build a shell ─> boot or restore ─> run
@@ -10,13 +10,13 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`vm`] | a straight line from the first order to the end |
-//! | [`prepared`] | a shell and all around it that does not depend on what it becomes |
+//! | [`vm`] | the process from its first order to its end, in a straight line |
+//! | [`prepared`] | a shell with its sockets, logs and network, before it boots or is restored |
 //! | [`owner`] | the one thread that changes the VM |
 //! | [`fork`] | the fork path: begin in `fork/mod.rs` and go downhill |
-//! | [`task`] | what the owner is told or asked |
+//! | [`task`] | the messages to the owner |
 //! | [`control`] | the control socket |
-//! | [`identify`], [`follow`] | talking to the guest's agent |
+//! | [`identify`], [`follow`] | requests to the guest's agent |
 //! | [`publish`] | published ports |
 #![deny(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -38,12 +38,12 @@ use hyperfork_sys::note;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// The program `hyperfork-vm`: a VM, the pool, or the helper of a network without
-/// privileges, as its first argument says.
+/// The program `hyperfork-vm`. Its first argument says what it runs: a VM, the pool, or the
+/// helper of an unprivileged network.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let words: Vec<_> = arguments.iter().map(|word| word.to_str()).collect();
-    let result = match words[..] {
+    let texts: Vec<_> = arguments.iter().map(|it| it.to_str()).collect();
+    let result = match texts[..] {
         [Some(program::VM), ..] => vm::main(),
         [Some(program::POOL), _, Some(settings)] => {
             pool::main(arguments[1].clone().into(), settings)

@@ -1,7 +1,7 @@
-//! A shell, and everything around it that does not depend on what it becomes: it may wait
-//! long, and has little to do when it is wanted.
+//! A shell with everything that a VM needs and that does not depend on which VM it becomes. A
+//! prepared shell may wait for long, and has little left to do when its order comes.
 
-use crate::control::{self, Pending};
+use crate::control::{self, PendingAnswers};
 use crate::publish::{self, Published};
 use crate::signals;
 use crate::task::{self, Task};
@@ -22,39 +22,39 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// A shell that waits for what to become.
+/// A shell that waits for its order.
 pub(crate) struct Prepared {
-    since: Monotonic,
+    started: Monotonic,
     host: Host,
     shell: Shell,
-    around: Surroundings,
+    resources: Resources,
 }
 
-/// What a VM's process has around its machine.
-pub(crate) struct Surroundings {
+/// What a VM's process has beside its machine.
+pub(crate) struct Resources {
     pub(crate) network: Option<Namespace>,
     pub(crate) backends: Backends,
     pub(crate) output: Log,
     pub(crate) tasks: (Sender<Task>, Receiver<Task>),
-    pub(crate) pending: Pending,
+    pub(crate) pending: PendingAnswers,
 }
 
-/// A machine that only has to be let run, and what it is.
+/// A machine that is ready to run, with all that its owner needs.
 pub(crate) struct ReadyVm {
     pub(crate) machine: Machine,
     pub(crate) new: NewVm,
     pub(crate) published: Published,
-    pub(crate) around: Surroundings,
-    /// When its process began.
-    pub(crate) since: Monotonic,
-    /// Of a clone: when it had what it was made of, and how it went on.
+    pub(crate) resources: Resources,
+    /// When its process started.
+    pub(crate) started: Monotonic,
+    /// For a clone: when it had received the state, and when it was restored.
     pub(crate) restored: Option<(Monotonic, Restored)>,
 }
 
 impl Prepared {
-    /// Builds the shell that is ordered, in its directory.
+    /// Builds the shell that the launcher ordered, in its directory.
     pub(crate) fn build(config: &Config, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
-        let since = Monotonic::now();
+        let started = Monotonic::now();
         fault::point("shell.kvm")?;
         let host = Host::open().map_err(MachineError::from)?;
         let shape = order.shape.clone();
@@ -65,14 +65,14 @@ impl Prepared {
         if order.warm {
             MachineState::rehearse_decoding();
         }
-        Self::around(config, &order.dir, since, host, shell)
+        Self::with_shell(config, &order.dir, started, host, shell)
     }
 
-    /// Surrounds a shell with what it has in `dir`.
-    pub(crate) fn around(
+    /// Adds the network, and the sockets and logs in `dir`, to a shell.
+    pub(crate) fn with_shell(
         config: &Config,
         dir: &VmDir,
-        since: Monotonic,
+        started: Monotonic,
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
@@ -97,11 +97,11 @@ impl Prepared {
         };
         let output = Log::new(dir.create(&dir.output_log())?)?;
         let tasks = channel();
-        let pending = Pending::default();
+        let pending = PendingAnswers::default();
         control::serve(&dir.control_socket(), pending.clone(), {
             let tasks = tasks.0.clone();
             move |asked| {
-                let _ = tasks.send(Task::Asked(asked));
+                let _ = tasks.send(Task::Request(asked));
             }
         })?;
         signals::watch({
@@ -111,10 +111,10 @@ impl Prepared {
             }
         })?;
         Ok(Self {
-            since,
+            started,
             host,
             shell,
-            around: Surroundings {
+            resources: Resources {
                 network,
                 backends,
                 output,
@@ -124,13 +124,13 @@ impl Prepared {
         })
     }
 
-    /// Gets memory ready that clones of one family have in common.
+    /// Preloads the memory that clones of one parent have in common.
     pub(crate) fn preload(&mut self, hint: &[u8], fds: &FdTable) -> Result<(), Box<dyn Error>> {
         fault::point("shell.preload")?;
         Ok(self.shell.preload(&Preload::decode(hint)?, fds)?)
     }
 
-    /// Becomes a VM that boots.
+    /// Boots a VM in the shell.
     pub(crate) fn boot(self, new: NewVm) -> Result<ReadyVm, Box<dyn Error>> {
         new.spec.check()?;
         let (host, shell, vm) = self.become_vm(new)?;
@@ -139,7 +139,7 @@ impl Prepared {
         Ok(vm.ready(machine, None))
     }
 
-    /// Becomes a clone of the machine whose encoded state this is.
+    /// Restores a clone into the shell from an encoded state.
     pub(crate) fn restore(
         self,
         new: NewVm,
@@ -157,9 +157,9 @@ impl Prepared {
         Ok(vm.ready(machine, Some((received, restored))))
     }
 
-    /// Becomes a clone in a child made by `fork(2)`, whose shell has the memory already;
-    /// the child began to run at `running`.
-    pub(crate) fn go_on(
+    /// Restores a clone in a child made by `fork(2)`, whose shell has the memory already; the
+    /// child began to run at `running`.
+    pub(crate) fn restore_inherited(
         self,
         new: NewVm,
         state: &mut MachineState,
@@ -177,14 +177,14 @@ impl Prepared {
         Ok(vm.ready(machine, Some((running, restored))))
     }
 
-    /// Takes the ports that the VM publishes. What is missing then is its machine.
+    /// Binds the ports that the VM publishes. Only the machine is missing then.
     fn become_vm(self, mut new: NewVm) -> Result<(Host, Shell, WithoutMachine), Box<dyn Error>> {
-        let published = publish::connect(&mut new, self.around.network.as_ref())?;
+        let published = publish::connect(&mut new, self.resources.network.as_ref())?;
         let vm = WithoutMachine {
             new,
             published,
-            around: self.around,
-            since: self.since,
+            resources: self.resources,
+            started: self.started,
         };
         Ok((self.host, self.shell, vm))
     }
@@ -194,17 +194,17 @@ impl Prepared {
 struct WithoutMachine {
     new: NewVm,
     published: Published,
-    around: Surroundings,
-    since: Monotonic,
+    resources: Resources,
+    started: Monotonic,
 }
 
 impl WithoutMachine {
     fn backends(&self) -> &Backends {
-        &self.around.backends
+        &self.resources.backends
     }
 
     fn events(&self) -> Events {
-        task::events(self.around.tasks.0.clone())
+        task::events(self.resources.tasks.0.clone())
     }
 
     fn ready(self, machine: Machine, restored: Option<(Monotonic, Restored)>) -> ReadyVm {
@@ -212,15 +212,15 @@ impl WithoutMachine {
             machine,
             new: self.new,
             published: self.published,
-            around: self.around,
-            since: self.since,
+            resources: self.resources,
+            started: self.started,
             restored,
         }
     }
 }
 
-/// Overlays of disks hold what guests write, which can be much: not on the run directory's
-/// file system, which is usually memory.
+/// Where the overlays of disks are. They hold what guests write, which can be much, so they are
+/// not on the run directory's file system, which is usually in memory.
 fn overlay_directory(run_dir: &RunDir) -> PathBuf {
     let on_disk = PathBuf::from("/var/tmp");
     if on_disk.is_dir() {

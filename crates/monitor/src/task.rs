@@ -1,6 +1,6 @@
-//! What the owner of a VM is told or asked, and how a machine's events come to be that.
+//! The messages to a VM's owner, and how a machine's events become such messages.
 
-use crate::control::Asked;
+use crate::control::ControlRequest;
 use hyperfork_api::guest::Failure;
 use hyperfork_api::signal::Message;
 use hyperfork_api::{Error, ForkReport, VmName};
@@ -11,92 +11,94 @@ use hyperfork_vmm::machine::{Event, Events};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What the owner is told or asked.
+/// A message to the owner.
 #[derive(Debug)]
 pub(crate) enum Task {
     /// A request came over the control socket.
-    Asked(Asked),
+    Request(ControlRequest),
     /// Something happened in the machine.
     Machine(Event),
-    /// The guest has said something.
-    Said(Unheard),
-    /// The guest has asked for so many clones, and what it had printed by then is logged.
+    /// The guest has sent a message.
+    GuestMessage(LatestMessage),
+    /// The guest has asked for so many clones, and its output until then is in the log.
     ForkForGuest(u32),
-    /// The fork that the guest asked for is complete, or failed for this reason.
+    /// The fork that the guest asked for is complete, or has failed.
     GuestForked(Result<ForkReport, Error>),
-    /// The guest knows who it is (and runs its main program), or will never.
+    /// The guest has taken its identity (and runs its main program), or never will.
     Identified(Result<(), NotReady>),
-    /// The main program has ended; `None` when the agent cannot tell any more.
+    /// The main program has ended; `None` when the agent cannot be asked for its status.
     MainEnded(Option<i32>),
-    /// The launcher has let go of the VM, one way or the other.
-    LetGo,
-    /// The launcher is to know which pages the VM has written, when there is time.
+    /// The launcher has released or abandoned the VM.
+    LauncherFinished,
+    /// Report the pages that the VM has written to its launcher, when there is time.
     ReportTouched(VmEnd),
     /// A fork is complete, or has failed.
     Forked(Forked),
-    /// What the clones of a fork have shown of what the next ones will be like.
+    /// The memory that the next clones of this VM will start from, for the pool to preload.
     Preload(Vec<u8>, FdTable),
-    /// There is a pool.
+    /// The pool is connected.
     Pool(Pool),
-    /// The process was asked to end.
+    /// A signal asks the process to end.
     Terminate,
 }
 
-/// What has become of a fork.
+/// The outcome of a fork.
 #[derive(Debug)]
 pub(crate) struct Forked {
-    /// How many clones were wanted.
-    pub(crate) asked: u32,
-    /// Those that live.
-    pub(crate) born: Vec<VmName>,
+    /// How many clones were requested.
+    pub(crate) requested: u32,
+    /// The clones that came to life.
+    pub(crate) clones: Vec<VmName>,
 }
 
 /// Why a guest did not become ready.
 #[derive(Debug)]
 pub(crate) enum NotReady {
-    /// For this reason.
+    /// The VM fails, for this reason.
     Failed(Error),
-    /// Only its main program is missing.
+    /// It works, but its main program cannot be started.
     NoCommand(Failure),
 }
 
-/// The latest message of a kind that the owner has not heard yet. A guest can say
-/// things faster than anybody hears them: were each a task, it could fill the host's
-/// memory with them.
+/// The latest message of one kind that the owner has not handled yet. A guest can send
+/// messages faster than the owner handles them: if each was a task, they could fill the
+/// host's memory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Unheard(Arc<Mutex<Option<Message>>>);
+pub(crate) struct LatestMessage(Arc<Mutex<Option<Message>>>);
 
-impl Unheard {
-    /// Whether the owner has to be told that there is one.
-    fn say(&self, message: Message) -> bool {
+impl LatestMessage {
+    /// Replaces the message; returns true if there was none, so that the owner must be notified.
+    fn replace(&self, message: Message) -> bool {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         latest.replace(message).is_none()
     }
 
-    /// Hears it.
+    /// Takes the message, to handle it.
     pub(crate) fn take(&self) -> Option<Message> {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         latest.take()
     }
 }
 
-/// Where a machine tells its owner what happens in it.
+/// The function by which a machine sends its events to its owner.
 pub(crate) fn events(tasks: Sender<Task>) -> Events {
-    let (done, ready) = (Unheard::default(), Unheard::default());
+    let (done, ready) = (LatestMessage::default(), LatestMessage::default());
     Arc::new(move |event| {
-        let said = match &event {
+        let coalesced = match &event {
             Event::Message(message @ Message::Done(_)) => Some((*message, &done)),
             Event::Message(message @ Message::Ready(_)) => Some((*message, &ready)),
             // The port lets through one at a time.
             Event::Message(Message::Fork { .. }) => None,
             Event::FirstExit(_) | Event::Reset | Event::Fault(_) => None,
         };
-        let task = match said {
+        let task = match coalesced {
             None => Task::Machine(event),
-            Some((message, unheard)) if unheard.say(message) => Task::Said(unheard.clone()),
+            Some((message, latest)) if latest.replace(message) => {
+                Task::GuestMessage(latest.clone())
+            }
             Some(_) => return,
         };
-        // Fails only at the very end, when nobody cares any more.
+        // Fails only when the owner has ended.
         let _ = tasks.send(task);
     })
 }
@@ -107,26 +109,26 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn of_what_is_said_faster_than_it_is_heard_the_latest_of_each_kind_remains() {
+    fn of_messages_sent_faster_than_they_are_handled_the_latest_of_each_kind_remains() {
         let (sender, tasks) = channel();
         let events = events(sender);
         for round in 0..1000 {
             events(Event::Message(Message::Ready(round)));
             events(Event::Message(Message::Done(round)));
         }
-        let heard: Vec<_> = tasks
+        let handled: Vec<_> = tasks
             .try_iter()
             .map(|task| match task {
-                Task::Said(unheard) => unheard.take(),
+                Task::GuestMessage(latest) => latest.take(),
                 task => panic!("{task:?}"),
             })
             .collect();
         let latest = [Message::Ready(999), Message::Done(999)];
-        assert_eq!(heard, latest.map(Some));
+        assert_eq!(handled, latest.map(Some));
         events(Event::Message(Message::Done(1)));
-        let Ok(Task::Said(unheard)) = tasks.try_recv() else {
-            panic!("what is said afterwards is not heard");
+        let Ok(Task::GuestMessage(latest)) = tasks.try_recv() else {
+            panic!("a message sent afterwards is lost");
         };
-        assert_eq!(unheard.take(), Some(Message::Done(1)));
+        assert_eq!(latest.take(), Some(Message::Done(1)));
     }
 }

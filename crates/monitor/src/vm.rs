@@ -1,4 +1,4 @@
-//! The life of a VM's process: order, shell, machine, owner.
+//! The process of a VM, in a straight line: order, shell, machine, owner.
 
 use crate::owner;
 use crate::prepared::{Prepared, ReadyVm};
@@ -15,26 +15,26 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// A VM's process, from its first order to its end. The hand-over socket is its standard
+/// Runs a VM's process, from its first order to its end. The hand-over socket is its standard
 /// input.
 ///
 /// # Errors
-/// Why there is no VM, in one line that the launcher has been told, too.
+/// Why there is no VM, in one line, which has been reported to the launcher, too.
 pub(crate) fn main() -> Result<(), String> {
     secrecy::withhold_memory().map_err(|error| error.to_string())?;
-    // Out of the launcher's terminal and process group: its Ctrl-C is not ours.
+    // Leaves the launcher's terminal and process group, so that its Ctrl-C does not end the VM.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
-    // A caller of fork waits for this process; its guest's CPUs compute.
+    // A caller of fork waits for this process, which must get the processor quickly.
     sched::prefer_short_turns();
     signals::hold().map_err(|error| one_line(&error))?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| one_line(&error))?));
     let (order, mut claim) = launcher.build_shell().map_err(|error| {
-        // Its log may be what there is no room for.
-        let told = api::Error::because(Code::Host, "there is no order", &error);
-        launcher.report(&Progress::Failed(told.clone()));
-        told.to_string()
+        // Reported, not only logged: there may be no space for the log.
+        let error = api::Error::because(Code::Host, "there is no order", &error);
+        launcher.report(&Progress::Failed(error.clone()));
+        error.to_string()
     })?;
     fault::arm_from(&order.run_dir);
     let config = Config {
@@ -42,8 +42,8 @@ pub(crate) fn main() -> Result<(), String> {
         program: Program::of_this_process(),
         settings: order.settings,
     };
-    match make(&launcher, &config, &order, &mut claim) {
-        Ok(Some((vm, urgent))) => owner::live(vm, urgent, launcher, config, claim),
+    match build(&launcher, &config, &order, &mut claim) {
+        Ok(Some((vm, urgent))) => owner::run_vm(vm, urgent, launcher, config, claim),
         // The launcher wants no VM after all.
         Ok(None) => {
             claim.abandon();
@@ -53,16 +53,16 @@ pub(crate) fn main() -> Result<(), String> {
     }
 }
 
-/// A machine to run, and for a clone the right to do so at once.
-type Made = (ReadyVm, Option<Urgent>);
+/// A machine to run, and for a clone the urgent scheduling with which it starts.
+type VmToRun = (ReadyVm, Option<Urgent>);
 
-/// Builds a shell, and makes of it what is ordered; nothing, if there is no order.
-fn make(
+/// Builds a shell and boots or restores the ordered VM in it; `None` if the launcher wants none.
+fn build(
     launcher: &VmEnd,
     config: &Config,
     order: &BuildShell,
     claim: &mut Claim,
-) -> Result<Option<Made>, Box<dyn Error>> {
+) -> Result<Option<VmToRun>, Box<dyn Error>> {
     let mut prepared = Prepared::build(config, order)?;
     launcher.report(&Progress::Shell);
     loop {
@@ -94,8 +94,8 @@ fn make(
     }
 }
 
-/// Waits for what to do next, urgently: a launcher that wants a clone goes on with other
-/// things, and would keep the processor.
+/// Waits for the next order with urgent scheduling: a launcher that has ordered a clone goes
+/// on with other work, which would keep this process from the processor.
 fn next_order(launcher: &VmEnd) -> io::Result<(Option<(Order, FdTable)>, Urgent)> {
     let urgent = Urgent::now();
     Ok((launcher.order()?, urgent))

@@ -256,7 +256,7 @@ fn control(spec: &VmSpec) {
         Answer, ExportDisk, Greeting, Hello, Info, Pause, Request, Resume, Sample, Sampled, Stop,
         Subscribe, WaitExit, WaitReady,
     };
-    use hyperfork_api::event::{Event, What};
+    use hyperfork_api::event::{Event, EventKind};
     use hyperfork_api::{Code, Error};
     let prefix = Some(spec.name.clone());
     let fork = Fork {
@@ -294,23 +294,23 @@ fn control(spec: &VmSpec) {
     for (number, answer) in answers.iter().enumerate() {
         json(1, &format!("answer-{number}"), answer);
     }
-    let happenings = [
-        What::Started {
+    let events = [
+        EventKind::Started {
             image: "base".to_owned(),
             parent: Some(spec.name.clone()),
         },
-        What::Forked {
+        EventKind::Forked {
             clones: vec![spec.name.clone()],
             failed: 1,
         },
-        What::Exited { status: 3 },
-        What::Removed,
+        EventKind::Exited { status: 3 },
+        EventKind::Removed,
     ];
-    for (number, what) in happenings.into_iter().enumerate() {
+    for (number, kind) in events.into_iter().enumerate() {
         let event = Event {
             time_unix_ms: 1,
             vm: spec.name.clone(),
-            what,
+            kind,
         };
         json(4, &format!("event-{number}"), &event);
     }

@@ -1,11 +1,11 @@
-//! Which protocol a peer speaks, and what to do about one that speaks another: after an upgrade
-//! VMs live on that the version before has started.
+//! The version handshake: which protocol a peer speaks, and what to tell the user about a peer
+//! that speaks another. After an upgrade, VMs that an earlier version has started still run.
 
 use crate::VmName;
 use serde::{Deserialize, Serialize};
 
-/// The protocol's number. It changes with everything that a peer of another number could take
-/// amiss; the first one had none, and no [`Hello`].
+/// The protocol's number. It changes with everything that a peer of another number could
+/// misunderstand; the first protocol had neither a number nor a [`Hello`].
 pub const PROTOCOL: u32 = 2;
 
 /// This version of HyperFork.
@@ -14,17 +14,16 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The first line on a connection, each way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Who says so, for people.
+    /// The version of the sender's program, for people.
     pub version: String,
     /// [`PROTOCOL`].
     pub protocol: u32,
 }
 
-/// A [`Hello`] as it is on the wire. What later versions add to either level means nothing
-/// here.
+/// A [`Hello`] as it is on the wire. Fields that later versions add on either level are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// What it says.
+    /// The handshake.
     pub hello: Hello,
 }
 
@@ -36,7 +35,7 @@ pub struct FirstProtocolError {
 }
 
 impl Hello {
-    /// This version's.
+    /// The handshake of this version.
     pub fn ours() -> Self {
         Self {
             version: VERSION.to_owned(),
@@ -44,31 +43,33 @@ impl Hello {
         }
     }
 
-    /// Whether the two understand each other.
+    /// Whether the peer speaks the same protocol.
     pub fn is_understood(&self) -> bool {
         self.protocol == PROTOCOL
     }
 }
 
-/// For a client: the VM's process speaks another protocol; `None` where it has not told which.
+/// The message of a client whose VM's process speaks another protocol; `None` where it has not
+/// named one.
 pub fn other_vm(name: &VmName, vm: Option<&Hello>) -> String {
     format!(
         "{name} was started by {}, which this one ({VERSION}, protocol {PROTOCOL}) cannot talk \
          to: use that version, or end the VM with `hyperfork stop {name}`",
-        told(vm)
+        named_version(vm)
     )
 }
 
-/// For a VM's process: the client speaks another protocol; `None` where it has not told which.
+/// The message of a VM's process whose client speaks another protocol; `None` where it has not
+/// named one.
 pub fn other_client(client: Option<&Hello>) -> String {
     format!(
         "hyperfork {VERSION} (protocol {PROTOCOL}) started this VM, and cannot be talked to by \
          {}: use version {VERSION}, also to stop the VM",
-        told(client)
+        named_version(client)
     )
 }
 
-fn told(hello: Option<&Hello>) -> String {
+fn named_version(hello: Option<&Hello>) -> String {
     match hello {
         Some(hello) => format!("hyperfork {} (protocol {})", hello.version, hello.protocol),
         None => "an older hyperfork".to_owned(),
@@ -101,14 +102,17 @@ mod tests {
             version: "0.9.0".to_owned(),
             protocol: 3,
         };
-        for words in [
+        for message in [
             other_vm(&name, None),
             other_vm(&name, Some(&other)),
             other_client(None),
             other_client(Some(&other)),
         ] {
-            assert!(!words.contains('\n') && words.contains("stop"), "{words}");
-            assert!(words.contains(VERSION), "{words}");
+            assert!(
+                !message.contains('\n') && message.contains("stop"),
+                "{message}"
+            );
+            assert!(message.contains(VERSION), "{message}");
         }
         assert!(other_vm(&name, Some(&other)).contains("hyperfork 0.9.0 (protocol 3)"));
     }

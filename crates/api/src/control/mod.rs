@@ -1,5 +1,5 @@
-//! What a VM's process is asked over its control socket
-//! (`<run dir>/<name>/control.sock`): JSON documents, one a line.
+//! The protocol of a VM's control socket (`<run dir>/<name>/control.sock`): JSON documents, one
+//! a line.
 //!
 //! ```text
 //!  client                                             VM's process
@@ -11,9 +11,9 @@
 //!                                               <─────   {"error":{"code":"not_ready", …}}
 //! ```
 //!
-//! The first line each way is a [`Hello`]. Of peers with different protocols neither does what
-//! the other wants: each says so in words for people ([`hello`]). Every request is a type that
-//! names the type of its answer ([`Ask`]), so neither end can take one answer for another.
+//! The first line each way is a [`Hello`]. Peers with different protocols refuse to work with
+//! each other, each with a message for people ([`hello`]). Every request is a type that names the
+//! type of its answer ([`Ask`]), so neither end can take one answer for another.
 //! After [`Subscribe`] the connection carries [events](crate::event) until one end closes it.
 
 pub mod hello;
@@ -35,9 +35,9 @@ pub const MAX_LINE: usize = 2 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer<R> {
-    /// It is done.
+    /// The reply.
     Ok(R),
-    /// It is not.
+    /// Why the request failed.
     Error(Error),
 }
 

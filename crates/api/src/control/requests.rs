@@ -1,4 +1,4 @@
-//! The requests, and what each is answered with.
+//! The requests, and the types of their replies.
 
 use crate::{ForkReport, Secrets, Strategy, VmInfo, VmName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 /// A request.
 pub trait Ask: Into<Request> {
-    /// What it is answered with when it is done.
+    /// The type of the reply.
     type Reply: Serialize + DeserializeOwned;
 }
 
-/// Makes [`Request`] of the types of requests, and says what each is answered with.
+/// Makes [`Request`] of the types of requests, and names the type of each reply.
 macro_rules! requests {
     ($($(#[$meta:meta])* $name:ident => $reply:ty,)*) => {
         /// Any request, as it is on the wire: `{"<name>":{<its fields>}}`.
@@ -35,50 +35,50 @@ macro_rules! requests {
 }
 
 requests! {
-    /// Tell about yourself.
+    /// Get the VM's description.
     Info => VmInfo,
-    /// Answer when the VM is ready, or when it has failed to become so.
+    /// Wait until the VM is ready, or has failed.
     WaitReady => (),
-    /// Answer when the main program has ended (or the VM has).
+    /// Wait until the main program, or the VM, has ended.
     WaitExit => VmInfo,
-    /// Stop the vCPUs where they are.
+    /// Pause the vCPUs.
     Pause => (),
-    /// Let the vCPUs run on.
+    /// Resume the vCPUs.
     Resume => (),
-    /// Clone yourself.
+    /// Fork the VM.
     Fork => ForkReport,
     /// Write a disk as it is now into a new raw image.
     ExportDisk => (),
-    /// Look where the vCPUs are, many times over.
+    /// Sample the vCPUs' instruction pointers.
     Sample => Vec<Sampled>,
-    /// End.
+    /// Stop the VM.
     Stop => (),
-    /// Tell what happens.
+    /// Subscribe to the VM's events.
     Subscribe => (),
 }
 
-/// Tell about yourself.
+/// Get the VM's description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Info {}
 
-/// Answer when the VM is ready, or when it has failed to become so.
+/// Wait until the VM is ready, or has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WaitReady {}
 
-/// Answer when the main program has ended (or the VM has).
+/// Wait until the main program, or the VM, has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WaitExit {}
 
-/// Stop the vCPUs where they are.
+/// Pause the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pause {}
 
-/// Let the vCPUs run on. Where the guest has an agent, the answer comes when its clock is
-/// right.
+/// Resume the vCPUs. With an agent in the guest, the answer comes when the agent has set the
+/// clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Resume {}
 
-/// Clone yourself.
+/// Fork the VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     /// How many clones, from 1.
@@ -86,13 +86,13 @@ pub struct Fork {
     /// Clones are named `<prefix>-<k>`; the parent's name where unset.
     #[serde(default)]
     pub prefix: Option<VmName>,
-    /// How.
+    /// The strategy.
     #[serde(default)]
     pub strategy: Strategy,
-    /// What the clones may know. They know none of their parent's.
+    /// The clones' secrets. They do not get their parent's.
     #[serde(default)]
     pub secrets: Secrets,
-    /// Milliseconds after which a clone that is not ready is given up; the parent's where unset.
+    /// Milliseconds after which a clone that is not ready has failed; the parent's limit where unset.
     #[serde(default)]
     pub ready_timeout_ms: Option<u64>,
     /// Whether clones succeed or fail one by one; otherwise all come to life or none does.
@@ -117,39 +117,39 @@ impl Fork {
 /// Write a disk as it is now into a new raw image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportDisk {
-    /// Which, as [`DiskInfo::device`](crate::DiskInfo).
+    /// The disk, as [`DiskInfo::device`](crate::DiskInfo).
     pub device: String,
-    /// The image, an absolute path; a file that is there is replaced.
+    /// The image, an absolute path; an existing file is replaced.
     pub path: PathBuf,
 }
 
-/// Look where the vCPUs are, many times over: a profiler for guests.
+/// Sample the vCPUs' instruction pointers: a profiler for guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
-    /// How often.
+    /// How many samples to take.
     pub count: u32,
-    /// Microseconds between two looks.
+    /// Microseconds between two samples.
     pub interval_us: u32,
 }
 
-/// An instruction at which vCPUs were found. A profile has the most frequent first.
+/// An instruction pointer at which vCPUs were sampled. A profile has the most frequent first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
     /// Its address, as the guest sees it.
     pub rip: u64,
-    /// How many times.
+    /// In how many samples.
     pub count: u32,
 }
 
-/// End: ask the guest first, and end without it after this long.
+/// Stop the VM: the guest is asked to power off, and the VM is ended after the grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     /// Milliseconds the guest has to power off; 0 ends it at once.
     pub grace_ms: u64,
 }
 
-/// Tell what happens from now on, and what has since `since_unix_ms`, as far as the VM's
-/// process keeps it. A subscriber that does not read what it is told is dropped.
+/// Subscribe to the VM's events: those from now on, and those since `since_unix_ms` that the
+/// VM's process still keeps. A subscriber that does not read its events is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// Milliseconds since 1970.
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_request_does_nothing_in_a_vm_of_the_first_protocol() {
-        // There a request was a document with an `op` in it.
+        // In the first protocol a request was a document with an `op` in it.
         let line = serde_json::to_value(Request::from(Fork::new(2))).unwrap();
         assert!(line.get("op").is_none(), "{line}");
         assert!(serde_json::from_str::<Request>(r#"{"op":"pause"}"#).is_err());

@@ -1,4 +1,4 @@
-//! Which VMs there can be.
+//! Validation of VM specifications.
 
 use super::{Guest, LinuxGuest, VmSpec};
 use crate::egress::BadEgress;
@@ -7,10 +7,10 @@ use crate::port::PublishedPort;
 use crate::{Bytes, Network};
 use std::path::{Path, PathBuf};
 
-/// Longest addition to the kernel's command line, in bytes: the kernel reads no more in all.
+/// Longest addition to the kernel's command line, in bytes: the kernel's own limit for all of it.
 const CMDLINE_MAX: usize = 2047;
 
-/// Why there can be no such VM.
+/// Why a specification is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Too few or too many CPUs.
@@ -34,25 +34,25 @@ pub enum SpecError {
     /// A kernel's command line ends at a NUL.
     #[error("the kernel's command line has a NUL character in it")]
     CommandLine,
-    /// A kernel reads no more.
+    /// A kernel's command line is limited.
     #[error("the kernel's command line may have {CMDLINE_MAX} bytes, not {0}")]
     CommandLineLength(usize),
-    /// The VM's process works in a directory of its own.
+    /// A relative path: the VM's process has another working directory than the caller.
     #[error("{0} is not an absolute path: the VM's process works in another directory")]
     Path(PathBuf),
     /// Nothing can be mounted there.
     #[error("a directory cannot be shared to '{0}' in the guest: name an absolute path below /")]
     MountPoint(String),
-    /// What takes an agent.
+    /// Something that takes an agent, which the guest has not.
     #[error("this guest has no agent, which {0} takes")]
     NoAgent(&'static str),
-    /// Clones that are told who they are, are not identical.
+    /// Clones that get an identity are not identical.
     #[error("identical clones are for a guest without an agent: this one's are told who they are")]
     IdenticalClones,
-    /// No program, or one that no agent can start.
+    /// No program, or one that the agent cannot start.
     #[error("the command is not one: it needs a program, and has no NUL characters")]
     Command,
-    /// A variable that no environment can have.
+    /// A variable that cannot be in an environment.
     #[error(
         "'{0}' cannot be a variable's name: it has a '=' or a NUL character, or nothing at all"
     )]
@@ -60,21 +60,21 @@ pub enum SpecError {
     /// Ports of guests begin with 1.
     #[error("port 0 of a guest cannot be published")]
     GuestPort,
-    /// One port of the host for two of the guest.
+    /// One port of the host for two ports of the guest.
     #[error("port {host} of {address} ({protocol}) is published twice",
         host = .0.host, address = .0.address, protocol = .0.protocol)]
     PortTwice(PublishedPort),
     /// Nothing would ever pass.
     #[error("a network needs a rate of 1 byte a second at least")]
     Rate,
-    /// Whom it may connect to.
+    /// The egress policy is not valid.
     #[error(transparent)]
     Egress(#[from] BadEgress),
 }
 
 impl VmSpec {
-    /// Whether such a VM can be. Every party that receives a specification checks it: a
-    /// command line may have done so, another client may not.
+    /// Checks the specification. Every party that receives one does so: the command line has
+    /// checked it already, but another client may not have.
     ///
     /// # Errors
     /// [`SpecError`], the first that is found.
@@ -97,7 +97,7 @@ impl VmSpec {
     }
 }
 
-/// Whether a VM may have so many CPUs and so much memory.
+/// Checks that a VM may have so many CPUs and so much memory.
 ///
 /// # Errors
 /// [`SpecError::Cpus`], [`SpecError::Memory`].
@@ -135,7 +135,7 @@ impl LinuxGuest {
         self.network.as_ref().map_or(Ok(()), Network::check)
     }
 
-    /// What of it takes an agent.
+    /// The first of its features that takes an agent.
     fn needs_agent(&self) -> Option<&'static str> {
         if self.command.is_some() {
             return Some("a command");
@@ -147,11 +147,11 @@ impl LinuxGuest {
     }
 }
 
-fn check_cmdline(words: &str) -> Result<(), SpecError> {
-    if words.contains('\0') {
+fn check_cmdline(cmdline: &str) -> Result<(), SpecError> {
+    if cmdline.contains('\0') {
         return Err(SpecError::CommandLine);
     }
-    match words.len() {
+    match cmdline.len() {
         ..=CMDLINE_MAX => Ok(()),
         len => Err(SpecError::CommandLineLength(len)),
     }
@@ -284,7 +284,7 @@ mod tests {
         }
     }
 
-    /// What is found wrong when `change` is made to a guest that is right.
+    /// The error that `change` causes in a valid specification.
     fn found(change: impl FnOnce(&mut LinuxGuest)) -> SpecError {
         let mut spec = spec();
         assert_eq!(spec.check(), Ok(()));

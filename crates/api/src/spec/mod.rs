@@ -1,4 +1,4 @@
-//! What a VM is made of, as asked for by a user.
+//! The specification of a VM, as requested by a user.
 
 mod check;
 
@@ -17,17 +17,17 @@ pub struct VmSpec {
     pub cpus: u8,
     /// Guest memory; a multiple of 2 MiB, [`VmSpec::MIN_MEMORY`] or more.
     pub memory: Bytes,
-    /// What runs in it.
+    /// Its guest.
     pub guest: Guest,
     /// The image's name, for listings.
     pub image: String,
     /// How many clones may be made of this VM in its life; `None` for no limit.
     pub max_forks: Option<u32>,
-    /// Whether a guest without an agent, whose clones cannot be told who they are nor be
-    /// given randomness of their own, may be forked all the same.
+    /// Whether a guest without an agent may be forked, though its clones get neither an identity
+    /// nor randomness of their own.
     pub identical_clones: bool,
     /// Milliseconds after which a guest that has not become ready, after boot or
-    /// after a fork, is given up.
+    /// after a fork, has failed.
     pub ready_timeout_ms: u64,
 }
 
@@ -81,7 +81,7 @@ pub struct LinuxGuest {
     pub disks: Vec<Disk>,
     /// Host directories shared into the guest.
     pub shares: Vec<Share>,
-    /// The network its card is connected to; `None` for no card.
+    /// The network of its NIC; `None` for no NIC.
     pub network: Option<Network>,
     /// Whether the guest runs our agent: then the VM is ready when the agent
     /// answers, and `exec` and `cp` work.
@@ -102,19 +102,19 @@ impl LinuxGuest {
 pub struct Disk {
     /// The image: a file or a block device.
     pub path: PathBuf,
-    /// What is in it; `None` for what it seems to be.
+    /// The image's format; `None` to detect it.
     pub format: Option<DiskFormat>,
     /// Whether the guest sees a read-only disk (then there is no overlay).
     pub read_only: bool,
 }
 
-/// How a disk lies in its image.
+/// The format of a disk image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskFormat {
-    /// Byte by byte.
+    /// Raw: the disk's bytes in order.
     Raw,
-    /// In QEMU's format, version 2 or 3.
+    /// QEMU's qcow2, version 2 or 3.
     Qcow2,
 }
 

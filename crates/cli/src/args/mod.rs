@@ -1,4 +1,4 @@
-//! What may be written on the command line. Docker's habits.
+//! The command line, in Docker's style.
 
 mod bench;
 mod cp;

@@ -3,8 +3,8 @@
 use hyperfork_api::port::{Protocol, PublishedPort};
 use std::net::Ipv4Addr;
 
-/// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`: at 127.0.0.1 unless another address is given, so that what
-/// listens in a guest is not open to the world unasked.
+/// `[ADDRESS:]HOST:GUEST[/tcp|/udp]`: at 127.0.0.1 unless another address is given, so that a
+/// guest's port is not open to the world unasked.
 ///
 /// # Errors
 /// What is wrong with it.

@@ -141,7 +141,7 @@ impl Run {
     /// # Errors
     /// What is wrong with all that was said about it.
     pub(crate) fn egress(&self) -> Result<Egress, Usage> {
-        Egress::of(&self.egress).map_err(|words| Usage(format!("--egress: {words}")))
+        Egress::of(&self.egress).map_err(|message| Usage(format!("--egress: {message}")))
     }
 
     /// Whether it asks for something that takes a network.

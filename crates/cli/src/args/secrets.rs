@@ -1,4 +1,4 @@
-//! What the programs of one VM may know, for `run` and `fork`.
+//! The secrets of `run` and `fork`.
 
 use clap::Args;
 use hyperfork_api::Secrets as Values;

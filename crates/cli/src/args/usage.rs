@@ -1,6 +1,6 @@
-//! What clap does not find.
+//! Errors of the command line that clap does not find.
 
-/// The arguments are well-formed, but not together.
+/// Each argument is valid, but not all of them together.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);

@@ -1,4 +1,4 @@
-//! Verbs that do one thing to several VMs.
+//! The verbs that act on several VMs.
 
 use clap::Args;
 use hyperfork_api::VmName;

@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // As `hyperfork_host::program::BUILD` has it; so is the program that asks.
+    // The argument is `hyperfork_host::program::BUILD`; `hyperfork` compares the output with its
+    // own build.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|kind| kind == "build")

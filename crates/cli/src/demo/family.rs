@@ -6,7 +6,7 @@ use crate::verbs::{boot, fork_vm, free_name_like};
 use anyhow::Context;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Bytes, ForkReport, Secrets, VmInfo, VmName, VmSpec, control};
-use hyperfork_host::{VmDir, life};
+use hyperfork_host::{VmDir, lifecycle};
 
 /// A VM and its clones. Dropping it ends and removes all of them.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl<'a> Family<'a> {
     /// Forks the parent.
     ///
     /// # Errors
-    /// A clone does not come to life, or somebody interrupted meanwhile.
+    /// A clone does not come to life, or a signal interrupts.
     pub(super) fn fork(&self, count: u32) -> anyhow::Result<ForkReport> {
         let request = control::Fork::new(count);
         let report = fork_vm(
@@ -72,7 +72,7 @@ impl<'a> Family<'a> {
         self.stage.host.run_dir.vm(name)
     }
 
-    /// What a VM tells about itself now.
+    /// A VM's description.
     ///
     /// # Errors
     /// It is gone.
@@ -104,8 +104,8 @@ impl<'a> Family<'a> {
 impl Drop for Family<'_> {
     fn drop(&mut self) {
         for dir in self.members() {
-            // One that went by itself needs no removal.
-            let _ = life::remove_by_force(&dir);
+            // A VM that has been removed meanwhile is no error.
+            let _ = lifecycle::remove_by_force(&dir);
         }
     }
 }

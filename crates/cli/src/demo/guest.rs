@@ -20,7 +20,7 @@ const PORT: u32 = 5000;
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the program tells: names and values.
+/// The program's answer: names and values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer(HashMap<String, String>);
 
@@ -73,10 +73,10 @@ impl Answer {
     }
 }
 
-/// Calls `on_line` with each line the main program prints, until it says stop.
+/// Calls `on_line` with each line that the main program prints, until `on_line` returns false.
 ///
 /// # Errors
-/// The program ends, or somebody interrupts.
+/// The program ends, or a signal interrupts.
 pub(super) fn follow(
     stage: &Stage,
     dir: &VmDir,

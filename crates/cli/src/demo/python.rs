@@ -109,7 +109,7 @@ fn boot(stage: &Stage) -> anyhow::Result<Family<'_>> {
     )
 }
 
-/// Waits until the program is ready. It says what it is at.
+/// Waits until the program is ready, and shows the steps that it reports.
 fn get_ready(stage: &Stage, family: &Family<'_>) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let mut step = Some(stage.progress.step("starting Python"));
@@ -139,10 +139,10 @@ fn ask_all(stage: &Stage, family: &Family<'_>, fork: &ForkReport) -> anyhow::Res
         .collect()
 }
 
-/// Whether all this is what it claims to be.
+/// Checks that the demonstration shows what it claims.
 ///
 /// # Errors
-/// It is not.
+/// It does not.
 fn check(
     family: &Family<'_>,
     fork: &ForkReport,

@@ -3,7 +3,7 @@
 use crate::ui::{duration_us, mib};
 use hyperfork_api::{CloneReport, ForkReport, VmInfo};
 
-/// Lines of a label, a value, and what there is to say about it.
+/// Lines of a label, a value, and a remark.
 #[derive(Debug, Default)]
 pub(super) struct Figures(Vec<[String; 3]>);
 

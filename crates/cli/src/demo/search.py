@@ -116,7 +116,7 @@ def answer(request):
 
 
 def serve(listener):
-    """Answers whoever is waiting."""
+    """Answers the clients that are waiting."""
     connection, _ = listener.accept()
     with connection:
         request = connection.makefile("r").readline().strip()
@@ -137,4 +137,4 @@ while True:
         try:
             serve(listener)
         except OSError:
-            pass  # Whoever asked is gone.
+            pass  # The client is gone.

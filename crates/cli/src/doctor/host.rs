@@ -42,7 +42,7 @@ const MEMORY_MIB: u64 = 1 << 10;
 const USERFAULTFD: &str = "/dev/userfaultfd";
 
 impl Facts {
-    /// Looks around.
+    /// Gathers the facts.
     pub(super) fn gather() -> Self {
         let memory = host_memory().ok();
         let cache_dir = ImageStore::default_root().ok();
@@ -68,7 +68,7 @@ impl Facts {
         }
     }
 
-    /// What to think of them.
+    /// The checks of these facts.
     pub(super) fn checks(&self) -> Vec<Check> {
         vec![
             self.kernel(),

@@ -1,4 +1,4 @@
-//! What building images takes.
+//! Whether images can be built.
 
 use super::Check;
 use hyperfork_image::ImageStore;

@@ -1,4 +1,4 @@
-//! KVM: whose it is, whether it may be used, and what it can do.
+//! KVM: what kind it is, whether the user may use it, and what it can do.
 
 use super::Check;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
@@ -35,7 +35,7 @@ pub(super) fn device() -> Check {
     }
 }
 
-/// What guests are told of the processor.
+/// Which processor features guests see.
 pub(super) fn processor() -> Check {
     const NAME: &str = "guests' processor";
     match Host::open().map(|host| host.kind()) {

@@ -10,7 +10,7 @@ use crate::args::Doctor;
 use crate::{exit, ui};
 use serde::Serialize;
 
-/// How well something is.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Status {
@@ -22,7 +22,7 @@ enum Status {
     Failed,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
@@ -61,7 +61,7 @@ impl Check {
     }
 }
 
-/// All that was found: what `doctor --json` prints.
+/// The results of all checks: what `doctor --json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Whether VMs can run.
@@ -70,7 +70,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Looks at everything.
+/// Runs all checks.
 ///
 /// # Errors
 /// Standard output's.

@@ -1,4 +1,4 @@
-//! The variables that an image wants its programs to have.
+//! The environment variables of an image's programs.
 
 use hyperfork_image::{Environment, ImageStore};
 use hyperfork_vmm::kvm::{Host, HostKind};
@@ -8,8 +8,8 @@ pub(crate) fn on_this_host(environment: &Environment, host: HostKind) -> Vec<(St
     environment.on(host == HostKind::Pvm).cloned().collect()
 }
 
-/// The variables of the image of this name; none where it is gone meanwhile, or
-/// never was one of ours.
+/// The variables of the image of this name; none if the image was removed meanwhile, or was
+/// never in the cache.
 pub(crate) fn environment_of(image: &str) -> Vec<(String, String)> {
     let images = ImageStore::default_root()
         .and_then(|root| ImageStore::open(&root))

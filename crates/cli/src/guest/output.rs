@@ -1,4 +1,4 @@
-//! A guest program's output as ours.
+//! Copying a guest program's output to this program's.
 
 use crate::ui::StdoutClosed;
 use hyperfork_api::guest::Stream;
@@ -7,8 +7,8 @@ use std::io::{self, Write};
 /// Writes what a program wrote, where it wrote it.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
-    /// Bytes that it has written so far, both streams together, whether they were still
-    /// to be had or not.
+    /// Bytes that the guest's program has written so far, both streams together, including those
+    /// that the agent no longer had.
     pub(crate) passed: u64,
 }
 
@@ -16,7 +16,7 @@ impl Output {
     /// Writes if it is output; true if it was.
     ///
     /// # Errors
-    /// [`StdoutClosed`], or another error of our stream.
+    /// [`StdoutClosed`], or another error of this program's stream.
     pub(crate) fn write(&mut self, message: &Stream) -> anyhow::Result<bool> {
         let (bytes, result) = match message {
             Stream::Stdout(bytes) => (bytes, write_all(&mut io::stdout().lock(), bytes)),

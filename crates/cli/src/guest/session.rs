@@ -1,4 +1,4 @@
-//! A program in the guest with our streams as its own.
+//! A program in the guest that is connected to this program's streams.
 //!
 //! ```text
 //!  our stdin ──▶ thread ──┐ Stdin, StdinEnd
@@ -40,11 +40,11 @@ pub(crate) struct Session {
     connection: UnixStream,
     messages: Messages,
     streams: Streams,
-    /// The signal on which we left the program alone.
+    /// The signal because of which the session left the program.
     abandoned: Arc<AtomicI32>,
 }
 
-/// Our messages to the program, from several threads.
+/// The messages to the program, sent by several threads.
 #[derive(Debug, Clone)]
 struct Messages(Arc<Mutex<UnixStream>>);
 
@@ -54,8 +54,8 @@ impl Messages {
         frame::write(&mut *stream, message)
     }
 
-    /// Sends it if nothing else is on its way, which may be for ever when the
-    /// program does not read its input.
+    /// Sends a message unless another is being sent, which may take for ever when the program does
+    /// not read its input.
     fn try_send(&self, message: &Stream) {
         if let Ok(mut stream) = self.0.try_lock() {
             let _ = frame::write(&mut *stream, message);
@@ -73,7 +73,7 @@ impl Session {
         command: Command,
         streams: Streams,
     ) -> anyhow::Result<Self> {
-        // Caught from here on, so that none is lost while the program starts.
+        // Catches signals from here on, so that none is lost while the program starts.
         let mut caught = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
         caught.extend(streams.tty.then_some(SIGWINCH));
         let signals = Signals::new(caught).context("cannot catch signals")?;
@@ -89,12 +89,12 @@ impl Session {
         Ok(session)
     }
 
-    /// Passes the streams on until the program ends; gives its exit status.
+    /// Forwards the streams until the program ends; returns its exit status.
     ///
     /// # Errors
     /// The guest is lost, or our output is closed.
     pub(crate) fn wait(mut self) -> anyhow::Result<u8> {
-        // Dropped, and so put back, on every way out.
+        // Dropping it restores the terminal on every way out.
         let _raw = (self.streams.tty && self.streams.stdin)
             .then(RawMode::enter)
             .transpose()
@@ -143,8 +143,8 @@ impl Session {
         Ok(())
     }
 
-    /// Passes signals on. The second that asks for an end is for us: the program
-    /// is killed, as far as it still listens, and left.
+    /// Forwards signals. The second one that asks for an end ends the session: the program is
+    /// killed, as far as it still receives messages, and left.
     fn pass_signals_on(&self, mut signals: Signals) -> anyhow::Result<()> {
         let messages = self.messages.clone();
         let (connection, abandoned) = (self.connection.try_clone()?, self.abandoned.clone());

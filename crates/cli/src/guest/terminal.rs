@@ -4,8 +4,8 @@ use hyperfork_api::guest::WindowSize;
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Standard input as a raw terminal: every key goes to the guest. Put back when
-/// dropped.
+/// Standard input as a raw terminal: every key goes to the guest. Dropping it restores the
+/// terminal.
 #[derive(Debug)]
 pub(crate) struct RawMode(Termios);
 
@@ -25,7 +25,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Without a terminal there is nothing to put back.
+        // Fails only when the terminal is gone.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What people see.
+//! Output for people.
 //!
 //! Results go to standard output, everything else (progress, notes, errors) to
 //! standard error, so that scripts get results only.
@@ -16,7 +16,7 @@ pub(crate) use time::utc;
 use serde::Serialize;
 use std::io::{self, Write};
 
-/// Nobody reads standard output any more.
+/// The reader of standard output is gone.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output is closed")]
 pub(crate) struct StdoutClosed;
@@ -52,7 +52,7 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
-/// Tells an error: one line, the reasons behind it included.
+/// Prints an error in one line, with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     if error.is::<StdoutClosed>() {
         return;
@@ -60,13 +60,13 @@ pub(crate) fn error(error: &anyhow::Error) {
     note(&format!("error: {}", one_line(error)));
 }
 
-/// Tells something that is no result.
+/// Prints a line that is not a result.
 pub(crate) fn note(text: &str) {
-    // Nobody left to tell it to.
+    // Fails when the reader of standard error is gone.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// The error and its causes, each unless it was said already.
+/// The error and its causes, without those that an earlier message contains.
 fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {

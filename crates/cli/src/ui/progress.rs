@@ -1,5 +1,5 @@
-//! What is going on, on standard error: a moving line on a terminal, plain lines
-//! elsewhere. What takes less than a second is not mentioned, unless asked for.
+//! Progress, on standard error: a moving line on a terminal, plain lines elsewhere. Steps that
+//! take less than a second are not shown.
 
 use super::duration_us;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -8,13 +8,13 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a step may take before it is mentioned.
-const PATIENCE: Duration = Duration::from_millis(700);
+/// How long a step may take before it is shown.
+const SHOW_AFTER: Duration = Duration::from_millis(700);
 
-/// How often plain lines tell how far a step is.
+/// How often a plain line shows how far a step is.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// How to tell.
+/// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Not at all.
@@ -26,7 +26,7 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// As standard error allows, or not at all.
+    /// The form that suits standard error; silent if `quiet`.
     pub(crate) fn unless(quiet: bool) -> Self {
         match (quiet, std::io::stderr().is_terminal()) {
             (true, _) => Self::Silent,
@@ -35,7 +35,7 @@ impl Progress {
         }
     }
 
-    /// Begins a step. It ends, without a word, when the value is dropped.
+    /// Begins a step. Dropping the value ends it silently.
     pub(crate) fn step(self, title: &str) -> Step {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         bar.set_style(style("{spinner} {prefix} {wide_msg:.dim} {elapsed}"));
@@ -56,7 +56,7 @@ fn announce(progress: Progress, bar: &ProgressBar) -> Sender<()> {
     let (over, wait) = channel();
     let bar = bar.clone();
     thread::spawn(move || {
-        if wait.recv_timeout(PATIENCE) != Err(RecvTimeoutError::Timeout) {
+        if wait.recv_timeout(SHOW_AFTER) != Err(RecvTimeoutError::Timeout) {
             return;
         }
         match progress {
@@ -71,20 +71,20 @@ fn announce(progress: Progress, bar: &ProgressBar) -> Sender<()> {
     over
 }
 
-/// One step under way.
+/// A step in progress.
 #[derive(Debug)]
 pub(crate) struct Step {
     progress: Progress,
     title: String,
     begun: Instant,
     bar: ProgressBar,
-    /// Dropped when there is nothing to announce any more.
+    /// Dropping it keeps the step from being shown.
     announced: Sender<()>,
     line_at: Instant,
 }
 
 impl Step {
-    /// How far it is, from 0 to 1 where that can be told, and what it is at.
+    /// Shows how far the step is, from 0 to 1 if that is known, and what it is doing.
     pub(crate) fn advance(&mut self, fraction: Option<f64>, detail: &str) {
         if let Some(fraction) = fraction {
             if self.bar.length().is_none() {
@@ -107,7 +107,7 @@ impl Step {
         }
     }
 
-    /// It is done: says so, and how long it took.
+    /// Ends the step, and prints how long it took.
     pub(crate) fn done(self) -> Duration {
         let took = self.begun.elapsed();
         let (progress, title) = (self.progress, self.title.clone());
@@ -134,7 +134,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Tells how the build of an image goes.
+/// Shows the progress of an image's build.
 #[derive(Debug)]
 pub(crate) struct ImageProgress {
     progress: Progress,

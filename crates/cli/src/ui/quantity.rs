@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formatting durations and sizes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Times as people write them.
+//! Formatting times.
 
 /// A time, in milliseconds since 1970, as RFC 3339 has it.
 pub(crate) fn utc(unix_ms: u64) -> String {

@@ -56,7 +56,7 @@ pub(crate) fn run(args: Cp) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// Has the VM's process write its disk: nobody else has its layers.
+/// Has the VM's process write its disk, since that process alone has the disk's layers.
 fn copy_disk(vm: &VmName, device: String, target: &Path) -> anyhow::Result<()> {
     let path = match target.is_dir() {
         true => target.join(&device),

@@ -9,7 +9,7 @@ use hyperfork_api::{VmInfo, VmState};
 use hyperfork_host::agent::Agent;
 use std::io::IsTerminal;
 
-/// Runs a command in a VM; gives its exit status.
+/// Runs a command in a VM; returns its exit status.
 ///
 /// # Errors
 /// It cannot be run there.
@@ -46,10 +46,10 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
     Session::start(agent, command, streams)?.wait()
 }
 
-/// Whether a VM's guest can answer now.
+/// Checks that a VM's guest can answer now.
 ///
 /// # Errors
-/// What to do first.
+/// What the user has to do first.
 pub(super) fn must_answer(info: &VmInfo) -> anyhow::Result<()> {
     let name = &info.about.name;
     match info.status.state {

@@ -13,7 +13,7 @@ use hyperfork_host::{Client, VmDir};
 /// Clones a running VM.
 ///
 /// # Errors
-/// It cannot be forked. It is unharmed then, and no clone is left.
+/// The VM cannot be forked. It is unharmed then, and no clone is left.
 pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
     let dir = config::vm(&args.vm)?;
     let progress = Progress::unless(args.quiet);
@@ -43,7 +43,7 @@ pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
     })
 }
 
-/// Asks a VM to clone itself.
+/// Sends a VM the request to fork.
 ///
 /// # Errors
 /// As [`run`].

@@ -104,15 +104,15 @@ fn end_when_interrupted(interrupt: &Interrupt, build: &Receiver<()>) {
             end_children();
             looked += 1;
             if looked > PATIENCE {
-                // It waits for something else. The cache removes what it leaves.
+                // The build waits for something else. The cache removes what it leaves.
                 std::process::exit(exit::by_signal(interrupted.0).into());
             }
         }
     }
 }
 
-/// Asks the programs that this one has started to end. While an image is built
-/// these are the build's tools.
+/// Asks the children of this process to end. While an image is built these are the build's
+/// tools.
 fn end_children() {
     let threads = fs::read_dir("/proc/self/task")
         .into_iter()

@@ -6,7 +6,7 @@ use crate::{exit, ui};
 use anyhow::Context;
 use std::fs;
 
-/// Prints all there is to know about a VM, or its token alone.
+/// Prints a VM's description, or its token alone.
 ///
 /// # Errors
 /// There is no such VM, or it has no token.

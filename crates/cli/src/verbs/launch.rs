@@ -1,4 +1,4 @@
-//! Bringing a VM up.
+//! Booting a VM, and choosing its name.
 
 use crate::interrupt::Interrupt;
 use crate::ui::Progress;
@@ -11,8 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 /// Boots a VM and waits until it is ready.
 ///
 /// # Errors
-/// It does not start, does not become ready, or somebody interrupts. Nothing is
-/// left of it then.
+/// It does not start, does not become ready, or a signal interrupts. Nothing is left of it then.
 pub(crate) fn boot(
     host: &Config,
     spec: &VmSpec,
@@ -42,16 +41,16 @@ fn fits_the_host(memory: Bytes) -> anyhow::Result<()> {
 /// A host's memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HostMemory {
-    /// All there is.
+    /// All of it.
     pub(crate) total: Bytes,
-    /// What programs could have now.
+    /// The memory that programs could get now.
     pub(crate) available: Bytes,
 }
 
 /// This host's memory (proc_meminfo(5)).
 ///
 /// # Errors
-/// The system does not tell.
+/// The kernel does not report it.
 pub(crate) fn host_memory() -> anyhow::Result<HostMemory> {
     let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
     let field = |name: &str| -> Option<Bytes> {
@@ -67,19 +66,19 @@ pub(crate) fn host_memory() -> anyhow::Result<HostMemory> {
         .context("/proc/meminfo does not tell this host's memory")
 }
 
-/// Two words that no VM is called by.
+/// A name of two words that no VM has.
 ///
 /// # Errors
 /// There is no such name left, which takes thousands of VMs.
 pub(crate) fn free_name(run_dir: &RunDir) -> anyhow::Result<VmName> {
     for _ in 0..1000 {
-        // Seeded anew each time by the system.
+        // Every `RandomState` has a new seed.
         let random = RandomState::new().hash_one(0) as usize;
-        let (how, what) = (
-            HOW[random % HOW.len()],
-            WHAT[random / HOW.len() % WHAT.len()],
+        let (adjective, noun) = (
+            ADJECTIVES[random % ADJECTIVES.len()],
+            NOUNS[random / ADJECTIVES.len() % NOUNS.len()],
         );
-        let name = VmName::new(format!("{how}-{what}"))?;
+        let name = VmName::new(format!("{adjective}-{noun}"))?;
         if !run_dir.vm(&name).exists() {
             return Ok(name);
         }
@@ -87,10 +86,10 @@ pub(crate) fn free_name(run_dir: &RunDir) -> anyhow::Result<VmName> {
     bail!("no name is free: choose one with --name, or remove VMs with `hyperfork rm`")
 }
 
-/// `wanted`, or that with the first number that makes it free.
+/// `wanted`, or `wanted` with the first number that makes it a free name.
 ///
 /// # Errors
-/// It is no name.
+/// It is not a name.
 pub(crate) fn free_name_like(run_dir: &RunDir, wanted: &str) -> anyhow::Result<VmName> {
     let mut name = VmName::new(wanted)?;
     let mut number = 1;
@@ -101,14 +100,14 @@ pub(crate) fn free_name_like(run_dir: &RunDir, wanted: &str) -> anyhow::Result<V
     Ok(name)
 }
 
-const HOW: [&str; 32] = [
+const ADJECTIVES: [&str; 32] = [
     "amber", "bold", "brisk", "calm", "clear", "crisp", "dapper", "eager", "fair", "fleet", "fond",
     "gentle", "glad", "hardy", "jolly", "keen", "kind", "lively", "lucid", "mellow", "merry",
     "nimble", "noble", "placid", "quick", "quiet", "serene", "spry", "sunny", "tidy", "vivid",
     "witty",
 ];
 
-const WHAT: [&str; 32] = [
+const NOUNS: [&str; 32] = [
     "alder", "ash", "aspen", "badger", "beech", "birch", "cedar", "clover", "crane", "egret",
     "elm", "fern", "finch", "hazel", "heron", "ibis", "juniper", "larch", "lark", "linden",
     "maple", "marten", "oak", "otter", "pine", "plover", "rowan", "sorrel", "spruce", "swift",

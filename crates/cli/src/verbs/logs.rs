@@ -9,10 +9,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::thread;
 use std::time::Duration;
 
-/// How often it is looked for more.
+/// How often to look for more output.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Prints what a VM has printed.
+/// Prints a VM's output.
 ///
 /// # Errors
 /// There is no such VM, or standard output is closed.
@@ -26,10 +26,10 @@ pub(crate) fn run(args: &Logs) -> anyhow::Result<u8> {
     let there = || format!("cannot read {}", path.display());
     let mut file = File::open(&path).with_context(there)?;
     loop {
-        // Before reading: what comes after would else be lost.
+        // Checked before reading: output that comes in between would be lost otherwise.
         let last = !args.follow || !dir.is_alive();
-        // A log is cut to its newest part now and then, and is then shorter than
-        // what was read of it; what comes next is at its end.
+        // A log is cut to its newest part now and then, and is then shorter than the part read
+        // so far; new output is at its end.
         let read = file.stream_position()?;
         if file.metadata().with_context(there)?.len() < read {
             file.seek(SeekFrom::End(0))?;

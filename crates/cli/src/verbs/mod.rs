@@ -1,4 +1,4 @@
-//! What each verb does. Each gives an exit status or an error.
+//! The verbs. Each returns an exit status or an error.
 
 pub(crate) mod bench;
 pub(crate) mod cp;
@@ -22,7 +22,7 @@ pub(crate) use self::run::{NANO, linux_from};
 
 use std::time::Duration;
 
-/// A time as requests have it.
+/// A duration in the unit of requests.
 fn milliseconds(time: Duration) -> u64 {
     time.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Which network a VM gets.
+//! Choosing a VM's network.
 
 use crate::args::{Net, Run};
 use crate::ui;
@@ -6,7 +6,7 @@ use anyhow::bail;
 use hyperfork_api::{NetKind, NetMode, Network};
 use hyperfork_net::Setup;
 
-/// The network that was asked for, or, where nothing was, the best this host allows.
+/// The network that was asked for, or else the best one that this host allows.
 ///
 /// # Errors
 /// This host does not allow what was asked for.
@@ -43,8 +43,8 @@ fn asked_for(setup: &Setup, mode: NetMode) -> anyhow::Result<NetMode> {
     }
 }
 
-/// That of its own where the host allows it, otherwise the one without privileges, otherwise
-/// none, unless it is `needed`.
+/// The best mode that the host allows: a network of its own, else the unprivileged one, else
+/// none, unless a network is `needed`.
 fn best(setup: &Setup, needed: bool) -> anyhow::Result<Option<NetMode>> {
     let Err(reason) = hyperfork_net::available(setup, NetMode::Own) else {
         return Ok(Some(NetMode::Own));

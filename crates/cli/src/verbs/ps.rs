@@ -30,8 +30,7 @@ pub(crate) fn run(args: &Ps) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// All VMs, by name. Those that cannot tell about themselves are told on standard
-/// error.
+/// All VMs, by name. Those without a readable description are reported on standard error.
 ///
 /// # Errors
 /// The run directory's.
@@ -40,7 +39,7 @@ pub(super) fn all(run_dir: &RunDir) -> anyhow::Result<Vec<VmInfo>> {
     for found in client::infos(&run_dir.list()?) {
         match found {
             Ok(info) => infos.push(info),
-            // Removed just now, or only just claimed.
+            // Just removed, or its name was just claimed.
             Err(ClientError::Unknown { .. } | ClientError::Starting { .. }) => {}
             Err(error) => ui::error(&error.into()),
         }
@@ -56,7 +55,7 @@ fn human(infos: &[VmInfo]) -> String {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     for info in infos {
-        let born = Duration::from_millis(info.about.created_unix_ms);
+        let created = Duration::from_millis(info.about.created_unix_ms);
         table.row([
             info.about.name.to_string(),
             info.about.image.clone(),
@@ -68,7 +67,7 @@ fn human(infos: &[VmInfo]) -> String {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
-            age(now.saturating_sub(born)),
+            age(now.saturating_sub(created)),
             command(info),
         ]);
     }

@@ -15,7 +15,7 @@ use hyperfork_api::guest::{Command, Request, Stream};
 use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
 use hyperfork_host::agent::{Agent, AgentError};
-use hyperfork_host::life::{self, EndError};
+use hyperfork_host::lifecycle::{self, EndError};
 use hyperfork_host::{Client, ClientError, Config, VmDir};
 use hyperfork_vmm::kvm::Host;
 use std::fs;
@@ -26,8 +26,7 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempPath;
 
-/// The image that is booted where none is named: the smallest that can run
-/// commands.
+/// The image that is booted if none is named: the smallest that can run commands.
 const DEFAULT_IMAGE: &str = "base";
 
 /// The embedded guest's name among the images.
@@ -39,10 +38,10 @@ const DISKS_MAX: usize = 7;
 /// How long a guest has to power off when its command has ended.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Boots a VM, and stays with it unless asked not to.
+/// Boots a VM, and follows it unless it is to be detached.
 ///
 /// # Errors
-/// The VM does not become ready, or is lost.
+/// The VM does not become ready, or fails.
 pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
     check(&args)?;
     let secrets = mem::take(&mut args.secrets).into_values();
@@ -55,7 +54,7 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
         None => free_name(&host.run_dir)?,
     };
     let mut guest = guest(&args, &kvm, &host, progress, &interrupt)?;
-    // Its VM has it open; it needs no name afterwards.
+    // The VM has the file open, so its name can go when this is dropped.
     let _sized = size_root(&args, &mut guest)?;
     let spec = VmSpec {
         name: name.clone(),
@@ -80,7 +79,7 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
     leave(&dir, args.rm).and(followed)
 }
 
-/// What clap cannot say.
+/// Checks what clap cannot check.
 fn check(args: &Run) -> Result<(), Usage> {
     let nano = args.image.as_deref() == Some(NANO);
     let no_agent = nano || (args.kernel.is_some() && args.image.is_none());
@@ -113,7 +112,7 @@ fn check(args: &Run) -> Result<(), Usage> {
     }
     if args.net == Some(Net::None) && args.asks_for_network() {
         return usage(
-            "a VM without a network publishes no ports and connects to nobody: leave out --net none, or -p and --egress",
+            "a VM without a network publishes no ports and makes no connections: leave out --net none, or -p and --egress",
         );
     }
     args.egress()?;
@@ -212,7 +211,7 @@ fn size_root(args: &Run, guest: &mut Guest) -> anyhow::Result<Option<TempPath>> 
     Ok(Some(copy))
 }
 
-/// A guest as an image has it.
+/// A guest that boots an image.
 pub(crate) fn linux_from(image: &hyperfork_image::Image, command: Option<Command>) -> LinuxGuest {
     LinuxGuest {
         kernel: image.kernel.clone(),
@@ -241,7 +240,7 @@ fn command(args: &Run, mut env: Vec<(String, String)>) -> Option<Command> {
     })
 }
 
-/// A file that the VM's process, which works elsewhere, will read.
+/// The absolute path of a file for the VM's process, which has another working directory.
 fn file(path: &Path) -> anyhow::Result<PathBuf> {
     let there = || format!("cannot read {}", path.display());
     let path = fs::canonicalize(path).with_context(there)?;
@@ -272,7 +271,7 @@ fn idle(dir: &VmDir, spec: &VmSpec, interrupt: &Interrupt) -> anyhow::Result<u8>
         match end.recv_timeout(Duration::from_millis(100)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Ok(info)) => return Ok(status_in(&info)?.unwrap_or(exit::OK)),
-            // It was ended without a word, and maybe removed.
+            // The VM has ended without an answer, and may have been removed.
             _ => {
                 return dir.info().map_or(Ok(exit::OK), |info| {
                     Ok(status_in(&info)?.unwrap_or(exit::OK))
@@ -282,7 +281,7 @@ fn idle(dir: &VmDir, spec: &VmSpec, interrupt: &Interrupt) -> anyhow::Result<u8>
     }
 }
 
-/// Shows the main program's output until it ends; gives its exit status.
+/// Shows the main program's output until the program ends; returns its exit status.
 fn follow(dir: &VmDir, interrupt: &Interrupt) -> anyhow::Result<u8> {
     let signals = pass_signals_on(dir.clone(), interrupt.clone());
     let mut output = Output::default();
@@ -292,7 +291,7 @@ fn follow(dir: &VmDir, interrupt: &Interrupt) -> anyhow::Result<u8> {
             Err(error) if error.is::<ui::StdoutClosed>() => return Err(error),
             Err(_) | Ok(None) => {}
         }
-        // The connection broke, but maybe not the program.
+        // The connection broke, but the program may still run.
         match exit_status(dir)? {
             Some(status) => return Ok(status),
             None if signals.is_finished() => {
@@ -328,7 +327,7 @@ fn exit_status(dir: &VmDir) -> anyhow::Result<Option<u8>> {
 }
 
 /// # Errors
-/// The VM failed; its reason.
+/// The VM failed, for this reason.
 fn status_in(info: &VmInfo) -> anyhow::Result<Option<u8>> {
     match (info.status.exit_status, &info.status.error) {
         (Some(status), _) => Ok(Some(exit::of_program(status))),
@@ -337,28 +336,28 @@ fn status_in(info: &VmInfo) -> anyhow::Result<Option<u8>> {
     }
 }
 
-/// Passes signals on to the main program; the second ends the VM.
+/// Forwards the first signal to the main program; the second ends the VM.
 fn pass_signals_on(dir: VmDir, interrupt: Interrupt) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let signal = interrupt.next();
-        let told = Agent::connect(&dir).and_then(|mut agent| {
+        let sent = Agent::connect(&dir).and_then(|mut agent| {
             agent
                 .set_timeout(Some(Duration::from_secs(5)))
                 .map_err(AgentError::Unreachable)?;
             agent.request(&Request::SignalMain(signal))
         });
-        if told.is_ok() {
+        if sent.is_ok() {
             interrupt.next();
         }
-        let _ = life::stop(&dir, Duration::ZERO);
+        let _ = lifecycle::stop(&dir, Duration::ZERO);
     })
 }
 
-/// Ends the VM, if it has not ended, and removes it where that was asked for.
+/// Stops the VM, if it has not ended, and removes it if requested.
 fn leave(dir: &VmDir, remove: bool) -> anyhow::Result<()> {
-    match life::stop(dir, GRACE) {
+    match lifecycle::stop(dir, GRACE) {
         Ok(()) => {}
-        // Somebody else removed it.
+        // Another command has removed it.
         Err(EndError::Client(ClientError::Unknown { .. })) => return Ok(()),
         Err(error) => return Err(error.into()),
     }

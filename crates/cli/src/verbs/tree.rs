@@ -26,7 +26,7 @@ struct Node {
 
 const COLUMNS: [&str; 5] = ["NAME", "STATE", ">SHARED", ">PRIVATE", ">SWAPPED"];
 
-/// Shows who was forked from whom.
+/// Shows which VM was forked from which.
 ///
 /// # Errors
 /// The run directory's, or standard output's.
@@ -49,7 +49,7 @@ fn grow(infos: Vec<VmInfo>) -> Vec<Node> {
         .into_iter()
         .map(Node::of)
         .partition(|node| node.parent().is_none());
-    // Parents are of an earlier generation: the oldest of the rest can be placed.
+    // A parent is of an earlier generation, so the oldest VM of the rest can be placed.
     waiting.sort_by_key(|node| std::cmp::Reverse(node.generation));
     while let Some(node) = waiting.pop() {
         place(&mut roots, node);
@@ -77,7 +77,7 @@ fn place(roots: &mut Vec<Node>, node: Node) {
     siblings.sort_by(|a, b| (age(a), &a.name).cmp(&(age(b), &b.name)));
 }
 
-/// Clones are told in the order they were made.
+/// Clones are shown in the order in which they were made.
 fn age(node: &Node) -> (u64, u32) {
     (
         node.info

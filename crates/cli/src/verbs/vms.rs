@@ -1,5 +1,5 @@
-//! `pause`, `resume`, `stop`, `rm`: one thing for several VMs. Each that it is done
-//! for is printed; each for which it fails is told, and the others go on.
+//! `pause`, `resume`, `stop`, `rm`: one action on several VMs. Prints the name of each VM for
+//! which it succeeds and the error of each for which it fails; one failure does not stop the rest.
 
 use crate::args::{Rm, Stop, Vms};
 use crate::config;
@@ -7,7 +7,7 @@ use crate::exit;
 use crate::ui::{self, Progress};
 use hyperfork_api::VmName;
 use hyperfork_api::control::{Ask, Pause, Resume};
-use hyperfork_host::{Client, VmDir, life};
+use hyperfork_host::{Client, VmDir, lifecycle};
 use std::time::Duration;
 
 /// `pause`.
@@ -34,7 +34,7 @@ pub(crate) fn stop(args: &Stop) -> anyhow::Result<u8> {
     let grace = Duration::from_secs(args.time.into());
     each(&args.vms.vms, |dir| {
         let _step = Progress::unless(false).step(&format!("stopping {}", dir.name()));
-        Ok(life::stop(dir, grace)?)
+        Ok(lifecycle::stop(dir, grace)?)
     })
 }
 
@@ -44,8 +44,8 @@ pub(crate) fn stop(args: &Stop) -> anyhow::Result<u8> {
 /// As [`pause`].
 pub(crate) fn rm(args: &Rm) -> anyhow::Result<u8> {
     each(&args.vms.vms, |dir| match args.force {
-        true => Ok(life::remove_by_force(dir)?),
-        false => Ok(life::remove(dir)?),
+        true => Ok(lifecycle::remove_by_force(dir)?),
+        false => Ok(lifecycle::remove(dir)?),
     })
 }
 

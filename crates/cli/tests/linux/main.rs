@@ -1,4 +1,4 @@
-//! The life of VMs, on Linux with the image `base`, which is built when it is
+//! Running, forking and ending VMs, on Linux with the image `base`, which is built when it is
 //! missing: forks, the confinement of threads, volumes, and guests that fail.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.

@@ -146,7 +146,7 @@ fn must_be_whole(guest: &Guest<'_>, sum: &str) {
     guest.must_be_at_peace();
 }
 
-/// Before its own there are its parent's, and nobody else's.
+/// The guest's own rows follow its parent's, and there are no others.
 fn must_be_of_one_past(rows: &[Row<'_>], guest: &Guest<'_>, found: &str) {
     let (newest, older) = rows.split_last().unwrap();
     assert!(

@@ -1,5 +1,4 @@
-//! Guests that fail, or do not do what a clone must: told in one line, and nothing is
-//! left.
+//! Guests that fail, or do not do what a clone must: the error is one line, and nothing is left.
 
 use crate::guest::{Guest, held_by};
 use crate::support::{User, eventually};

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-/// What a kernel says when something is wrong with it.
+/// What a kernel prints when something is wrong with it.
 const COMPLAINTS: [&str; 11] = [
     "WARNING",
     "BUG:",
@@ -36,7 +36,7 @@ pub(crate) struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// Boots with two CPUs, the witness, and a kernel that says all it has to say.
+    /// Boots with two CPUs, the witness, and a kernel that prints all its messages.
     pub(crate) fn boot(user: &'a User, name: &str, more: &[&str]) -> Self {
         Self::boot_with_cpus(user, name, "2", more)
     }
@@ -65,7 +65,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Boots one in which these parts of the witness watch.
-    pub(crate) fn boot_watched(user: &'a User, name: &str, parts: &witness::Parts) -> Self {
+    pub(crate) fn boot_watched(user: &'a User, name: &str, parts: &witness::WitnessParts) -> Self {
         Self::boot_watched_with(user, name, parts, &[])
     }
 
@@ -73,7 +73,7 @@ impl<'a> Guest<'a> {
     pub(crate) fn boot_watched_with(
         user: &'a User,
         name: &str,
-        parts: &witness::Parts,
+        parts: &witness::WitnessParts,
         more: &[&str],
     ) -> Self {
         let script = format!(
@@ -182,7 +182,7 @@ impl<'a> Guest<'a> {
         self.user.ok(&["rm", "-f", &self.name]);
     }
 
-    /// Kills its process, and sees that this is told.
+    /// Kills its process, and checks that it is listed as failed.
     pub(crate) fn kill(&self) {
         kill(self.pid());
         eventually("its end in the list", || self.info()["state"] == "failed");
@@ -191,7 +191,7 @@ impl<'a> Guest<'a> {
         assert_eq!(info["error"], "its process was killed");
     }
 
-    /// What `inspect` tells.
+    /// What `inspect` prints.
     pub(crate) fn info(&self) -> Value {
         self.user.json(&["inspect", &self.name])
     }

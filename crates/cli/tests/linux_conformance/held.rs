@@ -20,12 +20,13 @@ pub(crate) fn shared(user: &User) -> (PathBuf, String) {
 /// A guest's agent that is stopped. So are its clones'.
 pub(crate) struct Held {
     file: PathBuf,
-    /// It stopped the agent, and so has no end before that goes on.
+    /// The command that stopped the agent, and ends when the agent continues.
     command: Child,
 }
 
 impl Guest<'_> {
-    /// Stops the agent; by way of a shared directory, since nobody answers any more.
+    /// Stops the agent. It is continued by way of a shared directory, since a stopped agent takes
+    /// no requests.
     pub(crate) fn hold_agent(&self, shared: &Path) -> Held {
         let file = shared.join("held");
         let in_guest = format!("{MOUNT_POINT}/held");
@@ -36,13 +37,13 @@ impl Guest<'_> {
 }
 
 impl Held {
-    /// Lets it go on.
+    /// Continues the agent.
     pub(crate) fn release(self) {
         fs::remove_file(self.file).unwrap();
         assert_eq!(finish(self.command).status, 0);
     }
 
-    /// The guest has ended; whoever held its agent is told.
+    /// The guest has ended, and the command that stopped its agent fails.
     pub(crate) fn was_lost(self) {
         fs::remove_file(self.file).unwrap();
         finish(self.command).must_have_failed(125);

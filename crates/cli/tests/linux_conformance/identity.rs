@@ -1,4 +1,4 @@
-//! What tells clones apart.
+//! The identities of clones.
 
 use crate::guest::Guest;
 use crate::support::{User, eventually};
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 const CLONES: usize = 3;
 
 #[test]
-fn every_clone_is_somebody_of_its_own() {
+fn every_clone_has_an_identity_of_its_own() {
     let user = User::new();
     let parent = Guest::boot(&user, "p", &[]);
     // Its random generators, and those of both its CPUs, are in use.
@@ -41,7 +41,7 @@ fn every_clone_is_somebody_of_its_own() {
         assert_eq!(lines[6], info["machine_id"], "{name}");
         let token = guest.user.ok(&["inspect", "--token", name]);
         assert_eq!(lines[7], token.trim_end(), "{name}");
-        // It is told to who asks for it alone.
+        // `inspect` shows the token only on request.
         for listing in [
             &["inspect", name][..],
             &["ps", "--json"],

@@ -114,7 +114,7 @@ fn a_killed_parent_ends_the_fork_and_its_clones_and_who_waits_is_told(
 }
 
 #[test]
-fn whoever_is_killed_at_whatever_moment_of_a_fork_there_are_all_clones_or_none() {
+fn when_the_parent_or_a_clone_is_killed_during_a_fork_there_are_all_clones_or_none() {
     let user = User::new();
     let parent = Guest::boot_watched(&user, "p", &MEMORY);
     for (moment, victim) in MOMENTS.into_iter().zip(parent.fork_as("v", MOMENTS.len())) {
@@ -176,8 +176,8 @@ fn kill_a_clone_mid_fork(user: &User, moment: u64) {
     assert_eq!(user.names(), ["p"]);
 }
 
-/// Whether the fork has told of all clones; or else in one line why there are none, and
-/// there are none, as soon as they have had a moment to go.
+/// Returns true if the fork has succeeded and reported all clones. Otherwise checks that it has
+/// failed with an error of one line, and waits until all clones have ended.
 fn all_or_none(user: &User, fork: Ended, clones: &[Guest<'_>]) -> bool {
     if fork.status == 0 {
         assert!(clones.iter().all(|clone| fork.stdout.contains(&clone.name)));

@@ -1,9 +1,10 @@
-//! Lines of descent: who finds what of whom, and who lives on when others end.
+//! Lines of descent: what clones inherit from their ancestors, and which VMs live on when others
+//! end.
 
 use crate::guest::Guest;
 use crate::support::{User, eventually};
 
-/// The main program: whatever words it is told, it remembers, and prints all of them.
+/// The main program: it remembers each word that it reads, and prints all of them.
 const REMEMBER: &str = "mkfifo /tmp/tell; exec 3<>/tmp/tell; \
      while read word <&3; do words=\"$words $word\"; echo $words; done";
 

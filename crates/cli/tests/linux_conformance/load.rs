@@ -2,7 +2,7 @@
 
 use crate::guest::Guest;
 use crate::support::User;
-use crate::witness::{INTERRUPTS, MEMORY_AND_REGISTERS, Parts};
+use crate::witness::{INTERRUPTS, MEMORY_AND_REGISTERS, WitnessParts};
 use std::path::Path;
 
 /// How often a guest is forked: less where KVM emulates its kernel (PVM), for there
@@ -15,7 +15,7 @@ fn forks() -> usize {
 }
 
 /// Forks again and again while `parts` watch; each clone is checked and removed.
-fn fork_watched(parts: &Parts) {
+fn fork_watched(parts: &WitnessParts) {
     let user = User::new();
     let parent = Guest::boot_watched(&user, "p", parts);
     for _ in 0..forks() {
@@ -40,7 +40,7 @@ fn programs_on_all_cpus_find_their_memory_and_registers_after_every_of_many_fork
 #[test]
 fn three_cpus_hear_of_memory_that_is_gone() {
     let user = User::new();
-    // With two, one has only one other to tell.
+    // With two CPUs, an interrupt to all others is one interrupt.
     let guest = Guest::boot_with_cpus(&user, "p", "3", &[]);
     assert_eq!(guest.ask(&["witness", "unmap", "3"]), "done\n");
     guest.must_be_at_peace();

@@ -1,4 +1,4 @@
-//! What a guest's main program says.
+//! The output of a guest's main program.
 
 use crate::guest::Guest;
 use crate::support::{User, eventually};

@@ -1,4 +1,4 @@
-//! What a machine knows and its clones do not.
+//! Secrets, which a machine's clones do not get.
 
 use crate::guest::Guest;
 use crate::support::{User, read};

@@ -30,8 +30,8 @@ fn conversations_go_on_in_the_parent_and_end_in_a_clone_where_their_programs_run
     assert_eq!(parent.ask(&["cat", ENDED]), "", "they are done");
     // At once, whatever the connections of before are doing.
     clone.must_answer();
-    // Nobody reads what the programs say, and nobody says anything to them: all find the
-    // end of their input, the shell too, and come to their own.
+    // The programs of the clone have lost their connections: each of them, the shell too, reads
+    // the end of its input, and ends.
     eventually("the end of the clone's programs", || {
         let ended = clone.ask(&["cat", ENDED]);
         let mut ended: Vec<_> = ended.lines().collect();
@@ -87,7 +87,7 @@ impl Output {
     }
 }
 
-/// A program that is told numbers, of which it keeps half.
+/// A program that reads numbers and keeps half of them.
 struct Input {
     program: Child,
     all: String,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-/// Somebody at a terminal, in a session with a guest's shell.
+/// A terminal session with a guest's shell.
 pub(crate) struct Session {
     script: Child,
     keys: ChildStdin,

@@ -8,14 +8,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[test]
-fn time_goes_on_for_whoever_is_forked() {
+fn time_goes_on_in_the_parent_and_in_clones() {
     let user = User::new();
     let parent = Guest::boot_watched(&user, "p", &CLOCK);
     clocks_never_go_back_on_any_cpu_and_are_right_in_clones(&user, &parent);
-    whoever_sleeps_wakes_once_and_not_too_early(&user, &parent);
+    a_sleeping_program_wakes_once_and_not_too_early(&user, &parent);
 }
 
-/// How often is forked, unless this variable says so. The clones of so many are asked for the
+/// The number of forks, unless this variable has another. The clones of so many are asked for the
 /// time, which takes longer than all the rest.
 const FORKS: usize = 5;
 const FORKS_VARIABLE: &str = "HYPERFORK_TEST_FORKS";
@@ -75,11 +75,11 @@ fn a_pause_is_not_lived_through_but_told(user: &User, parent: &Guest<'_>) {
     user.ok(&["pause", "p"]);
     let awake_until = begun.elapsed();
     sleep(PAUSE);
-    let born = Instant::now();
+    let forked = Instant::now();
     let clone = parent.fork(1).remove(0);
     let awake_again = Instant::now();
     user.ok(&["resume", "p"]);
-    for (guest, awake_again) in [(parent, awake_again), (&clone, born)] {
+    for (guest, awake_again) in [(parent, awake_again), (&clone, forked)] {
         must_have_the_right_time(guest);
         let now = Clocks::of(guest);
         // These have stood still during the pause.
@@ -121,7 +121,7 @@ fn must_have_the_right_time(guest: &Guest<'_>) {
     );
 }
 
-fn whoever_sleeps_wakes_once_and_not_too_early(user: &User, parent: &Guest<'_>) {
+fn a_sleeping_program_wakes_once_and_not_too_early(user: &User, parent: &Guest<'_>) {
     parent.sh("killall witness");
     let clones = fork_asleep(parent);
     // The last is paused while it should have woken: later, but not never.

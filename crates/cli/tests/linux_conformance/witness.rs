@@ -4,34 +4,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Parts of the witness.
-pub(crate) struct Parts {
+/// Parts of the witness program.
+pub(crate) struct WitnessParts {
     pub(crate) names: &'static str,
     /// Under which names their threads report.
     pub(crate) threads: &'static [&'static str],
 }
 
-pub(crate) const MEMORY: Parts = Parts {
+pub(crate) const MEMORY: WitnessParts = WitnessParts {
     names: "memory",
     threads: &["memory"],
 };
 
-pub(crate) const MEMORY_AND_REGISTERS: Parts = Parts {
+pub(crate) const MEMORY_AND_REGISTERS: WitnessParts = WitnessParts {
     names: "memory registers",
     threads: &["memory", "registers-0", "registers-1"],
 };
 
-pub(crate) const INTERRUPTS: Parts = Parts {
+pub(crate) const INTERRUPTS: WitnessParts = WitnessParts {
     names: "interrupts",
     threads: &["interrupts-0", "interrupts-1"],
 };
 
-pub(crate) const CLOCK: Parts = Parts {
+pub(crate) const CLOCK: WitnessParts = WitnessParts {
     names: "clock",
     threads: &["clock-0", "clock-1"],
 };
 
-pub(crate) const FILES: Parts = Parts {
+pub(crate) const FILES: WitnessParts = WitnessParts {
     names: "files",
     threads: &["files"],
 };

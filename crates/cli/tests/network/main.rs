@@ -43,7 +43,7 @@ fn interface(ip: Ipv4Addr) -> String {
     format!("/sys/class/net/hf{:08x}", u32::from(ip) - 3)
 }
 
-/// What the echo in a guest makes of a word.
+/// What the echo server in a guest answers to a word.
 fn echo(to: (Ipv4Addr, u16), word: &str) -> String {
     let mut stream = TcpStream::connect(to).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -73,7 +73,7 @@ fn echo_datagram(to: (Ipv4Addr, u16), word: &str) -> String {
     }
 }
 
-/// The published port of guest port 7 as the report or the VM tells it.
+/// The published port of guest port 7 in a report or a VM's description.
 fn port(info: &Value) -> u16 {
     port_of(info, 7)
 }
@@ -165,11 +165,11 @@ fn clones_have_addresses_of_their_own_and_inherit_no_connection() {
             .stdout
             .contains("No such")
     );
-    // Another VM may not be spoken to.
+    // A guest cannot connect to another VM.
     let refused = user.run(&["exec", "p-1", "--", "nc", "-w", "60", &ip.to_string(), "7"]);
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("No route to host"), "{refused:?}");
-    // Nor by the port that is published for it, at whatever address of the host's.
+    // Nor to the port that is published for it, at any address of the host.
     let own_end = hosts_end(address(&clones[0]));
     assert_eq!(echo((own_end, port(&parent)), "host"), "host");
     for host in [own_end, hosts_end(ip)].into_iter().chain(own_address()) {

@@ -1,4 +1,4 @@
-//! Who may not make networks, and who may not have one at all.
+//! Users who may not make networks, and hosts without any.
 
 use super::support::{Ended, HYPERFORK, User};
 use super::{calls_back, echo_datagram, own_address, port, port_of, sh, start_callback};
@@ -69,7 +69,7 @@ fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish
         assert_eq!(calls(host, open_port), 0);
         assert!(open.accept().is_ok(), "it connected elsewhere");
         assert_eq!(calls(host, closed_port), REFUSED);
-        // Its process is told of that too late to refuse.
+        // The VM's process learns too late that nothing listens there, so it cannot refuse.
         assert!([0, RESET].contains(&calls(host, 1)));
         // Other VMs, and its gateway, which is its own process.
         for ip in [Ipv4Addr::new(10, 213, 0, 7), Ipv4Addr::UNSPECIFIED] {
@@ -80,7 +80,7 @@ fn without_privileges_vms_and_clones_connect_through_their_processes_and_publish
             assert_eq!(echo_datagram(datagrams, word), word);
         }
     }
-    // Of what its parent was connected to a clone has nothing, and its programs know.
+    // A clone has lost its parent's connections, and its programs see their end.
     sh(&user, "p-1", "until [ -e /tmp/ended ]; do sleep 0.1; done");
     kept.write_all(b"still\n").unwrap();
     sh(

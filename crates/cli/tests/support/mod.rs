@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// The program.
 pub(crate) const HYPERFORK: &str = env!("CARGO_BIN_EXE_hyperfork");
 
-/// This package's directory, as cargo and xtask tell it to the tests they run: the one that is
-/// compiled in is of another checkout, where two share their target directory.
+/// This package's directory, which cargo and xtask pass to the tests that they run: if two
+/// checkouts share a target directory, the compiled-in path may be the other one's.
 pub(crate) fn package() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
@@ -106,8 +106,7 @@ impl User {
         self.ok(&["ps", "-aq"]).lines().map(str::to_owned).collect()
     }
 
-    /// Nothing must be left of any VM: no directory, and no process, as soon as it
-    /// has had a moment to go.
+    /// Waits until nothing is left of any VM: no directory and no process.
     pub(crate) fn must_be_clean(&self) {
         let left = |of_vms: bool| -> Vec<String> {
             let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
@@ -117,14 +116,14 @@ impl User {
                 .collect()
         };
         assert!(left(true).is_empty(), "left behind: {:?}", left(true));
-        // The pool goes when nobody has been connected for a moment.
+        // The pool ends when no VM has been connected for a moment.
         eventually("the end of everything", || {
             self.processes_with(|_| true).is_empty() && left(false).is_empty()
         });
     }
 
-    /// So many processes there are of this user's VMs, as soon as those that are ending
-    /// are gone, and those that start a program have.
+    /// Waits until there are so many processes of this user's VMs: some may still be ending, or
+    /// have not executed their program yet.
     pub(crate) fn must_have_processes(&self, count: usize) {
         eventually(&format!("{count} processes"), || {
             self.processes().len() == count
@@ -137,13 +136,12 @@ impl User {
         self.processes_with(|path| !pool.iter().any(|dir| path.starts_with(dir)))
     }
 
-    /// Those and the pool's, waiting shells included.
+    /// These and the pool's processes, waiting shells included.
     pub(crate) fn all_processes(&self) -> Vec<u32> {
         self.processes_with(|_| true)
     }
 
-    /// The processes that have a file open under the run directory for which `which`
-    /// holds.
+    /// The processes that have a file open under the run directory for which `which` holds.
     fn processes_with(&self, which: impl Fn(&Path) -> bool) -> Vec<u32> {
         let ours = |pid: &u32| {
             let fds = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -187,8 +185,8 @@ impl Ended {
         }
     }
 
-    /// With this status, nothing on standard output, and one line that says why,
-    /// which it gives. Before that there may have been progress.
+    /// Checks that it ended with this status, printed nothing on standard output and the reason in
+    /// one line on standard error, which is returned. Lines of progress may come before.
     pub(crate) fn must_have_failed(self, status: i32) -> String {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
@@ -202,7 +200,7 @@ impl Ended {
     }
 }
 
-/// Waits for something that must come, but not for ever.
+/// Waits for a condition, with a deadline.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {

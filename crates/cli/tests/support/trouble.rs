@@ -1,4 +1,4 @@
-//! Making trouble for processes, and looking at what becomes of them.
+//! Injecting faults into processes, and inspecting processes.
 #![allow(dead_code)] // Each test file uses a part.
 
 use crate::support::{Ended, User, eventually};
@@ -8,11 +8,11 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest that a command may take which waits for no VM, on a host that is busy with other
-/// things. What hung took minutes, or for ever.
+/// How long a command that waits for no VM may take on a busy host. One that hangs takes minutes,
+/// or does not end.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 
-/// Waits for a program that was started, but not for ever.
+/// Waits for a program that was started, with a deadline.
 pub(crate) fn finish_within(mut child: Child, most: Duration) -> Ended {
     let begun = Instant::now();
     while child.try_wait().expect("wait").is_none() {
@@ -28,12 +28,12 @@ pub(crate) fn finish_within(mut child: Child, most: Duration) -> Ended {
     Ended::of(child.wait_with_output().expect("its output"))
 }
 
-/// Runs `hyperfork` as [`User::run`], but not for ever.
+/// Runs `hyperfork` as [`User::run`], with a deadline.
 pub(crate) fn soon(user: &User, args: &[&str]) -> Ended {
     finish_within(user.start(args), SOON)
 }
 
-/// Sends a signal, by its name. A process that is gone is told nothing.
+/// Sends a signal, by its name, unless the process has ended.
 pub(crate) fn signal(pid: u32, name: &str) {
     let mut kill = Command::new("kill");
     let kill = kill.args(["-s", name, &pid.to_string()]);
@@ -55,7 +55,7 @@ pub(crate) fn lives(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| !"ZX".contains(state))
 }
 
-/// As ps(1) has it: `T` for one that was stopped.
+/// Its state, as ps(1) has it: `T` for a stopped process.
 pub(crate) fn state_of(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat[stat.rfind(')')?..].chars().nth(2)
@@ -77,7 +77,7 @@ pub(crate) fn pool_of(user: &User) -> Option<u32> {
     })
 }
 
-/// The processes that wait in stock, or are about to.
+/// The processes of shells in stock, built or being built.
 pub(crate) fn shells_of(user: &User) -> Vec<u32> {
     let entries = fs::read_dir(user.run_dir().join(".shells"));
     let locks = entries.into_iter().flatten().flatten();
@@ -127,7 +127,7 @@ impl SmallDisk {
         self.path.join("filler")
     }
 
-    /// Leaves no room on it.
+    /// Fills it.
     pub(crate) fn fill(&self) {
         let source = fs::File::open("/dev/zero").expect("zeroes");
         let mut file = fs::File::create(self.filler()).expect("a file");
@@ -135,7 +135,7 @@ impl SmallDisk {
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
     }
 
-    /// Makes room again.
+    /// Frees the space again.
     pub(crate) fn make_room(&self) {
         fs::remove_file(self.filler()).expect("the filler");
     }
@@ -145,7 +145,7 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let mut unmount = Command::new("umount");
         drop(unmount.arg("-l").arg(&self.path).output());
-        // The user could not while it was mounted.
+        // The user could not remove the directory while it was mounted.
         let _ = self.path.parent().map(fs::remove_dir_all);
     }
 }

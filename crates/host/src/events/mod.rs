@@ -1,12 +1,12 @@
-//! Being told what happens to VMs, without a daemon: each VM's process tells those who
-//! [subscribe](Subscribe), and the run directory tells which VMs come and go (inotify(7)).
+//! Following the events of VMs without a daemon: each VM's process sends its events to its
+//! subscribers, and the run directory shows which VMs are added and removed (inotify(7)).
 //!
 //! ```text
-//!  run directory:  a name comes ─> connecting ──> subscribed ──> ended ──> the name goes
-//!                                   (again and        │            ▲
-//!                                    again: there     └─ closed ───┘ without a last word:
-//!                                    is a socket         it was killed, or has dropped us
-//!                                    soon)
+//!  run directory: name added ─> connecting ──> subscribed ──> ended ──> name removed
+//!                                (repeated        │             ▲
+//!                                 until there     └── closed ───┘ without a last event:
+//!                                 is a socket)        the VM was killed, or has dropped this
+//!                                                     subscriber
 //! ```
 
 mod run_dir_watch;
@@ -24,28 +24,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
-use subscription::{Subscription, Told};
+use subscription::{Subscription, Update};
 
-/// What happens to the VMs of a run directory from some moment on.
+/// The events of a run directory's VMs, from some moment on.
 #[derive(Debug)]
 pub struct Events {
     run_dir: RunDir,
     watch: RunDirWatch,
     /// Which VMs; all, if empty.
     only: Vec<VmName>,
-    /// When it began.
+    /// Since when events are followed.
     since_unix_ms: u64,
     vms: BTreeMap<VmName, Subscription>,
-    told: VecDeque<Result<Event, ClientError>>,
+    updates: VecDeque<Result<Event, ClientError>>,
 }
 
-/// Why nothing can be told any more.
+/// Why events cannot be followed any more.
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
     /// The run directory cannot be watched.
     #[error("cannot watch the run directory")]
     Watch(#[source] io::Error),
-    /// Nothing can be waited for.
+    /// Waiting failed.
     #[error("cannot wait for events")]
     Wait(#[source] io::Error),
     /// The run directory cannot be read.
@@ -53,40 +53,41 @@ pub enum EventsError {
     RunDir(#[from] RunDirError),
 }
 
-/// How long a VM whose socket is not there yet is left alone.
-const AGAIN: Duration = Duration::from_millis(10);
+/// How long to wait before connecting again to a VM whose socket does not exist yet.
+const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 
 impl Events {
-    /// From now on, of the VMs of these names, or of all, if there are none.
+    /// Follows the events of the VMs with these names, or of all VMs if `only` is empty, from now
+    /// on.
     ///
     /// # Errors
     /// [`EventsError`].
     pub fn begin(run_dir: RunDir, only: Vec<VmName>) -> Result<Self, EventsError> {
-        // One for each VM.
+        // A descriptor for each VM.
         descriptors::expect_many();
         let mut events = Self {
-            // Before it is looked who is there: none is missed in between.
+            // Watches before listing the directory, so that no VM is missed in between.
             watch: RunDirWatch::begin(&run_dir).map_err(EventsError::Watch)?,
             run_dir,
             only,
             since_unix_ms: unix_ms(),
             vms: BTreeMap::new(),
-            told: VecDeque::new(),
+            updates: VecDeque::new(),
         };
-        events.look_around()?;
-        // Those that are there are subscribed to before the caller goes on.
+        events.rescan()?;
+        // Subscribes to the VMs that exist before the caller goes on.
         events.connect();
         Ok(events)
     }
 
-    /// Waits for the next event, or for the next VM that cannot tell any, and why.
+    /// Waits for the next event, or for the error of the next VM that cannot be followed.
     ///
     /// # Errors
     /// [`EventsError`].
     pub fn receive(&mut self) -> Result<Result<Event, ClientError>, EventsError> {
         loop {
-            if let Some(told) = self.told.pop_front() {
-                return Ok(told);
+            if let Some(update) = self.updates.pop_front() {
+                return Ok(update);
             }
             self.wait()?;
         }
@@ -94,13 +95,13 @@ impl Events {
 
     fn wait(&mut self) -> Result<(), EventsError> {
         self.connect();
-        if !self.told.is_empty() {
+        if !self.updates.is_empty() {
             return Ok(());
         }
         let connecting = self.vms.values().any(Subscription::is_connecting);
         let again = Timespec {
             tv_sec: 0,
-            tv_nsec: AGAIN.subsec_nanos().into(),
+            tv_nsec: RECONNECT_DELAY.subsec_nanos().into(),
         };
         let mut fds = vec![PollFd::new(&self.watch, PollFlags::IN)];
         let subscribed = self.vms.values().filter_map(Subscription::stream);
@@ -109,48 +110,48 @@ impl Events {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(EventsError::Wait(error.into())),
         }
-        // What VMs have said comes before what became of their directories.
+        // A VM's events come before the removal of its directory.
         for (name, vm) in &mut self.vms {
-            pass_on(&mut self.told, name, vm.read());
+            pass_on(&mut self.updates, name, vm.read());
         }
-        self.follow_the_run_dir()
+        self.read_run_dir_changes()
     }
 
-    /// Connects to the VMs that can be connected to, and settles what has become of the others.
+    /// Connects to new VMs, and forgets those that are removed.
     fn connect(&mut self) {
         for (name, vm) in &mut self.vms {
-            pass_on(&mut self.told, name, vm.connect());
+            pass_on(&mut self.updates, name, vm.connect());
         }
         self.vms.retain(|_, vm| !vm.is_over());
     }
 
-    fn follow_the_run_dir(&mut self) -> Result<(), EventsError> {
+    fn read_run_dir_changes(&mut self) -> Result<(), EventsError> {
         for change in self.watch.changes().map_err(EventsError::Watch)? {
             match change {
-                Change::Came(name) => self.came(&name),
-                Change::Went(name) => self.went(&name),
-                Change::Missed => self.look_around()?,
+                Change::Added(name) => self.added(&name),
+                Change::Removed(name) => self.removed(&name),
+                Change::Overflow => self.rescan()?,
             }
         }
         Ok(())
     }
 
-    /// Looks at all there is, at first and when changes were missed.
-    fn look_around(&mut self) -> Result<(), EventsError> {
+    /// Lists the run directory, at first and when the kernel has dropped changes.
+    fn rescan(&mut self) -> Result<(), EventsError> {
         let there: Vec<_> = self.run_dir.list()?;
         for dir in &there {
-            self.came(dir.name());
+            self.added(dir.name());
         }
         let gone: Vec<_> = self.vms.keys().cloned().collect();
         for name in gone {
             if !there.iter().any(|dir| *dir.name() == name) {
-                self.went(&name);
+                self.removed(&name);
             }
         }
         Ok(())
     }
 
-    fn came(&mut self, name: &VmName) {
+    fn added(&mut self, name: &VmName) {
         if !self.only.is_empty() && !self.only.contains(name) {
             return;
         }
@@ -158,15 +159,15 @@ impl Events {
         if is_known {
             return;
         }
-        // Another one that had the name before.
+        // Another VM had the name before.
         if let Some(mut before) = self.vms.remove(name) {
-            pass_on(&mut self.told, name, before.give_up());
+            pass_on(&mut self.updates, name, before.give_up());
         }
         let vm = Subscription::new(self.run_dir.vm(name), self.since_unix_ms);
         self.vms.insert(name.clone(), vm);
     }
 
-    fn went(&mut self, name: &VmName) {
+    fn removed(&mut self, name: &VmName) {
         if let Some(vm) = self.vms.get_mut(name) {
             vm.removed();
         }
@@ -174,17 +175,17 @@ impl Events {
 }
 
 fn pass_on(
-    told: &mut VecDeque<Result<Event, ClientError>>,
+    updates: &mut VecDeque<Result<Event, ClientError>>,
     vm: &VmName,
-    what: impl IntoIterator<Item = Told>,
+    what: impl IntoIterator<Item = Update>,
 ) {
-    told.extend(what.into_iter().map(|what| match what {
-        Told::Event(event) => Ok(event),
-        Told::Seen(what) => Ok(Event {
+    updates.extend(what.into_iter().map(|what| match what {
+        Update::Event(event) => Ok(event),
+        Update::Observed(kind) => Ok(Event {
             time_unix_ms: unix_ms(),
             vm: vm.clone(),
-            what,
+            kind,
         }),
-        Told::Unable(error) => Err(error),
+        Update::Unavailable(error) => Err(error),
     }));
 }

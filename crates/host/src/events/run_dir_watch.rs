@@ -1,4 +1,4 @@
-//! Which names come and go in the run directory.
+//! Watching which names are added to the run directory and removed from it.
 
 use crate::run_dir::RunDir;
 use hyperfork_api::VmName;
@@ -7,19 +7,19 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A watch (inotify(7)). Directories of VMs get their names, and lose them, by being renamed.
+/// A watch (inotify(7)). A VM's directory gets its name, and loses it, by being renamed.
 #[derive(Debug)]
 pub(super) struct RunDirWatch(OwnedFd);
 
-/// What has changed.
+/// A change in the run directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// A VM has this name now.
-    Came(VmName),
-    /// It has it no more.
-    Went(VmName),
-    /// More than the kernel keeps.
-    Missed,
+    Added(VmName),
+    /// No VM has this name any more.
+    Removed(VmName),
+    /// There were more changes than the kernel queues.
+    Overflow,
 }
 
 impl RunDirWatch {
@@ -30,7 +30,7 @@ impl RunDirWatch {
         Ok(Self(watch))
     }
 
-    /// What has changed since the last time, without waiting.
+    /// The changes since the last call, without waiting.
     pub(super) fn changes(&self) -> io::Result<Vec<Change>> {
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         let mut reader = inotify::Reader::new(&self.0, &mut buffer);
@@ -44,18 +44,18 @@ impl RunDirWatch {
             };
             let flags = event.events();
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                changes.push(Change::Missed);
+                changes.push(Change::Overflow);
                 continue;
             }
             let name = event.file_name().and_then(|name| name.to_str().ok());
-            // What is no VM has no name of one.
+            // Other files have no name that a VM could have.
             let Some(name) = name.and_then(|name| VmName::new(name).ok()) else {
                 continue;
             };
             if flags.contains(ReadFlags::MOVED_TO) {
-                changes.push(Change::Came(name));
+                changes.push(Change::Added(name));
             } else if flags.contains(ReadFlags::MOVED_FROM) {
-                changes.push(Change::Went(name));
+                changes.push(Change::Removed(name));
             }
         }
     }

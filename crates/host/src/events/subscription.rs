@@ -1,10 +1,10 @@
-//! A VM, as one sees it who wants to know what happens to it.
+//! One VM's events: from its process while it runs, from its directory when it has ended.
 
 use crate::client::ClientError;
 use crate::lines::{self, line_of};
 use crate::run_dir::VmDir;
 use hyperfork_api::control::{Answer, Request, Subscribe};
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::{Event, VmInfo};
 use hyperfork_sys::clock::unix_ms;
 use hyperfork_sys::connect;
@@ -13,46 +13,46 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// What comes of a VM.
+/// News of a VM.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// In its own words.
+pub(super) enum Update {
+    /// An event that its process has sent.
     Event(Event),
-    /// As seen from outside, now.
-    Seen(What),
-    /// Nothing will come of it, for this reason.
-    Unable(ClientError),
+    /// An event observed from outside, now.
+    Observed(EventKind),
+    /// The VM cannot be followed, for this reason.
+    Unavailable(ClientError),
 }
 
 /// A VM and the connection to it, if there is one.
 #[derive(Debug)]
 pub(super) struct Subscription {
     dir: VmDir,
-    /// When the first was that is to be told, and when the next is.
+    /// Since when events are followed, and the earliest time of the next event.
     began_unix_ms: u64,
     since_unix_ms: u64,
     state: State,
-    /// Whether it has been a VM since, and whether it was one ever.
+    /// Whether the VM ran since then, and whether it ever was a VM.
     was_subscribed: bool,
     is_known: bool,
-    /// Whether its name is gone.
+    /// Whether its name was removed.
     is_removed: bool,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Its socket is not there yet, or it has closed the connection.
+    /// Its socket does not exist yet, or it has closed the connection.
     Connecting,
-    /// It tells what happens.
-    Subscribed(Lines),
-    /// It has ended, or will tell nothing.
+    /// It sends its events.
+    Subscribed(EventStream),
+    /// It has ended, or cannot be followed.
     Ended,
-    /// All is told that there was.
+    /// All its events have been passed on.
     Over,
 }
 
-/// How long a process may take to take a connection.
-const CONNECT: Duration = Duration::from_millis(50);
+/// How long a process may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 impl Subscription {
     pub(super) fn new(dir: VmDir, began_unix_ms: u64) -> Self {
@@ -86,122 +86,122 @@ impl Subscription {
         }
     }
 
-    /// Its name is gone. What it has said before is told before that.
+    /// Its name was removed; events that it has sent before are passed on first.
     pub(super) fn removed(&mut self) {
         self.is_removed = true;
     }
 
-    /// All there is to tell of it now that another has its name.
-    pub(super) fn give_up(&mut self) -> Vec<Told> {
-        let mut told = self.read();
+    /// The last updates, now that another VM has the name.
+    pub(super) fn give_up(&mut self) -> Vec<Update> {
+        let mut updates = self.read();
         if self.is_known {
-            told.push(Told::Seen(What::Removed));
+            updates.push(Update::Observed(EventKind::Removed));
         }
         self.state = State::Over;
-        told
+        updates
     }
 
-    /// Goes on as far as it can without waiting.
-    pub(super) fn connect(&mut self) -> Vec<Told> {
-        let mut told = Vec::new();
+    /// Connects, or passes the end on, without waiting.
+    pub(super) fn connect(&mut self) -> Vec<Update> {
+        let mut updates = Vec::new();
         if let State::Connecting = self.state {
-            match Lines::subscribe(&self.dir, self.since_unix_ms) {
+            match EventStream::subscribe(&self.dir, self.since_unix_ms) {
                 Ok(lines) => self.state = State::Subscribed(lines),
-                // There will be a socket, or it stands still. (It may have been removed since.)
+                // It has no socket yet, or its process is stopped. (It may have been removed since.)
                 Err(_) if self.dir.is_alive() && !self.is_removed => {}
-                Err(_) => told.extend(self.has_ended()),
+                Err(_) => updates.extend(self.end_event()),
             }
         }
         if let (State::Ended, true) = (&self.state, self.is_removed) {
             if self.is_known {
-                told.push(Told::Seen(What::Removed));
+                updates.push(Update::Observed(EventKind::Removed));
             }
             self.state = State::Over;
         }
-        told
+        updates
     }
 
-    /// There is no process. What it left tells how it ended, unless that was before.
-    fn has_ended(&mut self) -> Option<Told> {
+    /// The VM has no process. Its directory says how it ended, if it did so since `began_unix_ms`.
+    fn end_event(&mut self) -> Option<Update> {
         self.state = State::Ended;
         let left = match self.is_removed {
             true => None,
-            false => self.dir.left_info().ok(),
+            false => self.dir.recorded_info().ok(),
         };
         self.is_known |= left.is_some();
         let lived = |info: &VmInfo| info.about.created_unix_ms >= self.began_unix_ms;
         let is_news = self.was_subscribed || left.as_ref().is_some_and(lived);
-        is_news.then(|| Told::Seen(left.as_ref().map_or_else(killed, end_of)))
+        is_news.then(|| Update::Observed(left.as_ref().map_or_else(killed, end_of)))
     }
 
-    /// What it has said since the last time.
-    pub(super) fn read(&mut self) -> Vec<Told> {
+    /// The events that it has sent since the last call.
+    pub(super) fn read(&mut self) -> Vec<Update> {
         let State::Subscribed(lines) = &mut self.state else {
             return Vec::new();
         };
         let is_open = lines.receive();
-        let mut told = Vec::new();
+        let mut updates = Vec::new();
         while let Some(next) = lines.next(&self.dir) {
             match next {
                 Ok(event) => {
-                    // Should it drop us, the next is what comes after.
+                    // If the VM drops this subscriber, the next subscription starts after this event.
                     self.since_unix_ms = event.time_unix_ms + 1;
-                    let is_end = event.what.is_end();
-                    told.push(Told::Event(event));
+                    let is_end = event.kind.is_end();
+                    updates.push(Update::Event(event));
                     if is_end {
                         self.is_known = true;
                         self.state = State::Ended;
-                        return told;
+                        return updates;
                     }
                 }
                 Err(error) => {
-                    told.push(Told::Unable(error));
+                    updates.push(Update::Unavailable(error));
                     self.is_known = true;
                     self.state = State::Ended;
-                    return told;
+                    return updates;
                 }
             }
         }
-        self.was_subscribed |= lines.has_answered;
-        self.is_known |= lines.has_answered;
+        self.was_subscribed |= lines.answer_received;
+        self.is_known |= lines.answer_received;
         if !is_open {
             self.state = State::Connecting;
             self.since_unix_ms = self.since_unix_ms.max(unix_ms());
         }
-        told
+        updates
     }
 }
 
-/// What a VM that is gone, as far as can be seen from outside, has come to.
-fn end_of(info: &VmInfo) -> What {
+/// How a VM ended, according to its directory.
+fn end_of(info: &VmInfo) -> EventKind {
     match &info.status.error {
-        Some(error) => What::Failed {
+        Some(error) => EventKind::Failed {
             error: error.clone(),
         },
-        None => What::Stopped,
+        None => EventKind::Stopped,
     }
 }
 
-/// How a VM ended that has left nothing and not said a word.
-fn killed() -> What {
-    What::Failed {
+/// How a VM ended that has left no directory and sent no last event.
+fn killed() -> EventKind {
+    EventKind::Failed {
         error: "its process was killed".to_owned(),
     }
 }
 
-/// A connection to a VM that tells what happens.
+/// A connection over which a VM sends its events.
 #[derive(Debug)]
-struct Lines {
+struct EventStream {
     stream: UnixStream,
     received: VecDeque<u8>,
-    /// Whether it has told its version, and that we are subscribed.
-    has_greeted: bool,
-    has_answered: bool,
+    /// Whether the VM's greeting, and its answer to the subscription, have been received.
+    greeting_received: bool,
+    answer_received: bool,
 }
 
-impl Lines {
+impl EventStream {
     fn subscribe(dir: &VmDir, since_unix_ms: u64) -> io::Result<Self> {
-        let mut stream = connect::within(&dir.control_socket(), CONNECT)?;
+        let mut stream = connect::within(&dir.control_socket(), CONNECT_TIMEOUT)?;
         let mut request = lines::greeting();
         request.extend(line_of(&Request::from(Subscribe { since_unix_ms })));
         stream.set_nonblocking(true)?;
@@ -209,12 +209,12 @@ impl Lines {
         Ok(Self {
             stream,
             received: VecDeque::new(),
-            has_greeted: false,
-            has_answered: false,
+            greeting_received: false,
+            answer_received: false,
         })
     }
 
-    /// Receives what has come; whether more can come.
+    /// Receives what has arrived; returns whether the connection is open.
     fn receive(&mut self) -> bool {
         let mut chunk = [0; 16 << 10];
         loop {
@@ -229,15 +229,15 @@ impl Lines {
         }
     }
 
-    /// The next event that has come whole, or why there will be none.
+    /// The next event that has arrived whole, or why there will be none.
     fn next(&mut self, dir: &VmDir) -> Option<Result<Event, ClientError>> {
         let name = dir.name();
         loop {
             let end = self.received.iter().position(|byte| *byte == b'\n')?;
             let line: Vec<u8> = self.received.drain(..=end).collect();
-            if !self.has_greeted {
+            if !self.greeting_received {
                 match lines::hello_in(&line) {
-                    Some(hello) if hello.is_understood() => self.has_greeted = true,
+                    Some(hello) if hello.is_understood() => self.greeting_received = true,
                     vm => {
                         let name = name.clone();
                         return Some(Err(ClientError::OtherVersion { name, vm }));
@@ -249,8 +249,8 @@ impl Lines {
                 name: name.clone(),
                 source: error.into(),
             };
-            if !self.has_answered {
-                self.has_answered = true;
+            if !self.answer_received {
+                self.answer_received = true;
                 match serde_json::from_slice(&line) {
                     Ok(Answer::Ok(())) => continue,
                     Ok(Answer::Error(error)) => return Some(Err(ClientError::Refused(error))),

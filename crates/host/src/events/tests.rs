@@ -4,7 +4,7 @@ use super::*;
 use crate::lines::{greeting, line_of};
 use crate::run_dir::Claim;
 use hyperfork_api::control::Answer;
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -12,7 +12,7 @@ fn name(name: &str) -> VmName {
     VmName::new(name).unwrap()
 }
 
-/// A VM that others find.
+/// A VM that is found in the run directory.
 struct Fake {
     claim: Claim,
     listener: UnixListener,
@@ -38,19 +38,19 @@ impl Fake {
         stream
     }
 
-    fn tell(&self, mut stream: &UnixStream, what: What) {
+    fn send(&self, mut stream: &UnixStream, kind: EventKind) {
         let event = Event {
             time_unix_ms: unix_ms(),
             vm: self.claim.dir.name().clone(),
-            what,
+            kind,
         };
         stream.write_all(&line_of(&event)).unwrap();
     }
 }
 
-fn next(events: &mut Events) -> (String, What) {
+fn next(events: &mut Events) -> (String, EventKind) {
     let event = events.receive().unwrap().unwrap();
-    (event.vm.to_string(), event.what)
+    (event.vm.to_string(), event.kind)
 }
 
 #[test]
@@ -60,55 +60,55 @@ fn a_vm_is_followed_from_its_name_to_its_removal() {
     let mut events = Events::begin(run_dir.clone(), Vec::new()).unwrap();
     let vm = Fake::new(&run_dir, "p");
     let dir = vm.claim.dir.clone();
-    // It is looked for as long as it takes until it says something.
-    let told = std::thread::spawn(move || {
+    // The VM is connected to again and again until it answers.
+    let vm_thread = std::thread::spawn(move || {
         let stream = vm.subscribed();
-        vm.tell(&stream, What::Paused);
-        vm.tell(&stream, What::Stopped);
+        vm.send(&stream, EventKind::Paused);
+        vm.send(&stream, EventKind::Stopped);
         drop((stream, vm));
         dir.remove().unwrap();
     });
-    assert_eq!(next(&mut events), ("p".to_owned(), What::Paused));
-    assert_eq!(next(&mut events), ("p".to_owned(), What::Stopped));
-    assert_eq!(next(&mut events), ("p".to_owned(), What::Removed));
-    told.join().unwrap();
+    assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Paused));
+    assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Stopped));
+    assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Removed));
+    vm_thread.join().unwrap();
 }
 
 #[test]
-fn a_vm_that_is_killed_is_told_to_have_failed() {
+fn a_vm_that_is_killed_is_reported_as_failed() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let vm = Fake::new(&run_dir, "p");
     let mut events = Events::begin(run_dir, Vec::new()).unwrap();
     let stream = vm.subscribed();
-    vm.tell(&stream, What::Resumed);
-    assert_eq!(next(&mut events).1, What::Resumed);
+    vm.send(&stream, EventKind::Resumed);
+    assert_eq!(next(&mut events).1, EventKind::Resumed);
     drop((stream, vm));
-    let (_, what) = next(&mut events);
-    assert!(matches!(what, What::Failed { error } if error.contains("killed")));
+    let (_, kind) = next(&mut events);
+    assert!(matches!(kind, EventKind::Failed { error } if error.contains("killed")));
 }
 
 #[test]
-fn only_the_vms_that_were_asked_for_are_told_of() {
+fn only_the_events_of_the_vms_that_were_asked_for_are_passed_on() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let other = Fake::new(&run_dir, "other");
     let mut events = Events::begin(run_dir.clone(), vec![name("p")]).unwrap();
     let vm = Fake::new(&run_dir, "p");
-    let told = std::thread::spawn(move || {
+    let vm_thread = std::thread::spawn(move || {
         let stream = vm.subscribed();
-        vm.tell(&stream, What::Paused);
+        vm.send(&stream, EventKind::Paused);
         stream
     });
     assert_eq!(next(&mut events).0, "p");
-    drop(told.join().unwrap());
+    drop(vm_thread.join().unwrap());
     other.listener.set_nonblocking(true).unwrap();
     let refused = other.listener.accept().unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn a_vm_of_the_first_protocol_is_told_to_be_one_and_does_not_stop_the_others() {
+fn a_vm_of_the_first_protocol_is_an_error_and_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = RunDir::open(folder.path().join("run")).unwrap();
     let old = Fake::new(&run_dir, "old");
@@ -121,6 +121,6 @@ fn a_vm_of_the_first_protocol_is_told_to_be_one_and_does_not_stop_the_others() {
     let error = events.receive().unwrap().unwrap_err();
     assert!(matches!(error, ClientError::OtherVersion { vm: None, .. }));
     let stream = vm.subscribed();
-    vm.tell(&stream, What::Paused);
-    assert_eq!(next(&mut events), ("p".to_owned(), What::Paused));
+    vm.send(&stream, EventKind::Paused);
+    assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Paused));
 }

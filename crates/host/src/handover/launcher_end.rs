@@ -1,4 +1,4 @@
-//! The launcher's end.
+//! The launcher's end of the hand-over socket.
 
 use super::{BuildShell, NewVm, Order, Progress, Touched, receive, receive_within, send};
 use crate::config::Config;
@@ -20,12 +20,12 @@ use std::time::Duration;
 pub struct LauncherEnd {
     socket: UnixStream,
     dir: VmDir,
-    /// The process, for the party that has started it.
+    /// The process's number, if this process has started it.
     pid: Option<u32>,
 }
 
 impl LauncherEnd {
-    /// The end of a process that another party has started.
+    /// The end of a process that another process has started.
     pub fn taken(socket: UnixStream, dir: VmDir) -> Self {
         Self {
             socket,
@@ -37,7 +37,7 @@ impl LauncherEnd {
     /// Starts a process with the directory of `claim` and has it build its shell.
     ///
     /// # Errors
-    /// When the process cannot be started. The directory is then gone again.
+    /// When the process cannot be started. Its directory is then removed.
     pub fn spawn(config: &Config, claim: Claim, shape: &Shape, warm: bool) -> io::Result<Self> {
         match Self::try_spawn(config, &claim, shape, warm) {
             Ok(launcher) => Ok(launcher),
@@ -77,7 +77,7 @@ impl LauncherEnd {
         })
     }
 
-    /// The process, for the party that has started it: its child.
+    /// The process's number, if it is a child of this process.
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
@@ -87,7 +87,7 @@ impl LauncherEnd {
         &self.dir
     }
 
-    /// Gives the process's directory its name.
+    /// Gives the process's directory the name of a VM.
     ///
     /// # Errors
     /// [`RunDirError::InUse`], and others.
@@ -96,12 +96,12 @@ impl LauncherEnd {
         Ok(())
     }
 
-    /// Socket and directory, to give them to another process.
+    /// Socket and directory, to pass them to another process.
     pub fn into_parts(self) -> (OwnedFd, VmDir) {
         (self.socket.into(), self.dir)
     }
 
-    /// Has the process boot.
+    /// Orders the process to boot a VM.
     ///
     /// # Errors
     /// The socket's.
@@ -109,7 +109,7 @@ impl LauncherEnd {
         send(&self.socket, &Order::Boot(Box::new(vm)), &[])
     }
 
-    /// Has the process get memory ready for clones of one family.
+    /// Orders the process to preload memory for clones of one parent.
     ///
     /// # Errors
     /// The socket's.
@@ -118,7 +118,7 @@ impl LauncherEnd {
         send(&self.socket, &Order::Preload(hint), fds.as_slice())
     }
 
-    /// Has the process go on as a clone, from an encoded state and its descriptors.
+    /// Orders the process to restore a clone from an encoded state and its descriptors.
     ///
     /// # Errors
     /// The socket's.
@@ -129,8 +129,8 @@ impl LauncherEnd {
         scm::send(&self.socket, state, fds.as_slice())
     }
 
-    /// Lets the VM live by itself from now on. What is asked of it when this has returned
-    /// finds it so.
+    /// Releases the VM, which no longer depends on the launcher from now on. Every request that
+    /// is made after this has returned finds the VM released.
     ///
     /// # Errors
     /// The socket's.
@@ -139,11 +139,11 @@ impl LauncherEnd {
         scm::send(&self.socket, &[], &[])
     }
 
-    /// The pages, as ranges of bytes, that the VM has written until it was released: its
-    /// last message. None, where it has none or does not say.
+    /// The pages that the VM has written, as ranges of bytes: its last message. Empty if it
+    /// reports none in time.
     pub fn touched(&self, within: Duration) -> Vec<Range<usize>> {
-        let told = fault::point("fork.touched");
-        match told.and_then(|()| receive_within(&self.socket, within)) {
+        let allowed = fault::point("fork.touched");
+        match allowed.and_then(|()| receive_within(&self.socket, within)) {
             Ok(Some((Touched(touched), _))) => touched,
             _ => Vec::new(),
         }
@@ -153,10 +153,10 @@ impl LauncherEnd {
     pub fn progress(&self) -> Progress {
         match receive::<Progress>(&self.socket) {
             Ok(Some((progress, _))) => progress,
-            Ok(None) => Progress::Failed(self.last_words()),
+            Ok(None) => Progress::Failed(self.error_from_log()),
             Err(error) => Progress::Failed(Error::because(
                 Code::Internal,
-                "its process says what makes no sense",
+                "its process sends what makes no sense",
                 &error,
             )),
         }
@@ -165,13 +165,13 @@ impl LauncherEnd {
     /// The last report of a process that has ended, or is about to.
     pub fn last_report(&self) -> Option<Progress> {
         let mut last = None;
-        while let Ok(Some((progress, _))) = receive_within(&self.socket, LAST_WORDS) {
+        while let Ok(Some((progress, _))) = receive_within(&self.socket, REPORT_TIMEOUT) {
             last = Some(progress);
         }
         last
     }
 
-    /// Whether a report has come, waiting at most this long.
+    /// Waits for a report, at most this long; returns whether one has come.
     ///
     /// # Errors
     /// The system's.
@@ -179,7 +179,8 @@ impl LauncherEnd {
         Ok(Self::wait_for_any(&[self], timeout)?.contains(&true))
     }
 
-    /// From which of them a report has come, waiting at most this long for the first.
+    /// Waits for the first report of several processes, at most this long; returns which of them
+    /// have sent one.
     ///
     /// # Errors
     /// The system's.
@@ -200,44 +201,44 @@ impl LauncherEnd {
         Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
     }
 
-    /// Ends the VM, ready or not, and waits until it is gone with all it had.
+    /// Ends the VM, ready or not, and waits until its process and its directory are gone.
     pub fn end(self) {
         Self::end_all([self]);
     }
 
-    /// Ends VMs, ready or not, and waits until they are gone with all they had. Those that do
-    /// not go by themselves, because they stand still, are killed.
+    /// Ends VMs, ready or not, and waits until their processes and directories are gone.
+    /// Processes that do not end by themselves, since they are stopped (SIGSTOP), are killed.
     pub fn end_all(launchers: impl IntoIterator<Item = Self>) {
-        // One that was not released takes the closed socket for its end.
+        // Closing the socket of a VM that is not released ends it.
         let dirs: Vec<_> = launchers.into_iter().map(|launcher| launcher.dir).collect();
-        let mut left = await_end(dirs.clone(), ORDERLY);
+        let mut left = await_end(dirs.clone(), SHUTDOWN_TIMEOUT);
         for dir in &left {
             let _ = dir.kill();
         }
-        left = await_end(left, KILLED);
+        left = await_end(left, KILL_TIMEOUT);
         for dir in dirs {
             if left.contains(&dir) {
                 note!("{} does not end, even when it is killed", dir.name());
             } else {
-                // Usually the process has removed it itself.
+                // Usually the process has removed its directory itself.
                 let _ = dir.remove();
             }
         }
     }
 
-    fn last_words(&self) -> Error {
+    fn error_from_log(&self) -> Error {
         let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
-        let words = match log.lines().rfind(|line| !line.is_empty()) {
+        let message = match log.lines().rfind(|line| !line.is_empty()) {
             Some(line) => format!("its process ended: {line}"),
             None => "its process ended unexpectedly".to_owned(),
         };
-        Error::new(Code::Internal, words)
+        Error::new(Code::Internal, message)
     }
 }
 
 /// How long a process may take to end by itself.
-const ORDERLY: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a process that was killed.
-const KILLED: Duration = Duration::from_secs(5);
-/// How long a process whose socket is closed may take to say why.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a process that has closed its socket may take to report why.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(100);

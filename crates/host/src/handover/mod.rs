@@ -1,7 +1,7 @@
 //! The protocol between a launcher and the process that it has started for a VM.
 //!
-//! The launcher is whatever wants the VM: the command line (boot), another VM's process
-//! (fork), the pool (a shell in stock, whose connection it hands on). It has the
+//! The launcher is the party that wants the VM: the command line (boot), another VM's process
+//! (fork), or the pool (a shell in stock, whose connection it hands on). It has the
 //! [`LauncherEnd`] of a socket, the VM's process the [`VmEnd`], its standard input.
 //!
 //! ```text
@@ -11,11 +11,12 @@
 //!     Order::Preload (any number)       ─────>
 //!     Order::Boot | Order::Clone, state ─────>
 //!                                      <─────  Progress::Running, Progress::Ready
-//!     (empty): released                 ─────>  the VM lives by itself from here on
+//!     (empty): released                 ─────>  the VM no longer depends on the launcher
 //!                                      <─────  Touched, when there is time
 //! ```
 //!
-//! When the launcher's end closes before the release, the process ends and leaves nothing.
+//! If the launcher closes its end before the release, it has abandoned the VM: the process ends
+//! and leaves nothing.
 
 mod launcher_end;
 mod vm_end;
@@ -39,37 +40,37 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// First to the process: build a shell. The lock of its directory comes with it.
+/// The first message to the process: build a shell. The lock of its directory comes with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BuildShell {
     /// The run directory.
     pub run_dir: PathBuf,
-    /// Where the process is until it says [`Progress::Shell`]; it may be renamed afterwards.
+    /// The process's directory, which may be renamed once it has reported [`Progress::Shell`].
     pub dir: VmDir,
     /// What to build.
     pub shape: Shape,
     /// Whether the shell waits for a clone, and there is time to run its vCPUs once. Such
     /// a shell cannot boot.
     pub warm: bool,
-    /// What the VM passes on.
+    /// The settings that the VM passes on to its clones and its pool.
     pub settings: Settings,
 }
 
-/// Second to the process: what to become.
+/// The further messages to the process: what to do with the shell.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Nothing yet, but probably a clone of one family: get the memory ready that its
-    /// clones have in common. The hint is the monitor's own; its descriptors come with it.
+    /// Preload the memory that the clones of one parent have in common: the shell will probably
+    /// be one of them. Only the monitor can read the hint; its descriptors come with it.
     Preload(Vec<u8>),
-    /// Boot.
+    /// Boot a VM.
     Boot(Box<NewVm>),
-    /// Go on where another VM was captured; the captured state and its descriptors follow
-    /// as a message of their own, the same for all clones.
+    /// Restore a clone. The captured state and its descriptors follow in a message of their
+    /// own, which is the same for all clones of a fork.
     Clone(Box<NewVm>),
 }
 
 impl Order {
-    /// What the VM is called, if it is to be one.
+    /// The name of the VM that the order makes of the shell, if it makes one.
     pub fn name(&self) -> Option<&VmName> {
         match self {
             Self::Boot(vm) | Self::Clone(vm) => Some(&vm.identity.name),
@@ -78,60 +79,60 @@ impl Order {
     }
 }
 
-/// What a new VM is.
+/// A new VM.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewVm {
-    /// What was asked for.
+    /// Its specification.
     pub spec: VmSpec,
-    /// What sets it apart.
+    /// Its identity.
     pub identity: Identity,
-    /// What the VM tells of itself at first.
+    /// Its description as it starts.
     pub info: VmInfo,
-    /// How much of its main program's output is in its parent's log already: its own log
-    /// goes on there.
+    /// How many bytes of its main program's output are in its parent's log; its own log
+    /// continues after them.
     pub logged: u64,
-    /// What its guest may know.
+    /// The secrets of its guest.
     pub secrets: Secrets,
 }
 
-/// From the process: how far it is.
+/// The process's reports to its launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Progress {
     /// The shell is built.
     Shell,
-    /// The guest has executed; the times of the steps until then.
+    /// The guest has executed; with the times of the steps until then.
     Running(Steps),
     /// The guest is ready.
     Ready {
-        /// When it was.
+        /// When it became ready.
         at: Monotonic,
-        /// What there is to know about it.
+        /// Its description.
         info: Box<VmInfo>,
     },
-    /// It will not become ready, for this reason.
+    /// The VM will not become ready, for this reason.
     Failed(Error),
     /// The guest is ready, but its main program cannot be started.
     NoCommand(Failure),
 }
 
-/// How a launcher lets go of a VM.
+/// The launcher's last word on a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LetGo {
-    /// It has seen the VM ready, which lives by itself from now on.
+pub enum LaunchOutcome {
+    /// The VM is ready, and no longer depends on the launcher.
     Released,
-    /// It is gone, or wants no VM after all.
+    /// The launcher has ended, or no longer wants the VM.
     Abandoned,
 }
 
-/// From the process, when it has been released and there is time: the pages that a clone has
-/// written, as ranges of bytes, up to a limit.
+/// The process's last message, sent after the release when there is time: the pages that a clone
+/// has written, as ranges of bytes, up to a limit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Touched(pub(crate) Vec<Range<usize>>);
 
 /// When each step on the way to the first instruction was done.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Steps {
-    /// The order and the state have arrived at a finished shell.
+    /// A finished shell has received the order and the state.
     pub received: Monotonic,
     /// Memory is in place.
     pub memory: Monotonic,
@@ -139,7 +140,7 @@ pub struct Steps {
     pub state: Monotonic,
     /// The first vCPU entered `KVM_RUN`.
     pub entered: Monotonic,
-    /// One came out of it.
+    /// A vCPU had its first exit.
     pub exited: Monotonic,
 }
 
@@ -159,7 +160,7 @@ pub(crate) fn send<T: Serialize>(
 /// Receives one message, with descriptors; `None` when the peer has closed.
 ///
 /// # Errors
-/// The socket's; `InvalidData` for what is no such message, or has something behind it.
+/// The socket's; `InvalidData` for bytes that are not exactly one such message.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: &UnixStream,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {

@@ -1,6 +1,6 @@
-//! The end of the VM's process.
+//! The VM process's end of the hand-over socket.
 
-use super::{BuildShell, LetGo, Order, Progress, Touched, receive, send};
+use super::{BuildShell, LaunchOutcome, Order, Progress, Touched, receive, send};
 use crate::run_dir::Claim;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{self as api, Code};
@@ -12,19 +12,19 @@ use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// The end of the VM's process.
+/// The VM process's end of the hand-over socket.
 #[derive(Debug)]
 pub struct VmEnd {
     socket: UnixStream,
 }
 
 impl VmEnd {
-    /// Over the socket that the process was started with.
+    /// The end of the socket that the process was started with.
     pub fn new(socket: UnixStream) -> Self {
         Self { socket }
     }
 
-    /// The first order, and the directory that comes with it.
+    /// Receives the first order, with the claim of the process's directory.
     ///
     /// # Errors
     /// The socket's, or `InvalidData`.
@@ -36,7 +36,7 @@ impl VmEnd {
         Ok((order, claim))
     }
 
-    /// The next order; `None` when the launcher wants no VM after all.
+    /// Receives the next order; `None` when the launcher has abandoned the process.
     ///
     /// # Errors
     /// The socket's, or `InvalidData`.
@@ -46,7 +46,7 @@ impl VmEnd {
         Ok(received.map(|(order, fds)| (order, FdTable::new(fds))))
     }
 
-    /// The encoded state that follows [`Order::Clone`], and its descriptors.
+    /// Receives the encoded state that follows [`Order::Clone`], and its descriptors.
     ///
     /// # Errors
     /// The socket's.
@@ -56,44 +56,43 @@ impl VmEnd {
         Ok((state, FdTable::new(fds)))
     }
 
-    /// Says how far the VM is. A launcher that is gone is noticed by
-    /// [`let_go`](Self::let_go).
+    /// Reports the VM's progress. A launcher that has ended is noticed by
+    /// [`poll_outcome`](Self::poll_outcome).
     pub fn report(&self, progress: &Progress) {
         let _ = fault::point("clone.report").and_then(|()| send(&self.socket, progress, &[]));
     }
 
-    /// There will be no VM: leaves nothing, and tells the launcher why, in the words that are
-    /// given back.
+    /// Gives up: removes the directory and reports the error to the launcher. Returns its message.
     pub fn give_up(&self, claim: Claim, error: &(dyn Error + 'static)) -> String {
-        let told = match error.is::<SpecError>() {
+        let report = match error.is::<SpecError>() {
             true => api::Error::of(Code::Invalid, error),
             false => api::Error::of_any(error),
         };
-        let words = told.to_string();
+        let message = report.to_string();
         claim.abandon();
-        self.report(&Progress::Failed(told));
-        words
+        self.report(&Progress::Failed(report));
+        message
     }
 
-    /// Waits until the launcher has let go of the VM.
-    pub fn await_release(&self) {
-        // What is wrong with the socket is found by the receiver.
+    /// Waits until the launcher has released or abandoned the VM.
+    pub fn await_outcome(&self) {
+        // An error of the socket is found by the next receive.
         let _ = scm::await_message(&self.socket);
     }
 
-    /// Whether the launcher has let go of the VM by now.
-    pub fn let_go(&self) -> Option<LetGo> {
+    /// Whether the launcher has released or abandoned the VM by now.
+    pub fn poll_outcome(&self) -> Option<LaunchOutcome> {
         match scm::receive_within(&self.socket, Duration::ZERO) {
-            Ok(Some(_)) => Some(LetGo::Released),
+            Ok(Some(_)) => Some(LaunchOutcome::Released),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
-            Ok(None) | Err(_) => Some(LetGo::Abandoned),
+            Ok(None) | Err(_) => Some(LaunchOutcome::Abandoned),
         }
     }
 
-    /// Says which pages the VM has written so far.
+    /// Reports the pages that the VM has written so far.
     pub fn report_touched(&self, touched: Vec<Range<usize>>) {
-        let told = fault::point("clone.touched");
-        let _ = told.and_then(|()| send(&self.socket, &Touched(touched), &[]));
+        let allowed = fault::point("clone.touched");
+        let _ = allowed.and_then(|()| send(&self.socket, &Touched(touched), &[]));
     }
 
     /// Another handle to the same end.

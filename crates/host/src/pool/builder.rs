@@ -1,4 +1,4 @@
-//! Filling the stock up: one thread, which holds no lock while it talks to a shell.
+//! Refilling the stock: one thread, which holds no lock while it talks to a shell.
 
 use super::stock::{Job, Stock, Stocked};
 use crate::config::Config;
@@ -9,10 +9,10 @@ use hyperfork_sys::{note, process};
 use std::io;
 use std::time::Duration;
 
-/// How long a process may take to build its shell; usually it is 8 ms.
-const BUILDING: Duration = Duration::from_secs(60);
+/// How long a process may take to build its shell; usually it takes 8 ms.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a shell is not there.
+/// Why a shell could not be built.
 #[derive(Debug, thiserror::Error)]
 enum NoShell {
     #[error("no directory can be made for it")]
@@ -23,12 +23,12 @@ enum NoShell {
     Failed(Error),
     #[error("its process does not answer")]
     Silent,
-    #[error("its process says what makes no sense now: {0:?}")]
+    #[error("its process reports what makes no sense now: {0:?}")]
     Unexpected(Progress),
 }
 
 impl Stock {
-    /// Builds what is missing, one after the other, until no client has been connected for
+    /// Builds missing shells one after the other, until no client has been connected for
     /// a while.
     pub(super) fn build(&self, config: &Config) {
         loop {
@@ -54,7 +54,7 @@ impl Stock {
                 Job::Preload(key, mut shell, preload) => {
                     let hint = preload.hint.to_vec();
                     shell.preloaded = Some(preload.number);
-                    // One that does not take it has ended, or stands still.
+                    // A shell that does not take the order has ended, or is stopped (SIGSTOP).
                     let given = shell.launcher.preload(hint, &preload.fds);
                     self.done(key, given.is_ok().then_some(shell));
                 }
@@ -66,11 +66,11 @@ impl Stock {
     fn shell(&self, config: &Config, shape: &Shape) -> Result<LauncherEnd, NoShell> {
         let claim = config.run_dir.nameless()?;
         let launcher = LauncherEnd::spawn(config, claim, shape, true)?;
-        self.holds(&launcher);
+        self.building(&launcher);
         match built(&launcher) {
             Ok(()) => Ok(launcher),
             Err(error) => {
-                // With what it leaves if it was killed.
+                // Removes its directory as well, should the process have been killed.
                 launcher.end();
                 Err(error)
             }
@@ -79,8 +79,8 @@ impl Stock {
 }
 
 fn built(launcher: &LauncherEnd) -> Result<(), NoShell> {
-    // One that was stopped before it was held has not been noticed.
-    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILDING)? {
+    // `Stock::lost` does not know of a process that was stopped before `Stock::building`.
+    if launcher.pid().is_some_and(process::stands_still) || !launcher.wait(BUILD_TIMEOUT)? {
         return Err(NoShell::Silent);
     }
     match launcher.progress() {

@@ -1,4 +1,4 @@
-//! Getting shells from the pool.
+//! The pool's client, which takes shells from it.
 
 use super::{Answer, MOST_AT_ONCE, PoolDir, Request};
 use crate::config::Config;
@@ -13,14 +13,14 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A connection to the user's pool. Shells of the shape it was made for are kept in stock
-/// as long as it lives.
+/// A connection to the user's pool, which keeps shells of the connection's shape in stock as
+/// long as it exists.
 #[derive(Debug)]
 pub struct Pool {
     socket: UnixStream,
 }
 
-/// Shells asked for; the caller goes on with its work until it needs them.
+/// A request for shells; the caller goes on with its work until it needs them.
 #[derive(Debug)]
 #[must_use = "shells that are not received are lost"]
 pub struct PendingTake {
@@ -29,18 +29,19 @@ pub struct PendingTake {
     requests: Vec<usize>,
 }
 
-/// How long a pool usually takes at most to come up; then another is started.
-const COMING_UP: Duration = Duration::from_millis(500);
-/// How long it is tried.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a pool that lives may take to answer a fork, which can do without it. It is in
-/// the way of everything else that is asked of the VM.
-const ANSWER: Duration = Duration::from_millis(300);
-/// How long building shells may take for a caller who waits for just that.
-const WARMING: Duration = Duration::from_secs(600);
+/// How long a pool may take to start, before another is started.
+const START_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long to try to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a pool may take to answer a fork, which can go on without it. Other requests to the
+/// VM wait meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long building shells may take for a caller that waits for that alone.
+const WARM_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Pool {
-    /// Connects, and starts the pool if there is none; `None` when the caller wants none.
+    /// Connects to the pool, and starts it if there is none; `None` if the configuration has no
+    /// pool.
     ///
     /// # Errors
     /// When it cannot be started or does not answer.
@@ -54,14 +55,14 @@ impl Pool {
         let socket = loop {
             match UnixStream::connect(dir.socket()) {
                 Ok(socket) => break socket,
-                Err(error) if begun.elapsed() > PATIENCE => return Err(error),
-                Err(_) if started.is_some_and(|at| at.elapsed() < COMING_UP) => {
+                Err(error) if begun.elapsed() > CONNECT_TIMEOUT => return Err(error),
+                Err(_) if started.is_some_and(|at| at.elapsed() < START_TIMEOUT) => {
                     thread::sleep(Duration::from_millis(5));
                 }
-                // There is none, or the last one is just ending.
+                // There is no pool, or the last one is just ending.
                 Err(_) => match start(config, &dir) {
                     Ok(()) => started = Some(Instant::now()),
-                    // That one took the directory along.
+                    // The pool that is ending has removed the directory.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         thread::sleep(Duration::from_millis(1));
                     }
@@ -69,13 +70,13 @@ impl Pool {
                 },
             }
         };
-        // A pool that does not read would have its clients wait in `send`.
-        socket.set_write_timeout(Some(ANSWER))?;
-        send(&socket, &Request::Keep(shape.clone()), &[])?;
+        // Without a timeout `send` would wait for a pool that does not read.
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        send(&socket, &Request::Register(shape.clone()), &[])?;
         Ok(Some(Self { socket }))
     }
 
-    /// Asks for `count` shells. Returns at once. The pool comes back with the shells.
+    /// Asks for `count` shells and returns at once. [`PendingTake::receive`] gives the pool back.
     ///
     /// # Errors
     /// When the pool is gone.
@@ -94,7 +95,7 @@ impl Pool {
         })
     }
 
-    /// Has the shells in stock preload memory for clones of one VM.
+    /// Has shells in stock preload memory for clones of the client's VM.
     ///
     /// # Errors
     /// When the pool is gone.
@@ -122,21 +123,21 @@ impl Pool {
 }
 
 impl PendingTake {
-    /// The shells, as many as there were and never more than were asked for, and the pool.
+    /// Receives the shells, never more than were asked for, and gives the pool back.
     ///
     /// # Errors
-    /// When the pool is gone or does not answer; it is no pool any more then.
+    /// When the pool is gone or does not answer; it cannot be used any more then.
     pub fn receive(self) -> io::Result<(Vec<LauncherEnd>, Pool)> {
         let mut all = Vec::new();
         for count in self.requests {
-            all.extend(self.pool.answer(ANSWER)?.into_iter().take(count));
+            all.extend(self.pool.answer(ANSWER_TIMEOUT)?.into_iter().take(count));
         }
         Ok((all, self.pool))
     }
 }
 
-/// Has the pool keep `count` shells in stock and waits until it has them; fewer if that
-/// is more than it may keep. The stock shrinks again when the result is dropped.
+/// Waits until the pool has `count` shells in stock, or as many as it may keep. The stock
+/// shrinks again when the result is dropped.
 ///
 /// # Errors
 /// When there is no pool.
@@ -145,24 +146,24 @@ pub fn warm(config: &Config, shape: &Shape, count: usize) -> io::Result<Option<P
         return Ok(None);
     };
     send(&pool.socket, &Request::Warm(count), &[])?;
-    pool.answer(WARMING)?;
+    pool.answer(WARM_TIMEOUT)?;
     Ok(Some(pool))
 }
 
-/// Waits until the pool has nothing left to do for a shape: shells that were taken are
-/// replaced, and have memory preloaded. Without a pool there is nothing to wait for.
+/// Waits until the pool has nothing left to do for a shape: taken shells are replaced, and the
+/// new ones have preloaded memory. Returns at once without a pool.
 ///
 /// # Errors
-/// When there should be a pool and is none.
+/// When there should be a pool and it does not answer.
 pub fn settle(config: &Config, shape: &Shape) -> io::Result<()> {
     let Some(pool) = Pool::connect(config, shape)? else {
         return Ok(());
     };
     send(&pool.socket, &Request::Settle, &[])?;
-    pool.answer(WARMING).map(drop)
+    pool.answer(WARM_TIMEOUT).map(drop)
 }
 
-/// Starts the pool's process. If there is one already, the new one ends at once.
+/// Starts a pool's process, which ends at once if there is a pool already.
 fn start(config: &Config, dir: &PoolDir) -> io::Result<()> {
     dir.make()?;
     let log = File::create(dir.log())?;

@@ -4,16 +4,16 @@
 //! ```text
 //!   process of p                   pool                          shells
 //!   (connected while it lives)     server: answers at once       hyperfork-vm, each with
-//!      Keep(shape) ──────────────> stock: what there is          its directory under .shells,
+//!      Register(shape) ──────────> stock: what there is          its directory under .shells,
 //!      Take(n) ──────────────────> builder: fills it up,  ─────> VM, vCPUs that have run,
 //!      <──── n hand-over sockets   after a fork, not during      device lines, threads
 //! ```
 //!
-//! A shell taken is used once; it ends as a VM. When no client is connected any more the
-//! pool ends, and with it the shells that were not taken: their hand-over sockets close.
+//! A shell is taken once, and its process ends as a VM's. When no client is connected any more,
+//! the pool ends, and so do the shells that were not taken: their hand-over sockets close.
 //!
-//! Neither side waits for the other without a limit. A client that gets no answer in time
-//! does without the pool; a shell that does not take its orders is dropped.
+//! Neither side waits for the other without a limit. A client that gets no answer in time goes
+//! on without the pool; a shell that does not take its orders is dropped.
 
 mod builder;
 mod client;
@@ -36,35 +36,36 @@ use std::path::PathBuf;
 /// Most shells in one answer, for each comes with a descriptor.
 const MOST_AT_ONCE: usize = 128;
 
-/// What a VM's process asks.
+/// A request of a VM's process to the pool.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// First of all: I may want shells of this shape one day. Holds as long as the
-    /// connection, and has no answer. All further requests are for this shape.
-    Keep(Shape),
-    /// Give me as many as you have, up to this number; so many are wanted in all.
+    /// The first request: the client may need shells of this shape, as long as it is
+    /// connected. All further requests are for this shape. Has no answer.
+    Register(Shape),
+    /// Give the client as many shells as there are, up to the number that it needs.
     Take(usize),
-    /// Have my shells preload this memory, as long as I am connected; its descriptors come
-    /// with it. Has no answer.
+    /// Have shells for this client preload this memory, as long as the client is connected; its
+    /// descriptors come with it. Has no answer.
     Preload(Vec<u8>),
-    /// Have this many in stock, all with memory preloaded that can be, and answer then.
+    /// Answer when this many shells are in stock, and have preloaded what they should.
     Warm(usize),
-    /// Answer when nothing is left to do for shells of my shape.
+    /// Answer when nothing is left to do for shells of the client's shape.
     Settle,
 }
 
-/// The answer; the shells' hand-over sockets come with it, in order.
+/// The answer to a request; the shells' hand-over sockets come with it, in order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) shells: Vec<VmDir>,
 }
 
-/// Where pools are, each in a directory of its own.
+/// The directory of all pools' directories.
 const POOLS: &str = ".pool";
 
-/// A pool's directory. Another version of the program, which may be installed while VMs
-/// live, is another file, and has a pool of its own: the two would not understand each other.
-/// So have VMs with other addresses, for shells have their networks already.
+/// A pool's directory, named after the program's file and the addresses of VMs. Another version
+/// of the program, which may be installed while VMs run, is another file and has a pool of its
+/// own, since the messages may differ. VMs with other addresses have a pool of their own, too,
+/// since shells have their networks already.
 #[derive(Debug, Clone)]
 struct PoolDir {
     pools: PathBuf,
@@ -86,7 +87,7 @@ impl PoolDir {
         Ok(Self { pools, path })
     }
 
-    /// Makes it; the last pool may take it away at any moment.
+    /// Makes the directory; a pool that is ending may remove it at any moment.
     fn make(&self) -> io::Result<()> {
         make_fleeting(&self.path)
     }
@@ -103,7 +104,7 @@ impl PoolDir {
         self.path.join("pool.log")
     }
 
-    /// Removes it; nothing in it is of use any more.
+    /// Removes the directory.
     fn remove(&self) {
         let _ = fs::remove_dir_all(&self.path);
         // Succeeds only when there is no other pool.

@@ -1,50 +1,50 @@
-//! How many shells to keep in stock of which kind: a pure policy. Time is an argument.
+//! How many shells of each kind to keep in stock: a pure policy. Time is an argument.
 
 use hyperfork_state::Shape;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// One connection, by number.
+/// A client's connection, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Client(pub(super) u64);
 
-/// What shells that are alike have in common.
+/// A kind of shells, which can replace each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PoolKey {
     pub(super) shape: Shape,
-    /// The client for whose clones they have memory preloaded, if any.
+    /// The client for whose clones they have preloaded memory, if any.
     pub(super) family: Option<Client>,
 }
 
-/// What was wanted of one kind.
+/// The demand for shells of one kind.
 #[derive(Debug, Default)]
 struct Demand {
-    /// Connections that may want some.
-    interested: usize,
-    /// The most that was wanted lately.
+    /// Clients that may need some.
+    registered: usize,
+    /// The largest number that was needed at once lately.
     wanted: usize,
     /// When that was.
     at: Duration,
 }
 
-/// The demand for all kinds.
+/// The demand for shells of all kinds.
 #[derive(Debug)]
 pub(super) struct Policy {
     most: usize,
     keys: HashMap<PoolKey, Demand>,
 }
 
-/// Kept of each shape that a VM has which may be forked one day.
+/// Least number of shells for each shape of a connected VM, which may be forked one day.
 const FOR_ANY: usize = 2;
-/// Kept for a VM that was forked once and may be again.
+/// Least number of shells for a VM that was forked once and may be forked again.
 const FOR_A_FAMILY: usize = 1;
-/// A fork is left alone so long in any case: the next one may follow.
+/// Least time after a fork before shells are built or preload: the next fork may follow.
 pub(super) const LEAST_QUIET: Duration = Duration::from_millis(30);
-/// Demand is forgotten by half after each such time.
-const MEMORY: Duration = Duration::from_secs(30);
+/// The time after which demand counts half.
+const HALF_LIFE: Duration = Duration::from_secs(30);
 
 impl PoolKey {
-    /// Shells of a shape with no memory preloaded.
+    /// Shells of a shape that have preloaded nothing.
     pub(super) fn any(shape: &Shape) -> Self {
         let shape = shape.clone();
         Self {
@@ -53,7 +53,7 @@ impl PoolKey {
         }
     }
 
-    /// Shells of a shape that are for clones of one client's VM.
+    /// Shells of a shape for clones of one client's VM.
     pub(super) fn of(client: Client, shape: &Shape) -> Self {
         Self {
             family: Some(client),
@@ -63,7 +63,7 @@ impl PoolKey {
 }
 
 impl Policy {
-    /// Never more than `most` in all.
+    /// A policy that never keeps more than `most` shells in all.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -71,27 +71,27 @@ impl Policy {
         }
     }
 
-    /// A client may want shells of this shape.
-    pub(super) fn interest(&mut self, shape: &Shape) {
-        self.demand(PoolKey::any(shape)).interested += 1;
+    /// A client has connected that may need shells of this shape.
+    pub(super) fn register(&mut self, shape: &Shape) {
+        self.demand(PoolKey::any(shape)).registered += 1;
     }
 
-    /// The client is gone.
-    pub(super) fn disinterest(&mut self, shape: &Shape, client: Client) {
+    /// The client has disconnected.
+    pub(super) fn unregister(&mut self, shape: &Shape, client: Client) {
         let demand = self.demand(PoolKey::any(shape));
-        demand.interested = demand.interested.saturating_sub(1);
+        demand.registered = demand.registered.saturating_sub(1);
         self.keys.remove(&PoolKey::of(client, shape));
     }
 
-    /// So many were wanted at once, without memory preloaded.
+    /// So many shells were needed at once, with nothing preloaded.
     pub(super) fn wanted(&mut self, shape: &Shape, count: usize, now: Duration) {
         self.demand(PoolKey::any(shape)).wanted(count, now);
     }
 
-    /// So many were wanted at once for clones of one client's VM.
+    /// So many shells were needed at once for clones of one client's VM.
     pub(super) fn forked(&mut self, shape: &Shape, client: Client, count: usize, now: Duration) {
         let demand = self.demand(PoolKey::of(client, shape));
-        demand.interested = 1;
+        demand.registered = 1;
         demand.wanted(count, now);
     }
 
@@ -103,7 +103,7 @@ impl Policy {
             .iter()
             .map(|(key, demand)| (key, demand.at, demand.target(key, now)))
             .collect();
-        // What was wanted last comes first when there is not enough for all.
+        // The latest demand is met first when the limit does not suffice for all.
         targets.sort_by_key(|&(_, at, _)| std::cmp::Reverse(at));
         targets
             .into_iter()
@@ -127,26 +127,26 @@ impl Demand {
     }
 
     fn wanted_at(&self, now: Duration) -> usize {
-        let halvings = now.saturating_sub(self.at).as_secs() / MEMORY.as_secs();
+        let halvings = now.saturating_sub(self.at).as_secs() / HALF_LIFE.as_secs();
         self.wanted.checked_shr(halvings as u32).unwrap_or(0)
     }
 
-    /// Twice what was wanted, for the next one may come before the stock is full again.
+    /// Twice the demand: the next fork may come before the stock is full again.
     fn target(&self, key: &PoolKey, now: Duration) -> usize {
         let least = match key.family {
             None => FOR_ANY,
             Some(_) => FOR_A_FAMILY,
         };
-        match self.interested {
+        match self.registered {
             0 => 0,
             _ => least.max(2 * self.wanted_at(now)),
         }
     }
 }
 
-/// How long a fork that took so many shells is left alone at most before the stock is
-/// filled up again: building takes what processors the new clones need. Usually they are
-/// ready sooner, and that is told.
+/// How long to wait at most after a fork that took so many shells before refilling the stock:
+/// building shells takes the processors from the new clones. Usually these are ready sooner, and
+/// their parent's preload request ends the wait.
 pub(super) fn quiet_after(taken: usize) -> Duration {
     const LONGEST: Duration = Duration::from_millis(120);
     const EACH: Duration = Duration::from_millis(2);
@@ -181,7 +181,7 @@ mod tests {
         let one = shape(1);
         let key = PoolKey::any(&one);
         assert_eq!(target(&policy, &key, 0), 0);
-        policy.interest(&one);
+        policy.register(&one);
         assert_eq!(target(&policy, &key, 0), 2);
         policy.wanted(&one, 8, Duration::from_secs(1));
         assert_eq!(target(&policy, &key, 2), 16);
@@ -194,13 +194,13 @@ mod tests {
         let mut policy = Policy::new(100);
         let (one, client) = (shape(1), Client(7));
         let own = PoolKey::of(client, &one);
-        policy.interest(&one);
+        policy.register(&one);
         assert_eq!(target(&policy, &own, 0), 0);
         policy.forked(&one, client, 3, Duration::from_secs(1));
         assert_eq!(target(&policy, &own, 2), 6);
         assert_eq!(target(&policy, &PoolKey::any(&one), 2), 2);
         assert_eq!(target(&policy, &own, 1000), 1);
-        policy.disinterest(&one, client);
+        policy.unregister(&one, client);
         assert_eq!(target(&policy, &own, 1000), 0);
     }
 
@@ -208,9 +208,9 @@ mod tests {
     fn shells_that_no_client_can_want_any_more_are_not_kept() {
         let mut policy = Policy::new(100);
         let one = shape(1);
-        policy.interest(&one);
+        policy.register(&one);
         policy.wanted(&one, 8, Duration::ZERO);
-        policy.disinterest(&one, Client(0));
+        policy.unregister(&one, Client(0));
         assert_eq!(target(&policy, &PoolKey::any(&one), 0), 0);
     }
 
@@ -223,7 +223,7 @@ mod tests {
             let mut policy = Policy::new(most);
             for &(cpus, client, count, at) in &wants {
                 let at = Duration::from_secs(at);
-                policy.interest(&shape(cpus));
+                policy.register(&shape(cpus));
                 policy.wanted(&shape(cpus), count, at);
                 policy.forked(&shape(cpus), Client(client), count, at);
             }

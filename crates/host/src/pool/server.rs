@@ -21,14 +21,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How long a client may take to read an answer. What was for one that does not, ends.
-const UNREAD: Duration = Duration::from_secs(5);
+/// How long a client may take to read an answer. If it does not, the shells for it are ended.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Is the pool of the run directory at `path`, until no client is connected any more.
+/// Runs the pool of the run directory at `path`, until no client is connected any more.
 /// `settings` is a [`Settings`] in JSON.
 ///
 /// # Errors
-/// When it cannot begin.
+/// When the pool cannot start.
 pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
     secrecy::withhold_memory()?;
     let config = Config {
@@ -37,12 +37,13 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
         settings: serde_json::from_str::<Settings>(settings)?,
     };
     fault::arm_from(config.run_dir.path());
-    // Out of the starter's terminal and process group: its Ctrl-C is not ours.
+    // Leaves the terminal and process group of the VM that has started it: Ctrl-C there does not
+    // end the pool.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
     sched::prefer_short_turns();
     let served = serve(&config);
-    // The shells, and their networks, are gone with it.
+    // The shells' network namespaces have ended with them.
     hyperfork_net::tidy(&config.settings.addresses);
     served
 }
@@ -51,11 +52,11 @@ fn serve(config: &Config) -> io::Result<()> {
     let dir = PoolDir::of(config)?;
     let lock = File::create(dir.lock())?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        // There is one already.
+        // There is a pool already.
         return Ok(());
     }
     config.run_dir.sweep_shells();
-    // Of one that was killed.
+    // The socket of a pool that was killed.
     let _ = fs::remove_file(dir.socket());
     let listener = UnixListener::bind(dir.socket())?;
     let stock = Arc::new(Stock::new(config.settings.pool.most));
@@ -68,8 +69,8 @@ fn serve(config: &Config) -> io::Result<()> {
         move || listen(&listener, &stock)
     })?;
     stock.build(config);
-    // No client is connected. One that comes now finds no socket and starts another pool,
-    // which waits for nothing: the lock goes with this process's directory.
+    // No client is connected. A client that connects now finds no socket and starts another
+    // pool, which need not wait for the lock: it is removed with this pool's directory.
     let _ = fs::remove_file(dir.socket());
     dir.remove();
     drop(stock);
@@ -95,7 +96,7 @@ fn listen(listener: &UnixListener, stock: &Arc<Stock>) {
     });
 }
 
-/// A client while it is connected; it counts as such until this is dropped.
+/// A connected client. Dropping this disconnects it.
 struct Connection {
     stock: Arc<Stock>,
     client: Client,
@@ -112,12 +113,15 @@ impl Connection {
         }
     }
 
-    /// Serves it until it is gone, or breaks the protocol.
+    /// Serves the client until it disconnects or breaks the protocol.
     fn serve(mut self, socket: &UnixStream) {
-        let _ = socket.set_write_timeout(Some(UNREAD));
+        let _ = socket.set_write_timeout(Some(WRITE_TIMEOUT));
         while let Ok(Some((request, fds))) = receive(socket) {
             if let Err(why) = self.answer(socket, request, FdTable::new(fds)) {
-                note!("a client is sent away: {}", hyperfork_api::one_line(&why));
+                note!(
+                    "a client is disconnected: {}",
+                    hyperfork_api::one_line(&why)
+                );
                 return;
             }
         }
@@ -126,24 +130,24 @@ impl Connection {
     fn answer(&mut self, socket: &UnixStream, request: Request, fds: FdTable) -> io::Result<()> {
         let refused = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let Some(shape) = &self.shape else {
-            let Request::Keep(shape) = request else {
-                return Err(refused("it did not say what it wants shells for".into()));
+            let Request::Register(shape) = request else {
+                return Err(refused("it did not register a shape first".into()));
             };
             shape
                 .check()
                 .map_err(|error| refused(hyperfork_api::one_line(&error)))?;
-            self.stock.interest(&shape);
+            self.stock.register(&shape);
             self.shape = Some(shape);
             return Ok(());
         };
         let shells = match request {
-            Request::Keep(_) => return Err(refused("it wants shells of two shapes".into())),
+            Request::Register(_) => return Err(refused("it registers a second shape".into())),
             Request::Preload(hint) => {
                 self.stock.preload(shape, self.client, hint, fds);
                 return Ok(());
             }
             Request::Take(count) if count > MOST_AT_ONCE => {
-                return Err(refused(format!("it wants {count} shells at once")));
+                return Err(refused(format!("it requests {count} shells at once")));
             }
             Request::Take(count) => {
                 fault::point("pool.take")?;
@@ -185,7 +189,7 @@ mod tests {
             shares: false,
             rings: Vec::new(),
         };
-        let kept = send(socket, &Request::Keep(shape), &[]);
+        let kept = send(socket, &Request::Register(shape), &[]);
         let asked = kept.and_then(|()| send(socket, &Request::Take(0), &[]));
         asked.is_ok() && matches!(receive::<Answer>(socket), Ok(Some(_)))
     }
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_for_what_cannot_be_is_sent_away_and_others_are_served() {
+    fn a_client_that_breaks_the_protocol_is_disconnected_and_others_are_served() {
         let directory = tempfile::tempdir().unwrap();
         let path = pool(&directory);
         let impossible = Shape {
@@ -222,16 +226,16 @@ mod tests {
             ..impossible.clone()
         };
         let without_shape = vec![Request::Take(1)];
-        let of_no_machine = vec![Request::Keep(impossible), Request::Take(1)];
+        let of_no_machine = vec![Request::Register(impossible), Request::Take(1)];
         let of_two_shapes = vec![
-            Request::Keep(possible.clone()),
-            Request::Keep(possible.clone()),
+            Request::Register(possible.clone()),
+            Request::Register(possible.clone()),
         ];
-        let too_many = vec![Request::Keep(possible), Request::Take(MOST_AT_ONCE + 1)];
+        let too_many = vec![Request::Register(possible), Request::Take(MOST_AT_ONCE + 1)];
         for requests in [without_shape, of_no_machine, of_two_shapes, too_many] {
             let client = UnixStream::connect(&path).unwrap();
             for request in requests {
-                // It may have been sent away already.
+                // The pool may have disconnected it already.
                 let _ = send(&client, &request, &[]);
             }
             let answer = receive::<Answer>(&client);

@@ -1,5 +1,5 @@
-//! What the pool has in stock, shared by the threads that take and the one that
-//! [builds](super::builder).
+//! The shells in stock, shared by the threads that serve clients and the thread that
+//! [builds](super::builder) shells.
 
 use super::policy::{Client, LEAST_QUIET, Policy, PoolKey, quiet_after};
 use crate::handover::LauncherEnd;
@@ -12,21 +12,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Shells, and what is wanted of them.
+/// The shells in stock, and the demand for them.
 #[derive(Debug)]
 pub(super) struct Stock {
     inner: Mutex<Inner>,
-    /// Something was taken, put in, or is wanted.
+    /// Signalled whenever the stock or the demand has changed.
     changed: Condvar,
     begun: Instant,
 }
 
-/// Memory that the shells of one client preload. Copies are the same memory.
+/// Memory that the shells of one client preload. Clones of the value share it.
 #[derive(Debug, Clone)]
 pub(super) struct Preload {
     pub(super) hint: Arc<Vec<u8>>,
     pub(super) fds: Arc<FdTable>,
-    /// Counts preloads, so that a shell can tell which it has had.
+    /// The number of this preload, by which a shell's [`preloaded`](Stocked::preloaded) is known.
     pub(super) number: u64,
 }
 
@@ -34,22 +34,22 @@ pub(super) struct Preload {
 #[derive(Debug)]
 pub(super) struct Stocked {
     pub(super) launcher: LauncherEnd,
-    /// The last preload it was given.
+    /// The number of its last preload.
     pub(super) preloaded: Option<u64>,
 }
 
-/// What the builder does next.
+/// What the builder has to do next.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// End these shells, which are too many.
+    /// End these shells, which exceed the target.
     End(Vec<Stocked>),
     /// Build a shell.
     Build(PoolKey),
-    /// Have this shell, which is out of stock until then, preload memory.
+    /// Have this shell preload memory; it is out of stock meanwhile.
     Preload(PoolKey, Stocked, Preload),
-    /// Nothing, for so long or until something changes.
+    /// Wait for so long, or until something changes.
     Wait(Duration),
-    /// Nothing any more: no client has been connected for a while.
+    /// End the pool: no client has been connected for a while.
     Close,
 }
 
@@ -58,32 +58,31 @@ struct Inner {
     policy: Policy,
     shells: HashMap<PoolKey, Vec<Stocked>>,
     preloads: HashMap<PoolKey, Preload>,
-    /// Preloads so far.
+    /// The number of the latest preload.
     preloaded: u64,
-    /// What the builder is at, outside the stock.
-    in_work: Option<PoolKey>,
-    /// The process of the shell that the builder is at, outside the stock.
+    /// The kind of shell that the builder is working on, outside the stock.
+    in_progress: Option<PoolKey>,
+    /// The process of the shell that the builder is working on.
     held: Option<u32>,
-    /// Whether that has ended or stands still since.
+    /// Whether that process has ended or was stopped meanwhile.
     is_lost: bool,
     connections: usize,
-    /// When something was taken last.
+    /// When shells were taken last.
     taken: Duration,
-    /// Until when new clones need the processors more than the builder.
+    /// Until when the builder leaves the processors to new clones.
     quiet_until: Duration,
-    /// When the last connection ended.
+    /// When the last client disconnected.
     idle: Duration,
-    /// Kinds of which the last one could not be built, and when to try again.
+    /// Kinds of which the last shell could not be built, and when to try again.
     failed: HashMap<PoolKey, Duration>,
 }
 
-/// How long the pool lives with no client connected: from one command to the next.
-const IDLE: Duration = Duration::from_secs(1);
-/// The builder looks at what is wanted this often even when nothing happens, for demand
-/// is forgotten with time.
-const LOOK: Duration = Duration::from_secs(5);
-/// After a failure the same kind is tried again so much later. Other kinds do not wait.
-const RETRY: Duration = Duration::from_secs(2);
+/// How long the pool runs with no client connected: long enough for the next command.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the builder recomputes the targets when nothing changes: demand decays with time.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How long after a failure the same kind is tried again. Other kinds do not wait.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 impl Stock {
     pub(super) fn new(most: usize) -> Self {
@@ -93,7 +92,7 @@ impl Stock {
                 shells: HashMap::new(),
                 preloads: HashMap::new(),
                 preloaded: 0,
-                in_work: None,
+                in_progress: None,
                 held: None,
                 is_lost: false,
                 connections: 0,
@@ -107,18 +106,18 @@ impl Stock {
         }
     }
 
-    /// A client is connected.
+    /// A client has connected.
     pub(super) fn connected(&self) {
         self.inner().connections += 1;
     }
 
-    /// It is no more; `kept` is the shape that it was interested in.
-    pub(super) fn disconnected(&self, kept: Option<&Shape>, client: Client) {
+    /// A client has disconnected; `registered` is its shape.
+    pub(super) fn disconnected(&self, registered: Option<&Shape>, client: Client) {
         let mut inner = self.inner();
         inner.connections -= 1;
-        if let Some(shape) = kept {
-            inner.policy.disinterest(shape, client);
-            // What was preloaded for it has its memory.
+        if let Some(shape) = registered {
+            inner.policy.unregister(shape, client);
+            // Shells that have preloaded its memory are of no use to other clients.
             let own = PoolKey::of(client, shape);
             inner.preloads.remove(&own);
             inner.shells.remove(&own);
@@ -128,7 +127,7 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// Has a client's shells preload memory, when there is time. Its fork is complete.
+    /// Has a client's shells preload memory when there is time. The client's fork is complete.
     pub(super) fn preload(&self, shape: &Shape, client: Client, hint: Vec<u8>, fds: FdTable) {
         let mut inner = self.inner();
         inner.preloaded += 1;
@@ -143,13 +142,13 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    pub(super) fn interest(&self, shape: &Shape) {
-        self.inner().policy.interest(shape);
+    pub(super) fn register(&self, shape: &Shape) {
+        self.inner().policy.register(shape);
         self.changed.notify_all();
     }
 
-    /// Up to `count` shells, at once: the client's own first, then those with nothing
-    /// preloaded, then other clients'.
+    /// Takes up to `count` shells, without waiting: the client's own first, then those that have
+    /// preloaded nothing, then other clients'.
     pub(super) fn take(&self, shape: &Shape, client: Client, count: usize) -> Vec<LauncherEnd> {
         let now = self.begun.elapsed();
         let mut inner = self.inner();
@@ -158,13 +157,13 @@ impl Stock {
         let mut taken = inner.take_from(&own, count);
         taken.extend(inner.take_from(&PoolKey::any(shape), count - taken.len()));
         if taken.len() < count {
-            for key in inner.others(&own) {
+            for key in inner.other_keys(&own) {
                 taken.extend(inner.take_from(&key, count - taken.len()));
             }
         }
         inner.taken = now;
         inner.quiet_until = match taken.len() < count {
-            // Shells are being built on the fork path already.
+            // The fork builds the missing shells itself, so the clones compete with builds anyway.
             true => now,
             false => now + quiet_after(count),
         };
@@ -172,11 +171,11 @@ impl Stock {
         taken
     }
 
-    /// Waits until `count` are there, or as many as may be, or no more can be built; and
-    /// until all of their shape have preloaded what they should.
+    /// Waits until there are `count` shells, or as many as the policy allows, and all shells of
+    /// the shape have preloaded what they should; or until one cannot be built.
     pub(super) fn warm(&self, shape: &Shape, count: usize) {
         let mut inner = self.inner();
-        // The policy keeps twice of what is wanted.
+        // The policy keeps twice the demand.
         let wanted = count.div_ceil(2);
         inner.policy.wanted(shape, wanted, self.begun.elapsed());
         let key = PoolKey::any(shape);
@@ -185,14 +184,14 @@ impl Stock {
         });
     }
 
-    /// As [`warm`](Self::warm), but wants no more than there should be anyway: shells with
-    /// nothing preloaded would be in the place of those that have.
+    /// As [`warm`](Self::warm), but with the present demand: more shells with nothing preloaded
+    /// would take the place of those that have.
     pub(super) fn settle(&self, shape: &Shape) {
         self.wait_until(self.inner(), shape, |_, _| true);
     }
 
-    /// Waits until nothing is in work for a shape and there `are_enough`, or no more can be
-    /// built.
+    /// Waits until nothing is in progress for a shape and there `are_enough`, or until a shell
+    /// cannot be built.
     fn wait_until(
         &self,
         mut inner: MutexGuard<'_, Inner>,
@@ -203,21 +202,21 @@ impl Stock {
         self.changed.notify_all();
         loop {
             let now = self.begun.elapsed();
-            let is_done = are_enough(&inner, now) && !inner.is_in_work(shape, now);
+            let is_done = are_enough(&inner, now) && !inner.is_in_progress(shape, now);
             let has_failed = inner.failed.keys().any(|key| key.shape == *shape);
             if is_done || has_failed {
                 return;
             }
-            inner = self.wait(inner, LOOK);
+            inner = self.wait(inner, POLL_INTERVAL);
         }
     }
 
-    /// What the builder is to do next.
+    /// The builder's next job.
     pub(super) fn next_job(&self) -> Job {
         let mut inner = self.inner();
         let job = inner.next_job(self.begun.elapsed());
         inner.is_lost = false;
-        (inner.in_work, inner.held) = match &job {
+        (inner.in_progress, inner.held) = match &job {
             Job::Build(key) => (Some(key.clone()), None),
             Job::Preload(key, shell, _) => (Some(key.clone()), shell.launcher.pid()),
             _ => (None, None),
@@ -225,14 +224,15 @@ impl Stock {
         job
     }
 
-    /// The builder is at the shell of this process.
-    pub(super) fn holds(&self, launcher: &LauncherEnd) {
+    /// The builder is working on the shell of this process.
+    pub(super) fn building(&self, launcher: &LauncherEnd) {
         let mut inner = self.inner();
         (inner.held, inner.is_lost) = (launcher.pid(), false);
     }
 
-    /// A child has ended or stands still. A shell in stock is no use to anyone then, and one
-    /// that the builder waits for would keep it. (One that was taken is its taker's matter.)
+    /// A child has ended or was stopped (SIGSTOP): its shell is dropped from the stock, or the
+    /// builder, which may be waiting for it, is freed. (A shell that was taken belongs to its
+    /// client.)
     pub(super) fn lost(&self, pid: u32, stands_still: bool) {
         let is_it = |shell: &mut Stocked| shell.launcher.pid() == Some(pid);
         let mut inner = self.inner();
@@ -247,8 +247,8 @@ impl Stock {
         if !is_ours {
             return;
         }
-        note!("the shell of process {pid} has ended or stands still");
-        // A child that stands still has not been reaped: the number is its own.
+        note!("the shell of process {pid} has ended or was stopped");
+        // A stopped child has not been reaped, so its number has not been reused.
         if stands_still && let Ok(process) = Process::open(pid) {
             let _ = process.kill();
         }
@@ -256,31 +256,31 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// What the builder was at is done: a shell to put into stock, or none.
+    /// The builder has finished its job: a shell to put into stock, or none.
     pub(super) fn done(&self, key: PoolKey, mut shell: Option<Stocked>) {
         let mut inner = self.inner();
-        (inner.in_work, inner.held) = (None, None);
+        (inner.in_progress, inner.held) = (None, None);
         let lost = shell.take_if(|_| inner.is_lost);
         if shell.is_some() {
             inner.failed.remove(&key);
         }
-        // Its client may be gone by now, and then it is too many.
+        // If its client has disconnected by now, the next job ends the shell as excess.
         inner.shells.entry(key).or_default().extend(shell);
         drop(inner);
         LauncherEnd::end_all(lost.map(|shell| shell.launcher));
         self.changed.notify_all();
     }
 
-    /// What the builder was at cannot be done.
+    /// The builder's job has failed.
     pub(super) fn failed(&self, key: PoolKey) {
         let mut inner = self.inner();
-        (inner.in_work, inner.held) = (None, None);
-        let again = self.begun.elapsed() + RETRY;
+        (inner.in_progress, inner.held) = (None, None);
+        let again = self.begun.elapsed() + RETRY_DELAY;
         inner.failed.insert(key, again);
         self.changed.notify_all();
     }
 
-    /// Waits until something changes, or so long.
+    /// Waits until something changes, at most for `longest`.
     pub(super) fn rest(&self, longest: Duration) {
         drop(self.wait(self.inner(), longest));
     }
@@ -297,12 +297,12 @@ impl Stock {
 
 impl Inner {
     fn next_job(&mut self, now: Duration) -> Job {
-        if self.connections == 0 && now >= self.idle + IDLE {
+        if self.connections == 0 && now >= self.idle + IDLE_TIMEOUT {
             return Job::Close;
         }
-        let surplus = self.surplus(now);
-        if !surplus.is_empty() {
-            return Job::End(surplus);
+        let excess = self.excess(now);
+        if !excess.is_empty() {
+            return Job::End(excess);
         }
         let quiet = self.quiet_until.saturating_sub(now);
         if !quiet.is_zero() {
@@ -312,31 +312,30 @@ impl Inner {
             return Job::Build(key);
         }
         if self.connections == 0 {
-            return Job::Wait(IDLE);
+            return Job::Wait(IDLE_TIMEOUT);
         }
         if let Some((key, shell, preload)) = self.not_preloaded() {
             return Job::Preload(key, shell, preload);
         }
-        // A kind whose time to be tried again has passed would have been built above, if there
-        // were not enough of it.
+        // A kind that may be tried again now needs no shells, or it would have been chosen above.
         let later = self.failed.values().filter(|again| **again > now);
         let again = later.map(|again| *again - now).min();
-        Job::Wait(again.unwrap_or(LOOK).min(LOOK))
+        Job::Wait(again.unwrap_or(POLL_INTERVAL).min(POLL_INTERVAL))
     }
 
     fn count(&self, key: &PoolKey) -> usize {
         self.shells.get(key).map_or(0, Vec::len)
     }
 
-    /// The other kinds of the same shape, that with the most shells first.
-    fn others(&self, own: &PoolKey) -> Vec<PoolKey> {
+    /// The other kinds of the same shape, the one with the most shells first.
+    fn other_keys(&self, own: &PoolKey) -> Vec<PoolKey> {
         let same = |key: &&PoolKey| key.shape == own.shape && *key != own;
         let mut others: Vec<_> = self.shells.keys().filter(same).cloned().collect();
         others.sort_by_key(|key| Reverse(self.count(key)));
         others
     }
 
-    /// Up to `count` of one kind, those that preloaded last first.
+    /// Takes up to `count` shells of one kind, those with the latest preload first.
     fn take_from(&mut self, key: &PoolKey, count: usize) -> Vec<LauncherEnd> {
         let Some(shells) = self.shells.get_mut(key) else {
             return Vec::new();
@@ -352,8 +351,8 @@ impl Inner {
         found.map_or(0, |(_, target)| target)
     }
 
-    /// The kind of which there are not enough: that with the fewest. One that could not be
-    /// built a moment ago is not in the way of the others.
+    /// The kind with the fewest shells of those that lack some. A kind that could not be built a
+    /// moment ago does not hold up the others.
     fn missing(&self, now: Duration) -> Option<PoolKey> {
         let may = |key: &PoolKey| self.failed.get(key).is_none_or(|again| *again <= now);
         let targets = self.policy.targets(now).into_iter();
@@ -362,9 +361,13 @@ impl Inner {
         fewest.map(|(key, _)| key)
     }
 
-    /// Whether shells of a shape have to be built yet, or have to preload.
-    fn is_in_work(&self, shape: &Shape, now: Duration) -> bool {
-        if self.in_work.as_ref().is_some_and(|key| key.shape == *shape) {
+    /// Whether shells of a shape still have to be built, or to preload.
+    fn is_in_progress(&self, shape: &Shape, now: Duration) -> bool {
+        if self
+            .in_progress
+            .as_ref()
+            .is_some_and(|key| key.shape == *shape)
+        {
             return true;
         }
         let targets = self.policy.targets(now);
@@ -376,7 +379,7 @@ impl Inner {
         })
     }
 
-    /// Takes one shell out that has not preloaded what it should.
+    /// Takes a shell out of stock that has not preloaded what it should.
     fn not_preloaded(&mut self) -> Option<(PoolKey, Stocked, Preload)> {
         for (key, preload) in &self.preloads {
             let Some(shells) = self.shells.get_mut(key) else {
@@ -390,18 +393,18 @@ impl Inner {
         None
     }
 
-    /// Takes out the shells that are too many. Dropping them ends them.
-    fn surplus(&mut self, now: Duration) -> Vec<Stocked> {
+    /// Takes the shells out that exceed their target. Dropping them ends them.
+    fn excess(&mut self, now: Duration) -> Vec<Stocked> {
         let targets: HashMap<_, _> = self.policy.targets(now).into_iter().collect();
-        let mut surplus = Vec::new();
+        let mut excess = Vec::new();
         for (key, shells) in &mut self.shells {
             let target = targets.get(key).copied().unwrap_or(0);
-            surplus.extend(shells.drain(target.min(shells.len())..));
+            excess.extend(shells.drain(target.min(shells.len())..));
         }
         self.shells.retain(|_, shells| !shells.is_empty());
         let wanted: HashSet<_> = targets.into_keys().collect();
         self.failed.retain(|key, _| wanted.contains(key));
-        surplus
+        excess
     }
 }
 
@@ -429,18 +432,18 @@ mod tests {
         };
         let stock = Stock::new(10);
         stock.connected();
-        stock.interest(&shape);
+        stock.register(&shape);
         let Job::Build(key) = stock.next_job() else {
             panic!("there is none in stock");
         };
         stock.failed(key.clone());
-        assert!(matches!(stock.next_job(), Job::Wait(until) if until <= RETRY));
+        assert!(matches!(stock.next_job(), Job::Wait(until) if until <= RETRY_DELAY));
         let mut inner = stock.inner();
-        let later = RETRY + Duration::from_secs(1);
+        let later = RETRY_DELAY + Duration::from_secs(1);
         assert!(matches!(inner.next_job(later), Job::Build(again) if again == key));
-        // As many as there should be, of a kind that was tried again in time.
+        // As many as the target, of a kind that may be tried again.
         let shells = [shell(&socket), shell(&socket)];
         inner.shells.entry(key).or_default().extend(shells);
-        assert!(matches!(inner.next_job(later), Job::Wait(LOOK)));
+        assert!(matches!(inner.next_job(later), Job::Wait(POLL_INTERVAL)));
     }
 }

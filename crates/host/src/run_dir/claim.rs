@@ -1,4 +1,4 @@
-//! Claiming names and removing directories, while others do the same.
+//! Claiming names and removing directories, while other processes do the same.
 
 use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, failed};
 use crate::program;
@@ -12,9 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The right to be the VM of a directory, which may have no name yet. A process that holds the
-/// descriptor (or a copy in another process) keeps the VM alive in the eyes of all
-/// others.
+/// The right to be the VM of a directory, which may have no name yet. The VM counts as alive as
+/// long as a process holds the descriptor of the lock, or a copy of it.
 #[derive(Debug)]
 pub struct Claim {
     /// The directory.
@@ -23,8 +22,8 @@ pub struct Claim {
     pub lock: File,
 }
 
-/// How often a directory is made while others clean up. Many may, one after the other,
-/// and each may take away what it is made in.
+/// How often to try to make a directory. Each attempt fails if another process cleans up at that
+/// moment and removes the directory in which it is made.
 const CLAIM_ATTEMPTS: u32 = 10_000;
 
 impl RunDir {
@@ -48,7 +47,7 @@ impl RunDir {
         Ok(claim)
     }
 
-    /// Makes a directory that no VM has yet. [`VmDir::rename`] gives it its name.
+    /// Makes a directory that has no VM's name yet. [`VmDir::rename`] gives it one.
     ///
     /// # Errors
     /// [`RunDirError::Io`].
@@ -60,8 +59,8 @@ impl RunDir {
             let made = self
                 .make_shells()
                 .and_then(|()| DirBuilder::new().mode(0o700).create(&dir.path));
-            // What is in the way was left by a killed process of this number; or a command
-            // that cleans up took the directory, or that of all, for abandoned just now.
+            // Either a killed process with this process's number has left the directory, or a
+            // command that cleans up has just removed it, or the one around it, as abandoned.
             match made.map_err(|error| (error.kind(), error)) {
                 Ok(()) => match dir.try_lock().map_err(failed)? {
                     Some(lock) => return Ok(Claim { dir, lock }),
@@ -74,8 +73,7 @@ impl RunDir {
         Err(failed(io::ErrorKind::WouldBlock.into()))
     }
 
-    /// The directory of a process that is no VM yet, by the name it goes by until it has
-    /// one.
+    /// The directory of a process that is not a VM yet, by its temporary name.
     pub fn shell(&self, name: &VmName) -> VmDir {
         VmDir {
             path: self.shells().join(name.as_str()),
@@ -83,7 +81,7 @@ impl RunDir {
         }
     }
 
-    /// A directory without a name that this process has not used yet.
+    /// A temporary directory that this process has not used yet.
     pub(super) fn unused(&self) -> VmDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +93,7 @@ impl RunDir {
         make_fleeting(&self.shells())
     }
 
-    /// Removes what killed processes left of shells, and of VMs that they were removing.
+    /// Removes what killed processes have left of shells, and of VMs that they were removing.
     pub fn sweep_shells(&self) {
         for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
@@ -105,25 +103,25 @@ impl RunDir {
                 }
             }
         }
-        // Succeeds only when no process has one.
+        // Succeeds only when it is empty.
         let _ = fs::remove_dir(self.shells());
     }
 }
 
 impl VmDir {
-    /// The process behind it, if there is one and it has said so.
+    /// The VM's process, if it lives and its number is known.
     pub fn process(&self) -> Option<Process> {
         let pid = match fs::read_to_string(self.lock_path()) {
             Ok(pid) => pid.parse().ok()?,
             Err(_) => self.process_without_lock()?,
         };
         let process = Process::open(pid).ok()?;
-        // The process that held the lock before this has died since, or is that process.
+        // If the VM still lives, the process has not ended, so its number was not reused.
         self.is_alive().then_some(process)
     }
 
-    /// The process that the VM last said it is, where it is one of ours: proof of life for a VM
-    /// whose lock was removed. It ends itself when it finds out; until then it is not dead.
+    /// The process that the VM's description names, if that is a VM's process: shows that a VM
+    /// whose lock was removed still lives. Its owner ends it when it notices the removal.
     pub(super) fn process_without_lock(&self) -> Option<u32> {
         let info: VmInfo = serde_json::from_slice(&fs::read(self.info_path()).ok()?).ok()?;
         let pid = info.status.pid.filter(|_| info.status.state.is_alive())?;
@@ -135,7 +133,7 @@ impl VmDir {
         is_vm.then_some(pid)
     }
 
-    /// Kills the process behind it, whatever it is at. Nothing, if there is none.
+    /// Kills the VM's process, if there is one.
     ///
     /// # Errors
     /// The system's.
@@ -143,7 +141,7 @@ impl VmDir {
         self.process().map_or(Ok(()), |process| process.kill())
     }
 
-    /// Takes the lock, if no process has it and the directory is still there.
+    /// Takes the lock, if no process holds it and the directory still exists.
     ///
     /// # Errors
     /// The system's: no room, no descriptor left.
@@ -169,19 +167,19 @@ impl VmDir {
         }
     }
 
-    /// Removes the directory of a VM that never came to life because its starter was
-    /// killed; whether that was so.
+    /// Removes the directory of a VM that never ran because its launcher was killed; returns
+    /// whether that was so.
     pub(super) fn reap(&self) -> bool {
         if self.info_path().exists() {
             return false;
         }
-        // Removed while it is locked, so that no VM takes it meanwhile; and if no VM
-        // was it before.
+        // Removes it while it is locked, so that no VM takes it meanwhile, and only if none had
+        // taken it before.
         let lock = self.try_lock().ok().flatten();
         lock.is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
     }
 
-    /// Removes the directory: first from where others look for it, at once.
+    /// Removes the directory. It is renamed first, so that it loses its name atomically.
     pub(super) fn discard(&self) -> io::Result<()> {
         let run_dir = match self.path.parent() {
             Some(parent) if !parent.ends_with(SHELLS) => RunDir::at(parent.to_owned()),
@@ -196,19 +194,19 @@ impl VmDir {
             nameless.remove_shells();
             match removed {
                 Ok(removed) => return removed,
-                // What is in the way was left by a killed process of this number; or the
-                // directory of all shells went with the last of them.
+                // Either a killed process with this process's number has left the target, or another
+                // command has just removed the empty directory of shells.
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(rustix::io::Errno::NOENT) if self.exists() => {}
-                // Another command has removed it, maybe.
+                // Perhaps another command has removed it.
                 Err(error) => return Err(error.into()),
             }
         }
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Gives the directory the name and place of `to`, if that is free. Whatever is open
-    /// in it, or listens there, goes along.
+    /// Gives the directory the name and place of `to`, if that is free. Open files and listening
+    /// sockets in it stay usable.
     ///
     /// # Errors
     /// [`RunDirError`].
@@ -231,19 +229,19 @@ impl VmDir {
         }
     }
 
-    /// The last to go takes the directory of all shells along. (Not the last to become a
-    /// VM: trying takes 20 µs, in the midst of a fork.)
+    /// Removes the directory of shells if it is empty. (Not called when a shell becomes a VM:
+    /// trying takes 20 µs, on the fork path.)
     fn remove_shells(&self) {
         if let Some(parent) = self.path.parent().filter(|dir| dir.ends_with(SHELLS)) {
-            // Others may be in it.
+            // Fails if there are other shells.
             let _ = fs::remove_dir(parent);
         }
     }
 }
 
 impl Claim {
-    /// The claim of a process that was handed the lock. The process's number is in it from
-    /// now on, so that a VM that does not answer can be found by it.
+    /// The claim of a process that has received the lock. Writes the process's number to the lock
+    /// file, so that the process of a VM that does not answer can be found.
     ///
     /// # Errors
     /// The file system's.
@@ -252,7 +250,7 @@ impl Claim {
         Ok(Self { dir, lock })
     }
 
-    /// The directory has been given another name and place.
+    /// Follows the directory to another name and place.
     ///
     /// # Errors
     /// `NotFound` when it is not there.
@@ -268,7 +266,7 @@ impl Claim {
         }
     }
 
-    /// Whether the directory is still where it was, with its lock.
+    /// Whether the directory is still in its place, with its lock.
     pub fn is_in_place(&self) -> bool {
         let (Ok(there), Ok(held)) = (fs::metadata(self.dir.lock_path()), self.lock.metadata())
         else {
@@ -278,30 +276,31 @@ impl Claim {
     }
 
     /// Whether the directory was removed and another VM has its place.
-    pub fn is_anothers(&self) -> bool {
+    pub fn is_replaced(&self) -> bool {
         self.dir.lock_path().exists() && !self.is_in_place()
     }
 
-    /// Gives the name up and removes the directory.
+    /// Gives up the name and removes the directory.
     pub fn abandon(self) {
-        if !self.is_anothers() {
+        if !self.is_replaced() {
             let _ = self.dir.discard();
         }
         self.dir.remove_shells();
     }
 }
 
-/// Makes a directory that others may take away at any moment: what is done in it next tells.
+/// Makes a directory that other processes may remove at any moment; the caller notices that when
+/// it uses the directory.
 pub(crate) fn make_fleeting(path: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        // It was there, and gone when the library looked whether it is a directory.
+        // It existed, and was removed before the library checked that it is a directory.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
 }
 
-/// Removes a directory that others may be removing, too, or looking at for its lock, which
-/// makes that file anew.
+/// Removes a directory that other processes may be removing, too, or whose lock they may be
+/// trying, which creates that file again.
 fn remove_all(path: &Path) -> io::Result<()> {
     for _ in 0..CLAIM_ATTEMPTS {
         match fs::remove_dir_all(path).map_err(|error| error.kind()) {

@@ -4,11 +4,11 @@ use super::VmDir;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether they live.
-const MOMENT: Duration = Duration::from_millis(2);
+/// How often to check whether they have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Waits until no process is behind any of these directories, but not longer than `most`. Gives
-/// those that still have one.
+/// Waits until the processes of all these directories have ended, but not longer than `most`.
+/// Returns the directories whose process still lives.
 pub(crate) fn await_end(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
     let begun = Instant::now();
     loop {
@@ -16,6 +16,6 @@ pub(crate) fn await_end(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
         if dirs.is_empty() || begun.elapsed() >= most {
             return dirs;
         }
-        thread::sleep(MOMENT);
+        thread::sleep(POLL_INTERVAL);
     }
 }

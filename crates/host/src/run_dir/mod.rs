@@ -1,22 +1,21 @@
-//! Where VMs are found: a directory per VM under one directory per user.
+//! The run directory: one per user, with a directory for each VM.
 //!
 //! ```text
-//! <run dir>/.shells/             processes that are no VM yet, each with a directory
-//!           .pool/               the processes that keep some in stock (see pool)
+//! <run dir>/.shells/             directories of processes that are not a VM yet
+//!           .pool/               the pools, which keep some in stock (see `pool`)
 //! <run dir>/<name>/lock          held by the VM's process as long as it lives
-//!                  info.json     what the VM last told about itself
-//!                  token         by what it is known, if it has an agent
+//!                  info.json     the VM's last description
+//!                  token         proves a party to be this VM, if it has an agent
 //!                  control.sock  its control socket
 //!                  vsock.sock    its guest's sockets; only once it is ready
 //!                  console.sock  its console
 //!                  console.log, output.log, monitor.log
 //! ```
 //!
-//! A directory is made without a name, with all its sockets and logs in it, and
-//! renamed when it is to be a VM: that claims the name, at once or not at all. When it is
-//! removed, it first loses its name, so that no command finds half of it. Holding the lock
-//! proves life. So a process that was killed leaves a directory that everybody can tell
-//! is dead.
+//! A directory is made under `.shells`, with all its sockets and logs in it, and renamed when
+//! its process becomes a VM, which claims the name atomically. To remove a directory, it is first
+//! renamed back, so that no command finds half of it. The lock shows that the process lives:
+//! that of a process that was killed is free, by which every command sees that the VM has ended.
 
 mod claim;
 mod ending;
@@ -79,7 +78,7 @@ pub enum RunDirError {
     },
 }
 
-/// The directory of those without a name.
+/// The directory of processes that are not a VM yet.
 const SHELLS: &str = ".shells";
 
 /// Longest socket path, without its NUL (`sockaddr_un`).
@@ -129,7 +128,7 @@ impl RunDir {
         }
     }
 
-    /// All VMs, by name. What killed starters left of VMs that never lived is removed.
+    /// All VMs, by name. Removes what killed launchers have left of VMs that never ran.
     ///
     /// # Errors
     /// [`RunDirError::Io`].
@@ -144,7 +143,7 @@ impl RunDir {
         Ok(dirs.filter(|dir| !dir.reap()).collect())
     }
 
-    /// Where processes are that are no VMs yet.
+    /// The directory of processes that are not a VM yet.
     fn shells(&self) -> PathBuf {
         self.0.join(SHELLS)
     }
@@ -161,43 +160,43 @@ impl VmDir {
         &self.path
     }
 
-    /// Where the VM's process is asked things.
+    /// The socket of the VM's process for requests.
     pub fn control_socket(&self) -> PathBuf {
         self.path.join("control.sock")
     }
 
-    /// Where the guest's sockets are reached.
+    /// The socket through which the guest's vsock ports are reached.
     pub fn vsock_socket(&self) -> PathBuf {
         self.path.join("vsock.sock")
     }
 
-    /// Where the console is attached to.
+    /// The socket of the guest's console.
     pub fn console_socket(&self) -> PathBuf {
         self.path.join("console.sock")
     }
 
-    /// What the guest's console has printed.
+    /// The output of the guest's console.
     pub fn console_log(&self) -> PathBuf {
         self.path.join("console.log")
     }
 
-    /// What the main program has printed.
+    /// The output of the main program.
     pub fn output_log(&self) -> PathBuf {
         self.path.join("output.log")
     }
 
-    /// What the VM's process itself had to say.
+    /// The log of the VM's process itself.
     pub fn monitor_log(&self) -> PathBuf {
         self.path.join("monitor.log")
     }
 
-    /// What the guest's root finds in `/run/hyperfork/token`, 32 digits: by it one that
-    /// claims to be this VM is known.
+    /// The token, 32 digits, which the guest's root finds in `/run/hyperfork/token`: it proves a
+    /// party to be this VM.
     pub fn token_path(&self) -> PathBuf {
         self.path.join("token")
     }
 
-    /// What the VM last told about itself.
+    /// The VM's last description.
     pub fn info_path(&self) -> PathBuf {
         self.path.join("info.json")
     }
@@ -211,12 +210,12 @@ impl VmDir {
         self.path.is_dir()
     }
 
-    /// Whether a VM has it; not so for what killed launchers left.
+    /// Whether the directory is a VM's, and not what a killed launcher has left.
     pub fn is_taken(&self) -> bool {
         self.exists() && !self.reap()
     }
 
-    /// Whether a process stands behind it.
+    /// Whether the VM's process lives.
     pub fn is_alive(&self) -> bool {
         let lock = rustix::fs::open(
             self.lock_path(),
@@ -235,7 +234,7 @@ impl VmDir {
         }
     }
 
-    /// Removes what an ended VM left.
+    /// Removes the directory of an ended VM.
     ///
     /// # Errors
     /// [`RunDirError::Alive`], [`RunDirError::Io`].
@@ -248,7 +247,7 @@ impl VmDir {
         self.discard().map_err(failed("remove", &self.path))
     }
 
-    /// Creates a file of the VM's, empty, to be read and written.
+    /// Creates an empty file in the directory, to be read and written.
     pub fn create(&self, path: &Path) -> Result<File, RunDirError> {
         OpenOptions::new()
             .read(true)

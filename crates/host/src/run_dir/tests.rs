@@ -80,7 +80,7 @@ fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
         identical_clones: false,
         ready_timeout_ms: 1,
     };
-    let info = record::born(&spec, &identity::booted(&name).unwrap(), None);
+    let info = record::initial_info(&spec, &identity::booted(&name).unwrap(), None);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -88,7 +88,7 @@ fn a_vm_that_comes_and_goes_is_found_whole_or_not_at_all() {
             let _done = Done(&done);
             for _ in 0..TIMES {
                 let claim = run.claim(&name).unwrap();
-                record::keep(&claim.dir, &info).unwrap();
+                record::write_info(&claim.dir, &info).unwrap();
                 let _ = flock(&claim.lock, FlockOperation::Unlock);
                 // The listing below may have its lock for a moment.
                 while let Err(error) = run.vm(&name).remove() {

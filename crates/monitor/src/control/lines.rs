@@ -2,14 +2,14 @@
 
 use std::io::{self, BufRead};
 
-/// What came.
+/// What was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
-    /// One that was longer than allowed; it has been read to its end.
+    /// A line that was longer than allowed; it has been skipped.
     TooLong,
-    /// The connection was closed; what had come of a line is none.
+    /// The connection was closed; an unfinished line is discarded.
     End,
 }
 

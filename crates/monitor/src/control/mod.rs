@@ -1,12 +1,12 @@
 //! The control socket of a VM's process ([`hyperfork_api::control`]).
 
-mod answer;
 mod lines;
+mod request;
 mod send;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use answer::{Answer, Asked, no_thread};
+pub(crate) use request::{ControlRequest, Responder, no_thread};
 pub(crate) use send::send_now;
 
 use hyperfork_api::control::hello::FirstProtocolError;
@@ -25,19 +25,19 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Answers given to the connections and not yet written out.
+/// The number of requests whose answers are not written to their connections yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pending(Arc<(Mutex<usize>, Condvar)>);
+pub(super) struct PendingAnswers(Arc<(Mutex<usize>, Condvar)>);
 
-impl Pending {
+impl PendingAnswers {
     fn add(&self, change: isize) {
         let mut count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         *count = count.saturating_add_signed(change);
         self.0.1.notify_all();
     }
 
-    /// Waits until every request has its answer on the wire, but not for ever: a
-    /// client that does not read must not keep the process alive.
+    /// Waits until all answers are written, but at most a second: a client that does not read
+    /// must not keep the process alive.
     pub(super) fn wait(&self) {
         let count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = self
@@ -51,8 +51,8 @@ impl Pending {
 /// and one for each connection.
 pub(super) fn serve(
     path: &Path,
-    pending: Pending,
-    ask: impl Fn(Asked) + Send + Sync + 'static,
+    pending: PendingAnswers,
+    ask: impl Fn(ControlRequest) + Send + Sync + 'static,
 ) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     let ask = Arc::new(ask);
@@ -67,7 +67,7 @@ pub(super) fn serve(
                 let (ask, pending) = (ask.clone(), pending.clone());
                 let served = thread::Builder::new()
                     .name("control".into())
-                    .spawn(move || converse(stream, &pending, &*ask));
+                    .spawn(move || serve_connection(stream, &pending, &*ask));
                 if let Err(error) = served {
                     note!("a control connection cannot be served: {error}");
                 }
@@ -76,9 +76,9 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Serves a connection until the client closes it, cannot be understood, or subscribes. An
-/// error is the connection's, and its end.
-fn converse(stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
+/// Serves a connection until the client closes it, fails the handshake, or subscribes. An error
+/// is the connection's, and ends it.
+fn serve_connection(stream: UnixStream, pending: &PendingAnswers, ask: &impl Fn(ControlRequest)) {
     let _ = stream.try_clone().and_then(|reader| {
         let mut reader = BufReader::new(reader);
         match greet(&mut reader, &stream)? {
@@ -88,8 +88,8 @@ fn converse(stream: UnixStream, pending: &Pending, ask: &impl Fn(Asked)) {
     });
 }
 
-/// Reads the client's greeting. Gives ours, which is written with the first answer; or none,
-/// where the two do not understand each other and the client has been told.
+/// Reads the client's greeting. Returns the VM's, which is written with the first answer; or
+/// `None` if the versions are incompatible, which the client has been told.
 fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Option<Vec<u8>>> {
     let line = match lines::read(reader, MAX_LINE)? {
         Line::Whole(line) => line,
@@ -100,10 +100,10 @@ fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Optio
     match wire::hello_in(&line) {
         Some(client) if client.is_understood() => return Ok(Some(greeting)),
         Some(client) => {
-            let words = hello::other_client(Some(&client));
-            greeting.extend(refusal(Error::new(Code::UnsupportedVersion, words)));
+            let message = hello::other_client(Some(&client));
+            greeting.extend(refusal(Error::new(Code::UnsupportedVersion, message)));
         }
-        // A client of the first protocol takes this for an answer of its own.
+        // A client of the first protocol reads this as an answer of that protocol.
         None => {
             let error = hello::other_client(None);
             greeting = line_of(&FirstProtocolError { error });
@@ -117,8 +117,8 @@ fn serve_requests(
     mut reader: impl BufRead,
     mut stream: UnixStream,
     greeting: Vec<u8>,
-    pending: &Pending,
-    ask: &impl Fn(Asked),
+    pending: &PendingAnswers,
+    ask: &impl Fn(ControlRequest),
 ) -> io::Result<()> {
     let mut out = greeting;
     loop {
@@ -139,16 +139,16 @@ fn serve_requests(
         let (lines, answer) = channel();
         if let Ok(request @ Request::Subscribe(_)) = request {
             stream.write_all(&out)?;
-            ask(Asked::new(request, arrival, &stream, lines)?);
+            ask(ControlRequest::new(request, arrival, &stream, lines)?);
             return Ok(());
         }
         pending.add(1);
         let written = answered(request, |request| {
-            ask(Asked::new(request, arrival, &stream, lines)?);
+            ask(ControlRequest::new(request, arrival, &stream, lines)?);
             answer.recv().map_err(io::Error::other)
         })
         .and_then(|answer| {
-            // The greeting and the first answer in one piece.
+            // The greeting and the first answer are written together.
             out.extend(answer);
             (&stream).write_all(&out)
         });

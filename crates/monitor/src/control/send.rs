@@ -1,4 +1,4 @@
-//! Sending without waiting.
+//! Sending without blocking.
 
 use rustix::net::SendFlags;
 use std::io;

@@ -1,25 +1,25 @@
-//! What clients of this and of other versions are told, byte by byte.
+//! The bytes that clients of this and of other versions get.
 
 use super::*;
 use hyperfork_api::control::{Answer as OnTheWire, Hello, Pause, VERSION};
 use hyperfork_sys::peer::stranger_at;
 use std::io::Read;
 
-/// A control socket whose owner pauses when it is asked to, and can do nothing else.
+/// A control socket whose owner answers `pause` alone.
 fn socket() -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    serve(&path, Pending::default(), |asked| match asked {
-        Asked::Pause(answer) => answer.give(Ok(())),
+    serve(&path, PendingAnswers::default(), |asked| match asked {
+        ControlRequest::Pause(responder) => responder.respond(Ok(())),
         _ => drop(asked),
     })
     .unwrap();
     (directory, path)
 }
 
-/// All that comes back for these bytes until the connection is closed.
-fn said_to(mut stream: UnixStream, bytes: &[u8]) -> Vec<String> {
-    // It may have been closed by now.
+/// Sends these bytes and reads the answer until the connection is closed.
+fn exchange(mut stream: UnixStream, bytes: &[u8]) -> Vec<String> {
+    // The connection may have been closed by now.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = String::new();
@@ -44,8 +44,8 @@ fn error_in(line: &str) -> Error {
 fn another_user_gets_no_answer_and_the_own_one_does() {
     let (_directory, path) = socket();
     let request = ours("{\"pause\":{}}\n");
-    assert!(said_to(stranger_at(&path), &request).is_empty());
-    assert!(!said_to(UnixStream::connect(&path).unwrap(), &request).is_empty());
+    assert!(exchange(stranger_at(&path), &request).is_empty());
+    assert!(!exchange(UnixStream::connect(&path).unwrap(), &request).is_empty());
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_greeting_and_a_request_sent_together_are_answered_together() {
     let (_directory, path) = socket();
     let stream = UnixStream::connect(&path).unwrap();
     let request = ours("{\"pause\":{}}\n{\"resume\":{}}\n{\"frob\":{}}\n");
-    let lines = said_to(stream, &request);
+    let lines = exchange(stream, &request);
     assert_eq!(wire::hello_in(lines[0].as_bytes()), Some(Hello::ours()));
     assert_eq!(lines[1], r#"{"ok":null}"#);
     assert_eq!(error_in(&lines[2]).code, Code::NotRunning);
@@ -88,12 +88,15 @@ fn a_client_of_the_first_protocol_gets_an_error_of_its_own_form_that_says_what_t
     let (_directory, path) = socket();
     for request in ["{\"op\":\"info\"}\n", "{\"op\":\"stop\",\"grace_ms\":0}\n"] {
         let stream = UnixStream::connect(&path).unwrap();
-        let lines = said_to(stream, request.as_bytes());
+        let lines = exchange(stream, request.as_bytes());
         assert_eq!(lines.len(), 1, "{lines:?}");
-        // What that client's `Reply` is made of: an error of one string.
+        // The form of that client's `Reply`: an error of one string.
         let reply: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
-        let words = reply["error"].as_str().unwrap();
-        assert!(words.contains(&format!("use version {VERSION}")), "{words}");
+        let message = reply["error"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("use version {VERSION}")),
+            "{message}"
+        );
     }
 }
 
@@ -102,7 +105,7 @@ fn a_client_of_a_later_protocol_is_greeted_and_refused_with_a_code() {
     let (_directory, path) = socket();
     let request = "{\"hello\":{\"version\":\"9.1.0\",\"protocol\":9}}\n{\"pause\":{}}\n";
     let stream = UnixStream::connect(&path).unwrap();
-    let lines = said_to(stream, request.as_bytes());
+    let lines = exchange(stream, request.as_bytes());
     assert_eq!(wire::hello_in(lines[0].as_bytes()), Some(Hello::ours()));
     let error = error_in(&lines[1]);
     assert_eq!(error.code, Code::UnsupportedVersion);

@@ -13,14 +13,14 @@ use hyperfork_sys::fds::FdTable;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// When things happened to the parent.
+/// When the parent was paused and captured.
 pub(super) struct Times {
     pub(super) arrival: Monotonic,
-    /// The parent stood still.
+    /// When the parent's vCPUs had stopped.
     pub(super) paused: Monotonic,
-    /// It was captured and went on.
+    /// When the parent was captured and had resumed.
     pub(super) captured: Monotonic,
-    /// How long it stood still.
+    /// How long the parent was paused.
     pub(super) pause_us: u64,
     /// How long freezing its memory took.
     pub(super) image_us: u64,
@@ -31,25 +31,25 @@ pub(super) struct Clones {
     parent: VmName,
     strategy: Strategy,
     clones: Vec<Clone>,
-    /// Those that have not even a process.
+    /// Clones for which no process could be started.
     missing: Vec<CloneFailure>,
 }
 
-/// A clone under way.
+/// A clone that is being made.
 struct Clone {
     shell: Shell,
     steps: Option<Steps>,
     outcome: Option<Outcome>,
 }
 
-/// How it came out.
+/// What became of a clone.
 enum Outcome {
     Ready(Monotonic, Box<VmInfo>),
-    /// In the words of its process.
+    /// The error that its process reported.
     Failed(Error),
 }
 
-/// How long a clone may take to say which pages it has written.
+/// How long a clone may take to report the pages that it has written.
 const TOUCHED: Duration = Duration::from_secs(2);
 
 impl Clones {
@@ -76,10 +76,10 @@ impl Clones {
         self.clones.iter().map(Clone::name)
     }
 
-    /// Tells each process what to become, and gives it the state.
+    /// Sends each process its order and the captured state.
     ///
     /// # Errors
-    /// [`ForkError::Clone`] for the first that cannot take it, or, by `best_effort`, none.
+    /// [`ForkError::Clone`] for the first clone that cannot take it; with `best_effort`, none.
     pub(super) fn hand_over(
         &mut self,
         new: Vec<NewVm>,
@@ -89,7 +89,7 @@ impl Clones {
     ) -> Result<(), ForkError> {
         for (clone, new) in self.clones.iter_mut().zip(new) {
             if let Err(error) = clone.shell.launcher.clone_from(new, state, fds) {
-                // Its process has ended; its own words are better than ours.
+                // Its process has ended: prefer the error that it reported.
                 let error = match clone.shell.launcher.last_report() {
                     Some(Progress::Failed(error)) => error,
                     _ => Error::of_any(&error),
@@ -103,12 +103,12 @@ impl Clones {
         Ok(())
     }
 
-    /// Waits until all are ready, or until the first of them will never be; by
-    /// `best_effort`, until it is known of each.
+    /// Waits until all clones are ready or one has failed; with `best_effort`, until the outcome
+    /// of every clone is known.
     pub(super) fn wait(&mut self, timeout: Duration, best_effort: bool) -> Result<(), ForkError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let mut waiting: Vec<_> = self.clones.iter_mut().filter(|c| c.is_open()).collect();
+            let mut waiting: Vec<_> = self.clones.iter_mut().filter(|c| c.is_pending()).collect();
             if waiting.is_empty() {
                 break;
             }
@@ -158,11 +158,12 @@ impl Clones {
         })
     }
 
-    /// Lets those that are ready go, and ends the others. One that is gone by then is none of
-    /// the report's clones.
+    /// Releases the clones that are ready and ends the others. A clone that has ended by then is
+    /// reported as failed.
     ///
     /// # Errors
-    /// [`ForkError::Clone`] for one that cannot be let go, unless by `best_effort` others can.
+    /// [`ForkError::Clone`] for a clone that cannot be released; with `best_effort`, only if no
+    /// clone can be released.
     pub(super) fn release(
         &mut self,
         times: &Times,
@@ -189,13 +190,13 @@ impl Clones {
         Ok(report)
     }
 
-    /// The pages that the first has written so far.
+    /// The pages that the first clone has written so far.
     pub(super) fn touched(&self) -> Vec<Range<usize>> {
         let first = self.clones.first();
         first.map_or_else(Vec::new, |clone| clone.shell.launcher.touched(TOUCHED))
     }
 
-    /// Ends all of them.
+    /// Ends all clones.
     pub(super) fn end(&mut self) {
         LauncherEnd::end_all(self.clones.drain(..).map(|clone| clone.shell.launcher));
     }
@@ -214,8 +215,8 @@ impl Clone {
         self.shell.launcher.dir().name()
     }
 
-    /// Whether it is not known yet how it comes out.
-    fn is_open(&self) -> bool {
+    /// Whether the outcome of the clone is not known yet.
+    fn is_pending(&self) -> bool {
         self.outcome.is_none()
     }
 
@@ -241,7 +242,7 @@ impl Clone {
         ForkError::Clone { name, source }
     }
 
-    /// Once it is ready.
+    /// The clone's part of the report, if it is ready.
     fn report(&self, times: &Times) -> Option<CloneReport> {
         let (Some(steps), Some(Outcome::Ready(ready, info))) = (self.steps, &self.outcome) else {
             return None;
@@ -251,7 +252,7 @@ impl Clone {
         let got_memory = steps.memory.us_since(steps.received);
         let (hand_over, shell, memory) = match self.shell.source {
             ShellSource::Pool | ShellSource::Built => (hand_over, got_shell, got_memory),
-            // `fork(2)` is what was waited for, it gives the memory, and the shell comes after.
+            // Here `fork(2)` comes first and gives the memory; the shell is built around it afterwards.
             ShellSource::Process => {
                 let others = self.shell.wanted.us_since(times.captured);
                 (others, got_memory, got_shell)

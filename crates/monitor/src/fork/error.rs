@@ -37,7 +37,7 @@ pub(crate) enum ForkError {
     NoSecrets(VmName),
     #[error(transparent)]
     Secret(#[from] BadSecret),
-    /// In the words of the clone's process.
+    /// The clone's process reported the error.
     #[error("{name} did not come to life")]
     Clone { name: VmName, source: Error },
     #[error("the fork was given up")]
@@ -75,15 +75,15 @@ mod tests {
             path: "/run/p-1".into(),
             source: full,
         });
-        let told = Error::from(&error);
-        assert_eq!(told.code, Code::Host);
-        assert!(told.to_string().contains("No space left"), "{told}");
+        let error = Error::from(&error);
+        assert_eq!(error.code, Code::Host);
+        assert!(error.to_string().contains("No space left"), "{error}");
 
-        let source = Error::because(Code::Guest, "the guest did not become ready", &told);
+        let source = Error::because(Code::Guest, "the guest did not become ready", &error);
         let error = ForkError::Clone { name, source };
-        let told = Error::from(&error);
-        assert_eq!(told.code, Code::Guest);
-        let words = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
-        assert!(told.to_string().starts_with(words), "{told}");
+        let error = Error::from(&error);
+        assert_eq!(error.code, Code::Guest);
+        let message = "p-1 did not come to life: the guest did not become ready: cannot make /run/p-1: No space left";
+        assert!(error.to_string().starts_with(message), "{error}");
     }
 }

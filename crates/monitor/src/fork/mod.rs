@@ -2,10 +2,10 @@
 //!
 //! 1. [`begin`] asks the pool for [shells];
 //! 2. meanwhile the parent [prepares](Machine::prepare_capture) what it can, pauses, is
-//!    [captured](hyperfork_vmm::machine::Paused::capture) and goes on;
+//!    [captured](hyperfork_vmm::machine::Paused::capture) and resumes;
 //! 3. each shell gets a name and the capture, of which it
 //!    [restores](Machine::restore) a clone;
-//! 4. [`Begun::finish`] waits for the [clones], on a thread of its own.
+//! 4. [`StartedFork::finish`] waits for the [clones], on a thread of its own.
 //!
 //! Nothing here knows the parent's owner: values come in, an outcome goes out. Each wait has
 //! a limit. All clones come to life or none does, unless the request wants as many as can be.
@@ -43,27 +43,27 @@ pub(crate) const MAX_CLONES: u32 = 1024;
 /// Most bytes of changes that every waiting shell preloads; more are copied by each clone.
 const MOST_PRELOADED: usize = 32 << 20;
 
-/// Who is forked, and for what.
+/// The parent of a fork.
 pub(crate) struct Parent<'a> {
     pub(crate) config: &'a Config,
     pub(crate) spec: &'a VmSpec,
     pub(crate) identity: &'a Identity,
     pub(crate) info: &'a VmInfo,
     /// Clones of forks that are not complete yet.
-    pub(crate) under_way: u32,
-    /// How a process lives as a VM, for those that come of `fork(2)`.
-    pub(crate) live: Life,
+    pub(crate) pending_clones: u32,
+    /// Runs a clone's machine in a child made by `fork(2)`.
+    pub(crate) run_vm: RunVm,
 }
 
-/// What a process does with a machine that is ready to run, until the VM's end.
-pub(crate) type Life = fn(ReadyVm, Option<Urgent>, VmEnd, Config, Claim) -> Result<(), String>;
+/// Runs a machine that is ready, until the VM's end.
+pub(crate) type RunVm = fn(ReadyVm, Option<Urgent>, VmEnd, Config, Claim) -> Result<(), String>;
 
-/// A fork whose clones have been told what to become.
-pub(crate) struct Begun {
+/// A fork whose clones have received their orders.
+pub(crate) struct StartedFork {
     clones: Clones,
-    /// Shells that came to nothing.
+    /// Shells that no clone was made of.
     unused: Vec<LauncherEnd>,
-    /// Why there will be no clones all the same.
+    /// Why the fork fails, if it does.
     failure: Option<ForkError>,
     times: Option<Times>,
     cleanup: Option<DeferredCleanup>,
@@ -73,19 +73,19 @@ pub(crate) struct Begun {
     timeout: Duration,
 }
 
-/// What has become of a fork.
-pub(crate) struct Finished {
+/// A fork whose outcome is known.
+pub(crate) struct FinishedFork {
     pub(crate) report: Result<ForkReport, ForkError>,
     clones: Clones,
     cleanup: Option<DeferredCleanup>,
     image: Option<RamImage>,
 }
 
-/// Forks the parent, whose machine this is. `logged` tells how much of its main program's
-/// output is in its log. A pool that does not answer is taken away.
+/// Forks the parent, whose machine this is. `logged` returns how many bytes of its main program's
+/// output are in its log. Takes the pool away if it does not answer.
 ///
 /// # Errors
-/// [`ForkError`] when nothing was begun.
+/// [`ForkError`] when nothing was started.
 pub(crate) fn begin(
     parent: &Parent<'_>,
     machine: &mut Machine,
@@ -93,14 +93,14 @@ pub(crate) fn begin(
     pool: &mut Option<Pool>,
     request: &Fork,
     arrival: Monotonic,
-) -> Result<Begun, ForkError> {
+) -> Result<StartedFork, ForkError> {
     parent.check(request)?;
     if request.strategy == Strategy::ProcessFork {
         return process_fork::begin(parent, machine, logged, request, arrival);
     }
     let count = request.count as usize;
     let mut names = CloneNames::new(parent, request);
-    let mut begun = Begun::new(parent, request);
+    let mut started = StartedFork::new(parent, request);
     let shape = machine.shape().clone();
     let mut shells = Shells::order(parent.config, shape, pool.take(), &mut names, request);
 
@@ -112,32 +112,32 @@ pub(crate) fn begin(
     *pool = shells.receive(&mut names, count, captured.is_ok());
     let failure = shells.failure();
     let (named, unused, missing) = shells.into_parts();
-    begun.clones = Clones::new(
+    started.clones = Clones::new(
         parent.info.about.name.clone(),
         Strategy::Image,
         named,
         missing,
     );
-    begun.unused = unused;
+    started.unused = unused;
     match captured {
-        Err(error) => begun.failure = Some(error),
+        Err(error) => started.failure = Some(error),
         Ok((capture, logged, times)) => {
             let failed = match failure {
                 Some(error) => Err(error),
-                None => begun.hand_over(parent, request, logged, &capture),
+                None => started.hand_over(parent, request, logged, &capture),
             };
-            begun.failure = failed.err();
-            begun.times = Some(times);
-            begun.cleanup = Some(capture.cleanup);
-            begun.image = Some(capture.ram);
+            started.failure = failed.err();
+            started.times = Some(times);
+            started.cleanup = Some(capture.cleanup);
+            started.image = Some(capture.ram);
         }
     }
     drop(urgent);
-    Ok(begun)
+    Ok(started)
 }
 
-/// Stops the VM, captures it, and lets it go on as it was. With the capture comes how much
-/// of the main program's output is in the log at that moment.
+/// Pauses the parent, captures it, and resumes it unless it was paused before. The result has
+/// the length of the main program's logged output at that moment, too.
 fn capture(
     parent: &Parent<'_>,
     machine: &mut Machine,
@@ -148,7 +148,7 @@ fn capture(
         .map_err(MachineError::host("preparing the capture"))
         .and_then(|()| machine.prepare_capture());
     if let Err(error) = prepared {
-        // It stands still longer then.
+        // The pause takes longer then, but the fork goes on.
         note!("{}", one_line(&error));
     }
     let mut paused = machine.pause();
@@ -157,7 +157,7 @@ fn capture(
     let capture = fault::point("capture.pause")
         .map_err(MachineError::host("pausing"))
         .and_then(|()| paused.capture());
-    // Before it goes on: what it writes from then on is none of its clones'.
+    // Read before the parent resumes: what it prints from then on is not in the clones.
     let logged = logged();
     match parent.info.status.state {
         VmState::Paused => paused.stay(),
@@ -175,9 +175,9 @@ fn capture(
     Ok((capture, logged, times))
 }
 
-impl Begun {
+impl StartedFork {
     fn new(parent: &Parent<'_>, request: &Fork) -> Self {
-        // A clone that gives up says so itself.
+        // A clone that does not become ready in time reports that itself, before this timeout.
         let timeout = Duration::from_millis(parent.ready_timeout_ms(request));
         Self {
             clones: Clones::none(parent.info.about.name.clone(), request.strategy),
@@ -191,7 +191,7 @@ impl Begun {
         }
     }
 
-    /// Tells each shell what to become, with the state.
+    /// Sends each shell its order and the captured state.
     fn hand_over(
         &mut self,
         parent: &Parent<'_>,
@@ -208,9 +208,8 @@ impl Begun {
             .hand_over(new, &state, &capture.fds, self.best_effort)
     }
 
-    /// Waits until it is known what has become of each clone. They need the processors more
-    /// than the caller's thread does.
-    pub(crate) fn finish(mut self) -> Finished {
+    /// Waits for the outcome of every clone, then releases or ends the clones.
+    pub(crate) fn finish(mut self) -> FinishedFork {
         let report = match (self.failure, &self.times) {
             (None, Some(times)) => self
                 .clones
@@ -222,7 +221,7 @@ impl Begun {
             self.clones.end();
         }
         LauncherEnd::end_all(self.unused);
-        Finished {
+        FinishedFork {
             report,
             clones: self.clones,
             cleanup: self.cleanup,
@@ -231,9 +230,9 @@ impl Begun {
     }
 }
 
-impl Finished {
-    /// Does what is left to be done when the report is out: what a freeze leaves takes
-    /// milliseconds per GiB. Gives what the next clones' shells may preload.
+impl FinishedFork {
+    /// Cleans up after the freeze, once the report is out: that takes milliseconds per GiB.
+    /// Returns what the next clones' shells may preload.
     pub(crate) fn clean_up(self) -> Option<(Vec<u8>, FdTable)> {
         let touched = self.report.is_ok().then(|| self.clones.touched());
         let cleaned = self.cleanup.map_or(Ok(()), |cleanup| {
@@ -264,7 +263,7 @@ impl Parent<'_> {
         }
         let (has_agent, can_tell) = match &self.spec.guest {
             Guest::Linux(guest) => (guest.agent, guest.agent),
-            // It reads from its port who it is, and has no use for randomness.
+            // The embedded guest reads its index from the signal port, and needs no randomness.
             Guest::Nano { .. } => (false, true),
         };
         if !can_tell && !self.spec.identical_clones {
@@ -274,7 +273,7 @@ impl Parent<'_> {
             return Err(ForkError::NoSecrets(info.about.name.clone()));
         }
         request.secrets.check()?;
-        let done = info.status.forks.saturating_add(self.under_way);
+        let done = info.status.forks.saturating_add(self.pending_clones);
         match info.about.max_forks {
             Some(limit) if done.saturating_add(request.count) > limit => Err(ForkError::Spent {
                 name: info.about.name.clone(),
@@ -298,7 +297,7 @@ impl Parent<'_> {
         spec.ready_timeout_ms = self.ready_timeout_ms(request);
         let identity =
             identity::cloned(self.identity, name.clone(), index).map_err(ForkError::Process)?;
-        let mut info = record::born(&spec, &identity, Some(self.info.about.name.clone()));
+        let mut info = record::initial_info(&spec, &identity, Some(self.info.about.name.clone()));
         info.status.exit_status = self.info.status.exit_status;
         Ok(NewVm {
             spec,
@@ -323,7 +322,7 @@ impl Parent<'_> {
     }
 }
 
-/// Names the shells and gives them back; only for [`process_fork`], whose shells come last.
+/// A child made by `fork(2)` as a [`Shell`]; for [`process_fork`] only.
 fn shell_of(launcher: LauncherEnd, wanted: Monotonic) -> Shell {
     Shell {
         launcher,

@@ -1,19 +1,19 @@
-//! The strategy `process-fork`: the HyperFork paper's own (section 4.1), the baseline that
-//! [the other](super) is measured against.
+//! The strategy `process-fork`, the method of the HyperFork paper (section 4.1): the baseline
+//! that the [default strategy](super) is measured against.
 //!
 //! 1. The parent pauses, and KVM's and the devices' state is read. Its memory only has to
 //!    be private, which it is from its first fork on.
 //! 2. `fork(2)`, once for each clone: each has the parent's memory, copy-on-write, at
-//!    the same addresses. The parent goes on.
-//! 3. Of all else that came with it the child uses nothing: the parent's threads are not
-//!    there, KVM's VM cannot be used, descriptors are closed. It builds a shell around
-//!    the memory, and the machine goes on in it by the same path as any restored one,
-//!    with devices, eventfds, threads and locks of its own.
+//!    the same addresses. The parent resumes.
+//! 3. The child uses nothing else of its parent: the parent's threads do not exist in it,
+//!    KVM's VM cannot be used, descriptors are closed. It builds a shell around the memory,
+//!    and the machine is restored into it by the same path as any other, with devices,
+//!    eventfds, threads and locks of its own.
 #![allow(unsafe_code)] // For fork(2) alone.
 
 use super::clones::{Clones, Times};
 use super::shells::CloneNames;
-use super::{Begun, ForkError, Parent, shell_of};
+use super::{ForkError, Parent, StartedFork, shell_of};
 use crate::prepared::{Prepared, ReadyVm};
 use hyperfork_api::control::Fork;
 use hyperfork_api::{Strategy, VmState, one_line};
@@ -34,7 +34,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-/// What a clone has of its own before its process is there.
+/// What a clone has of its own before its process exists.
 struct Child {
     new: NewVm,
     claim: Claim,
@@ -46,15 +46,15 @@ struct Child {
 /// Forks the parent as [`super::begin`] does, by `fork(2)`.
 ///
 /// # Errors
-/// [`ForkError`] when nothing was begun.
+/// [`ForkError`] when nothing was started.
 pub(super) fn begin(
     parent: &Parent<'_>,
     machine: &mut Machine,
     logged: &dyn Fn() -> u64,
     request: &Fork,
     arrival: Monotonic,
-) -> Result<Begun, ForkError> {
-    let mut begun = Begun::new(parent, request);
+) -> Result<StartedFork, ForkError> {
+    let mut started = StartedFork::new(parent, request);
     let mut launchers = Vec::new();
     let began = children(parent, request, &mut launchers).and_then(|children| {
         if let Err(error) = machine.prepare_capture_for_children() {
@@ -71,23 +71,23 @@ pub(super) fn begin(
     let began = match began {
         Ok((began, mut times, cleanup)) => {
             times.pause_us = Monotonic::now().us_since(times.paused);
-            begun.times = Some(times);
-            begun.cleanup = Some(cleanup);
+            started.times = Some(times);
+            started.cleanup = Some(cleanup);
             began
         }
         Err(error) => {
-            begun.failure = Some(error);
+            started.failure = Some(error);
             vec![arrival; launchers.len()]
         }
     };
     let shells = launchers.into_iter().zip(began);
     let shells = shells.map(|(launcher, began)| shell_of(launcher, began));
     let name = parent.info.about.name.clone();
-    begun.clones = Clones::new(name, Strategy::ProcessFork, shells.collect(), Vec::new());
-    Ok(begun)
+    started.clones = Clones::new(name, Strategy::ProcessFork, shells.collect(), Vec::new());
+    Ok(started)
 }
 
-/// Claims names and makes all that can be made before there is a process.
+/// Claims the clones' names and prepares all that can be prepared before `fork(2)`.
 fn children(
     parent: &Parent<'_>,
     request: &Fork,
@@ -114,8 +114,8 @@ type Forked = (
     hyperfork_vmm::memory::DeferredCleanup,
 );
 
-/// Captures the VM, which stands still, and forks its process for each child. Gives when
-/// each `fork(2)` began.
+/// Captures the paused parent and forks its process once for each child. Returns when each
+/// `fork(2)` began.
 fn fork_each(
     parent: &Parent<'_>,
     paused: &mut Paused<'_>,
@@ -123,7 +123,7 @@ fn fork_each(
     children: Vec<Child>,
     arrival: Monotonic,
 ) -> Result<Forked, ForkError> {
-    let stands_still = Monotonic::now();
+    let stopped = Monotonic::now();
     let capture = paused.capture_for_children();
     let mut capture = capture.map_err(|source| parent.capture_failed(source))?;
     let captured = Monotonic::now();
@@ -136,9 +136,9 @@ fn fork_each(
     }
     let times = Times {
         arrival,
-        paused: stands_still,
+        paused: stopped,
         captured,
-        // Until all are forked, which the caller knows.
+        // Set by the caller, when all children are forked.
         pause_us: 0,
         image_us: capture.image_us,
     };
@@ -161,23 +161,23 @@ impl Child {
         let inherited = capture.fds.as_slice().iter().map(AsFd::as_fd);
         let keep = own.into_iter().chain(inherited);
         let keep: Vec<_> = keep.map(|fd| fd.as_raw_fd()).collect();
-        let life = move || match self.live(parent, paused, capture) {
+        let life = move || match self.run_vm(parent, paused, capture) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(words) => {
-                note!("{words}");
+            Err(message) => {
+                note!("{message}");
                 ExitCode::FAILURE
             }
         };
-        // The signal of its end has it reaped, as any clone's.
-        // SAFETY: the child uses the parent's machine, which stands still and is borrowed
+        // SIGCHLD has the child reaped when it ends, as any clone's process.
+        // SAFETY: the child uses the parent's machine, which is paused and borrowed
         // exclusively, only to take its memory over; everything else it makes itself. It locks
-        // nothing and drops nothing of the parent's: `live` owns what is in `self`, and what it
+        // nothing and drops nothing of the parent's: `run_vm` owns what is in `self`, and what it
         // borrows is not dropped in the child.
         unsafe { fork::fork(&keep, life) }.map(drop)
     }
 
-    /// The child's life.
-    fn live(
+    /// What the child does, from its first instruction to its end.
+    fn run_vm(
         self,
         parent: &Parent<'_>,
         paused: &mut Paused<'_>,
@@ -195,23 +195,23 @@ impl Child {
             .map_err(|error| one_line(&error))?;
         let launcher = VmEnd::new(socket);
         match rebuild(new, parent.config, &claim, running, paused, capture) {
-            Ok(vm) => (parent.live)(vm, None, launcher, parent.config.clone(), claim),
+            Ok(vm) => (parent.run_vm)(vm, None, launcher, parent.config.clone(), claim),
             Err(error) => Err(launcher.give_up(claim, &*error)),
         }
     }
 }
 
-/// Makes the child a process as that of any VM: with a session, a log and a name of its
-/// own and no input. (`/proc/PID/cmdline` goes on saying what its parent's does.)
+/// Gives the child what any VM's process has: a session, a log and a name of its own, and no
+/// input. (`/proc/PID/cmdline` stays its parent's.)
 fn become_process(name: &str, log: File) -> io::Result<()> {
     let _ = rustix::process::setsid();
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stderr(log)?;
-    // Not by /proc: that is root's while memory is withheld.
+    // Not through /proc, whose files belong to root while the process is not dumpable.
     Ok(rustix::thread::set_name(&CString::new(name)?)?)
 }
 
-/// Rebuilds around the memory what `fork(2)` does not duplicate.
+/// Rebuilds what `fork(2)` does not duplicate around the inherited memory.
 fn rebuild(
     new: NewVm,
     config: &Config,
@@ -224,6 +224,6 @@ fn rebuild(
     let ram = paused.inherit_memory(state, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
     let shell = Shell::around(&host, state.shape.clone(), ram)?;
-    let prepared = Prepared::around(config, &claim.dir, running, host, shell)?;
-    prepared.go_on(new, state, &fds, running)
+    let prepared = Prepared::with_shell(config, &claim.dir, running, host, shell)?;
+    prepared.restore_inherited(new, state, &fds, running)
 }

@@ -1,4 +1,4 @@
-//! Where a fork's clones come to life: shells from the pool, or built now.
+//! The shells of a fork's clones: taken from the pool, or built now.
 
 use super::{ForkError, Parent};
 use hyperfork_api::control::Fork;
@@ -10,23 +10,23 @@ use hyperfork_state::Shape;
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::{fault, note};
 
-/// Shells on their way.
+/// The shells that a fork has asked for.
 pub(super) struct Shells<'a> {
     config: &'a Config,
     shape: Shape,
-    /// What the pool will give.
-    taking: Option<PendingTake>,
-    /// Those that are there, or being built, and have their names already.
+    /// The request to the pool, until its answer is received.
+    pending_take: Option<PendingTake>,
+    /// Shells, built or being built, that have been given a clone's name.
     named: Vec<Shell>,
-    /// Those that could not be named.
-    nameless: Vec<LauncherEnd>,
-    /// Why there are not as many as were wanted: the first reason.
+    /// Shells that could not be named.
+    unused: Vec<LauncherEnd>,
+    /// The first error because of which there are fewer shells than requested.
     failure: Option<ForkError>,
-    /// Whether those that there are will do.
+    /// Whether the fork goes on with fewer shells than requested.
     best_effort: bool,
-    /// The clones that there will not be then.
+    /// The clones that then fail for want of a shell.
     missing: Vec<CloneFailure>,
-    /// When shells were wanted.
+    /// When the shells were asked for.
     wanted: Monotonic,
 }
 
@@ -80,8 +80,8 @@ impl<'a> CloneNames<'a> {
 }
 
 impl<'a> Shells<'a> {
-    /// Asks the pool for `count` shells and returns at once. Without a pool they are
-    /// begun to be built, which goes on beside the caller's next steps.
+    /// Asks the pool for the shells and returns at once. Without a pool, starts processes that
+    /// build them while the caller goes on.
     pub(super) fn order(
         config: &'a Config,
         shape: Shape,
@@ -93,25 +93,25 @@ impl<'a> Shells<'a> {
         let mut shells = Self {
             config,
             shape,
-            taking: pool.and_then(|pool| {
+            pending_take: pool.and_then(|pool| {
                 let may = fault::point("shells.take");
                 may.and_then(|()| pool.take(count)).ok()
             }),
             named: Vec::new(),
-            nameless: Vec::new(),
+            unused: Vec::new(),
             failure: None,
             best_effort: request.best_effort,
             missing: Vec::new(),
             wanted: Monotonic::now(),
         };
-        if shells.taking.is_none() {
+        if shells.pending_take.is_none() {
             shells.build(names, count);
         }
         shells
     }
 
-    /// Why the fork comes to nothing, once: there are not as many as were wanted, or, by best
-    /// effort, none at all.
+    /// Takes the error for which the fork fails: there are fewer shells than requested, or, with
+    /// best effort, none at all.
     pub(super) fn failure(&mut self) -> Option<ForkError> {
         match self.best_effort && !self.named.is_empty() {
             true => None,
@@ -119,16 +119,16 @@ impl<'a> Shells<'a> {
         }
     }
 
-    /// Waits for what the pool gives and names it; if they `are_needed`, what it did not
-    /// have is built. Gives the pool back, if it still answers.
+    /// Receives the pool's shells and names them; if they `are_needed`, starts processes for those
+    /// that the pool did not have. Returns the pool, if it still answers.
     pub(super) fn receive(
         &mut self,
         names: &mut CloneNames<'_>,
         count: usize,
         are_needed: bool,
     ) -> Option<Pool> {
-        let taking = self.taking.take()?;
-        let taken = fault::point("shells.receive").and_then(|()| taking.receive());
+        let pending_take = self.pending_take.take()?;
+        let taken = fault::point("shells.receive").and_then(|()| pending_take.receive());
         let (taken, pool) = match taken {
             Ok((taken, pool)) => (taken, Some(pool)),
             Err(error) => {
@@ -138,15 +138,15 @@ impl<'a> Shells<'a> {
         };
         for mut launcher in taken {
             if !are_needed {
-                self.nameless.push(launcher);
+                self.unused.push(launcher);
                 continue;
             }
             match names.claim(|run_dir, name| launcher.name(run_dir, name)) {
                 Ok(()) => self.add(launcher, ShellSource::Pool),
-                // It may have been killed, or its directory removed; another is built.
+                // The shell may have been killed, or its directory removed: build another.
                 Err(error) => {
-                    note!("a shell from stock has no use: {}", one_line(&error));
-                    self.nameless.push(launcher);
+                    note!("a shell of the pool cannot be used: {}", one_line(&error));
+                    self.unused.push(launcher);
                 }
             }
         }
@@ -156,12 +156,12 @@ impl<'a> Shells<'a> {
         pool
     }
 
-    /// Those that are named, the others, and the clones that lack one.
+    /// The named shells, the unused ones, and the clones that lack one.
     pub(super) fn into_parts(self) -> (Vec<Shell>, Vec<LauncherEnd>, Vec<CloneFailure>) {
-        (self.named, self.nameless, self.missing)
+        (self.named, self.unused, self.missing)
     }
 
-    /// Starts `count` processes. After one that fails, others are started only by best effort.
+    /// Starts `count` processes. When one fails, goes on only with best effort.
     fn build(&mut self, names: &mut CloneNames<'_>, count: usize) {
         for _ in 0..count {
             let claimed = names.claim(|run_dir, name| run_dir.claim(name));

@@ -1,15 +1,15 @@
-//! What a VM tells of its disks, and gives of them.
+//! A VM's disks: their usage, and exporting one.
 
 use super::Owner;
-use crate::control::Answer;
+use crate::control::Responder;
 use hyperfork_api::control::ExportDisk;
 use hyperfork_api::spec::Guest;
 use hyperfork_api::{Code, DiskInfo, Error, VmSpec};
 use hyperfork_vmm::devices::virtio::block::handle;
 use hyperfork_vmm::machine::{Machine, slots};
 
-/// What there is to know about the disks of a machine for `spec`.
-pub(super) fn told(spec: &VmSpec, machine: &Machine) -> Vec<DiskInfo> {
+/// Size and usage of the disks of a machine for `spec`.
+pub(super) fn info(spec: &VmSpec, machine: &Machine) -> Vec<DiskInfo> {
     let Guest::Linux(guest) = &spec.guest else {
         return Vec::new();
     };
@@ -31,28 +31,28 @@ pub(super) fn told(spec: &VmSpec, machine: &Machine) -> Vec<DiskInfo> {
 }
 
 impl Owner {
-    /// Writes the disk as it is now to a file, and then answers.
-    pub(super) fn export_disk(&self, request: ExportDisk, answer: Answer<ExportDisk>) {
+    /// Writes the present content of a disk to a file, and then answers.
+    pub(super) fn export_disk(&self, request: ExportDisk, responder: Responder<ExportDisk>) {
         let ExportDisk { device, path } = request;
         let mut disks = (0..).zip(self.machine.disks());
         let found = disks.find(|(index, _)| slots::disk_name(*index) == device);
         let Some((_, disk)) = found else {
-            let words = format!("{} has no disk {device}", self.info.about.name);
-            return answer.give(Err(Error::new(Code::NotFound, words)));
+            let message = format!("{} has no disk {device}", self.info.about.name);
+            return responder.respond(Err(Error::new(Code::NotFound, message)));
         };
         // This process works in another directory than its client.
         if !path.is_absolute() {
-            let words = format!("{} is not an absolute path", path.display());
-            return answer.give(Err(Error::new(Code::Invalid, words)));
+            let message = format!("{} is not an absolute path", path.display());
+            return responder.respond(Err(Error::new(Code::Invalid, message)));
         }
         let disk = match disk.snapshot() {
             Ok(disk) => disk,
-            Err(error) => return answer.give(Err(Error::of_any(&error))),
+            Err(error) => return responder.respond(Err(Error::of_any(&error))),
         };
-        answer.give_on_a_thread("export", move || {
+        responder.respond_from_thread("export", move || {
             handle::export(&disk, &path).map_err(|error| {
-                let words = format!("cannot write {}", path.display());
-                Error::because(Code::Host, words, &error)
+                let message = format!("cannot write {}", path.display());
+                Error::because(Code::Host, message, &error)
             })
         });
     }

@@ -1,13 +1,13 @@
-//! How a VM ends, and what it leaves.
+//! The end of a VM, and what it leaves on disk.
 
 use super::Owner;
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::{Code, Error, VmState};
 use hyperfork_host::handover::Progress;
 use hyperfork_host::record;
 use hyperfork_sys::note;
 
-/// How a VM's life ended.
+/// How a VM ended.
 pub(super) struct Ending {
     state: VmState,
     error: Option<Error>,
@@ -28,15 +28,15 @@ impl Ending {
         }
     }
 
-    /// The guest is the one that did not do its part.
-    pub(super) fn by_guest(words: impl Into<String>) -> Self {
-        Self::failed(Error::new(Code::Guest, words))
+    /// The guest is at fault.
+    pub(super) fn by_guest(message: impl Into<String>) -> Self {
+        Self::failed(Error::new(Code::Guest, message))
     }
 }
 
 impl Owner {
-    /// The guest ended itself: powered off, or panicked.
-    pub(super) fn guest_is_gone(&self) -> Ending {
+    /// How the VM ends when the guest has reset the machine: by a power-off or a panic.
+    pub(super) fn guest_ended(&self) -> Ending {
         let tail = self.console.tail();
         match panic_line(&String::from_utf8_lossy(&tail)) {
             Some(line) => Ending::by_guest(format!("the guest's kernel panicked: {line}")),
@@ -48,19 +48,19 @@ impl Owner {
     }
 
     pub(super) fn end(mut self, ending: Ending) {
-        // One that ends as soon as it was released has lived all the same.
-        let _ = self.look_for_release();
+        // The launcher may have released it just now: then the VM leaves its directory.
+        let _ = self.check_launcher();
         let is_released = self.is_released();
         self.info_now();
         self.info.status.state = ending.state;
         self.info.status.error = ending.error.as_ref().map(ToString::to_string);
         self.info.status.pid = None;
         let info = self.info;
-        // Threads first, so that nothing is written any more.
+        // Ends the machine's threads first, so that they write nothing any more.
         drop(self.machine);
         let dir = &self.claim.dir;
-        // Where a new VM has the place, nothing in it is ours.
-        if is_released && !self.claim.is_anothers() {
+        // If another VM has taken the directory's place, its files are not this VM's.
+        if is_released && !self.claim.is_replaced() {
             for socket in [
                 dir.control_socket(),
                 dir.vsock_socket(),
@@ -68,40 +68,40 @@ impl Owner {
             ] {
                 let _ = std::fs::remove_file(socket);
             }
-            if let Err(error) = record::keep(dir, &info) {
+            if let Err(error) = record::write_info(dir, &info) {
                 note!("cannot write {}: {error}", dir.info_path().display());
             }
         }
-        self.happenings.tell(match &info.status.error {
-            Some(error) => What::Failed {
+        self.events.publish(match &info.status.error {
+            Some(error) => EventKind::Failed {
                 error: error.clone(),
             },
-            None => What::Stopped,
+            None => EventKind::Stopped,
         });
         if !is_released {
             self.claim.abandon();
         }
         let error = ending.error.unwrap_or_else(|| {
-            // In words that may stand behind its name.
+            // Phrased to be printed after the VM's name.
             Error::new(Code::NotRunning, "it was stopped")
         });
         if let Some(launcher) = self.launcher {
             launcher.report(&Progress::Failed(error.clone()));
         }
         for waiter in self.ready_waiters {
-            waiter.give(Err(error.clone()));
+            waiter.respond(Err(error.clone()));
         }
         for waiter in self.exit_waiters {
-            waiter.give(Ok(info.clone()));
+            waiter.respond(Ok(info.clone()));
         }
         for waiter in self.stop_waiters {
-            waiter.give(Ok(()));
+            waiter.respond(Ok(()));
         }
         self.pending.wait();
     }
 }
 
-/// The kernel's own words for why it panicked.
+/// The reason that the guest's kernel gives for its panic.
 fn panic_line(console: &str) -> Option<&str> {
     const MARK: &str = "Kernel panic - not syncing: ";
     let at = console.rfind(MARK)? + MARK.len();

@@ -1,37 +1,38 @@
-//! The one thread that owns a VM: everything that changes it happens here, in
-//! order. Others send it a [`Task`].
+//! The owner: the one thread that changes a VM, in the order in which it receives [`Task`]s
+//! from all other threads.
 //!
 //! ```text
 //!            ready                 pause
 //! STARTING ─────────> RUNNING <──────────> PAUSED
 //!    │                   │       resume       │
 //!    │ not ready,        │ stop, power-off,   │
-//!    │ not wanted        │ panic, fault       │
+//!    │ abandoned         │ panic, fault       │
 //!    ▼                   ▼                    ▼
 //! (gone)              STOPPED or FAILED: the process ends, its directory stays
 //! ```
 
 mod disks;
 mod ending;
-mod happenings;
-mod life;
+mod events;
+mod fork_waiter;
 mod ready;
 mod requests;
+mod run;
 mod signals;
-mod under_way;
 
-use crate::control::{Answer, Asked, Pending, no_thread};
+use crate::control::{ControlRequest, PendingAnswers, Responder, no_thread};
 use crate::follow::MainOutput;
-use crate::fork::{self, Begun, Parent};
+use crate::fork::{self, Parent, StartedFork};
 use crate::prepared::ReadyVm;
 use crate::publish::Published;
 use crate::task::{Forked, Task};
-pub(crate) use life::live;
+pub(crate) use run::run_vm;
 
 use ending::Ending;
-use happenings::Happenings;
+use events::EventLog;
+use fork_waiter::ForkWaiter;
 use hyperfork_api::control::{Fork, Stop, WaitExit, WaitReady};
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::{Code, Error, Identity, Secrets, VmInfo, VmSpec};
 use hyperfork_host::handover::{NewVm, Progress, Steps, VmEnd};
 use hyperfork_host::pool::Pool;
@@ -44,56 +45,54 @@ use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::machine::{Event, FirstRun, Machine, Restored};
 use ready::Readiness;
 use requests::Sampling;
-use signals::Wishes;
+use signals::GuestRequests;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
-use under_way::UnderWay;
 
-/// The one who changes the VM.
+/// The owner of a VM and all that it knows about it.
 pub(crate) struct Owner {
     pub(crate) machine: Machine,
     pub(crate) spec: VmSpec,
     pub(crate) identity: Identity,
-    /// What the guest may know, until it is told.
+    /// The guest's secrets, until its agent has received them.
     secrets: Secrets,
     pub(crate) info: VmInfo,
     config: Config,
-    /// Where shells for its clones come from, once it is ready; nowhere if there is no
-    /// pool.
+    /// The pool that gives shells for its clones, once the VM is ready; `None` without a pool.
     pub(crate) pool: Option<Pool>,
     claim: Claim,
-    /// Where the guest's card is plugged in: as long as the VM lives.
+    /// The network namespace that the guest's NIC is attached to, kept as long as the VM lives.
     network: Option<Namespace>,
     published: Published,
     console: Log,
     pub(crate) output: MainOutput,
     pub(crate) tasks: Sender<Task>,
-    pending: Pending,
-    /// Until it has let go of the VM, which it does when it has seen it ready. Until then the
-    /// VM leaves nothing behind when it ends.
+    pending: PendingAnswers,
+    /// The launcher's connection, until the launcher has released the VM. A VM that ends before
+    /// its release leaves nothing behind.
     launcher: Option<VmEnd>,
     /// Clones of forks that are not complete yet.
-    forks_under_way: u32,
-    /// A profile that is being taken.
+    pending_clones: u32,
+    /// The profile that is being taken.
     sampling: Option<Sampling>,
-    wishes: Wishes,
-    born: Monotonic,
-    /// For a clone, until its first exit: when it got there.
+    guest_requests: GuestRequests,
+    process_started: Monotonic,
+    /// For a clone until its first exit: the times of its restore.
     restored: Option<(Monotonic, Restored)>,
-    ready_waiters: Vec<Answer<WaitReady>>,
-    exit_waiters: Vec<Answer<WaitExit>>,
-    stop_waiters: Vec<Answer<Stop>>,
-    happenings: Happenings,
-    /// When patience with the guest ends: to become ready, or to power off.
+    ready_waiters: Vec<Responder<WaitReady>>,
+    exit_waiters: Vec<Responder<WaitExit>>,
+    stop_waiters: Vec<Responder<Stop>>,
+    events: EventLog,
+    /// When the guest must be ready, or must have powered off.
     deadline: Option<Instant>,
-    /// When to see whether its directory is still there.
-    looks_at: Instant,
+    /// When to check that its directory is still there.
+    next_check: Instant,
 }
 
 impl Owner {
-    /// Serves the machine, which runs, until its end.
+    /// Owns the running machine until its end.
     pub(crate) fn run(vm: ReadyVm, launcher: VmEnd, config: Config, claim: Claim) {
         let NewVm {
             spec,
@@ -103,8 +102,8 @@ impl Owner {
             secrets,
         } = vm.new;
         info.status.pid = Some(std::process::id());
-        let (tasks, received) = vm.around.tasks;
-        let happenings = Happenings::new(identity.name.clone());
+        let (tasks, received) = vm.resources.tasks;
+        let events = EventLog::new(identity.name.clone());
         let owner = Self {
             machine: vm.machine,
             spec,
@@ -114,44 +113,44 @@ impl Owner {
             config,
             pool: None,
             claim,
-            network: vm.around.network,
+            network: vm.resources.network,
             published: vm.published,
-            console: vm.around.backends.log,
-            output: MainOutput::new(vm.around.output, logged),
+            console: vm.resources.backends.log,
+            output: MainOutput::new(vm.resources.output, logged),
             tasks,
-            pending: vm.around.pending,
+            pending: vm.resources.pending,
             launcher: Some(launcher),
-            forks_under_way: 0,
+            pending_clones: 0,
             sampling: None,
-            wishes: Wishes::default(),
-            born: vm.since,
+            guest_requests: GuestRequests::default(),
+            process_started: vm.started,
             restored: vm.restored,
             ready_waiters: Vec::new(),
             exit_waiters: Vec::new(),
             stop_waiters: Vec::new(),
-            happenings,
+            events,
             deadline: None,
-            looks_at: Instant::now() + LOOK,
+            next_check: Instant::now() + CHECK_INTERVAL,
         };
         owner.serve(&received);
     }
 
     fn serve(mut self, tasks: &Receiver<Task>) {
-        self.begin_getting_ready();
-        self.tell(What::Started {
+        self.start_readiness();
+        self.publish(EventKind::Started {
             image: self.info.about.image.clone(),
             parent: self.info.about.parent.clone(),
         });
-        // Without a record nothing lists a VM that does not answer: better none.
-        if let Err(why) = self.try_keep() {
+        // `ps` could not list this VM while it does not answer: fail instead.
+        if let Err(why) = self.try_persist_info() {
             return self.end(Ending::failed(why));
         }
-        self.keep_token();
+        self.persist_token();
         let ending = loop {
-            let left = self.wakes_at().saturating_duration_since(Instant::now());
+            let left = self.next_wakeup().saturating_duration_since(Instant::now());
             let step = match tasks.recv_timeout(left) {
                 Ok(task) => self.handle(task),
-                Err(RecvTimeoutError::Timeout) => self.time_has_come(),
+                Err(RecvTimeoutError::Timeout) => self.handle_timers(),
                 Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(Ending::stopped()),
             };
             if let ControlFlow::Break(ending) = step {
@@ -161,14 +160,14 @@ impl Owner {
         self.end(ending);
     }
 
-    /// When there is something to do even if nothing comes.
-    fn wakes_at(&self) -> Instant {
+    /// The next moment at which the owner acts even without a task.
+    fn next_wakeup(&self) -> Instant {
         let sample = self.sampling.as_ref().map(Sampling::next);
         let others = [self.deadline, sample].into_iter().flatten();
-        others.fold(self.looks_at, Instant::min)
+        others.fold(self.next_check, Instant::min)
     }
 
-    fn time_has_come(&mut self) -> ControlFlow<Ending> {
+    fn handle_timers(&mut self) -> ControlFlow<Ending> {
         let now = Instant::now();
         if self.deadline.is_some_and(|at| at <= now) {
             return self.deadline_passed();
@@ -176,8 +175,8 @@ impl Owner {
         if self.sampling.as_ref().is_some_and(|it| it.next() <= now) {
             self.take_sample();
         }
-        if self.looks_at <= now {
-            self.looks_at = now + LOOK;
+        if self.next_check <= now {
+            self.next_check = now + CHECK_INTERVAL;
             if !self.claim.is_in_place() {
                 let error = Error::new(Code::Host, "its directory was removed");
                 return ControlFlow::Break(Ending::failed(error));
@@ -188,10 +187,10 @@ impl Owner {
 
     fn handle(&mut self, task: Task) -> ControlFlow<Ending> {
         match task {
-            Task::Asked(asked) => return self.answer(asked),
+            Task::Request(request) => return self.answer(request),
             Task::Machine(event) => return self.machine_event(event),
-            Task::Said(unheard) => {
-                if let Some(message) = unheard.take() {
+            Task::GuestMessage(latest) => {
+                if let Some(message) = latest.take() {
                     return self.message(message);
                 }
             }
@@ -200,7 +199,7 @@ impl Owner {
             Task::Identified(Ok(())) => self.ready(),
             Task::Identified(Err(why)) => return self.not_ready(why),
             Task::MainEnded(status) => self.main_ended(status),
-            Task::LetGo => return self.look_for_release(),
+            Task::LauncherFinished => return self.check_launcher(),
             Task::ReportTouched(launcher) => launcher.report_touched(self.touched()),
             Task::Forked(forked) => self.forked(&forked),
             Task::Preload(hint, fds) => match self.pool {
@@ -213,41 +212,43 @@ impl Owner {
         ControlFlow::Continue(())
     }
 
-    fn answer(&mut self, asked: Asked) -> ControlFlow<Ending> {
-        self.look_for_release()?;
-        match asked {
-            Asked::Info(answer) => answer.give(Ok(self.info_now())),
-            Asked::WaitReady(answer) if self.is_ready() => answer.give(Ok(())),
-            Asked::WaitReady(answer) => self.ready_waiters.push(answer),
-            Asked::WaitExit(answer) if self.info.status.exit_status.is_some() => {
-                answer.give(Ok(self.info_now()));
+    fn answer(&mut self, request: ControlRequest) -> ControlFlow<Ending> {
+        self.check_launcher()?;
+        match request {
+            ControlRequest::Info(responder) => responder.respond(Ok(self.info_now())),
+            ControlRequest::WaitReady(responder) if self.is_ready() => responder.respond(Ok(())),
+            ControlRequest::WaitReady(responder) => self.ready_waiters.push(responder),
+            ControlRequest::WaitExit(responder) if self.info.status.exit_status.is_some() => {
+                responder.respond(Ok(self.info_now()));
             }
-            Asked::WaitExit(answer) => self.exit_waiters.push(answer),
-            Asked::Pause(answer) => answer.give(self.pause()),
-            Asked::Resume(answer) => self.resume(answer),
-            Asked::Fork(request, arrival, answer) => self.fork(&request, arrival, answer),
-            Asked::ExportDisk(request, answer) => self.export_disk(request, answer),
-            Asked::Sample(request, answer) => self.sample(request, answer),
-            Asked::Stop(Stop { grace_ms }, answer) => {
-                return self.stop(Duration::from_millis(grace_ms), Some(answer));
+            ControlRequest::WaitExit(responder) => self.exit_waiters.push(responder),
+            ControlRequest::Pause(responder) => responder.respond(self.pause()),
+            ControlRequest::Resume(responder) => self.resume(responder),
+            ControlRequest::Fork(request, arrival, responder) => {
+                self.fork(&request, arrival, responder)
             }
-            Asked::Subscribe(request, subscriber, answer) => {
-                self.happenings.subscribe(request, subscriber, answer);
+            ControlRequest::ExportDisk(request, responder) => self.export_disk(request, responder),
+            ControlRequest::Sample(request, responder) => self.sample(request, responder),
+            ControlRequest::Stop(Stop { grace_ms }, responder) => {
+                return self.stop(Duration::from_millis(grace_ms), Some(responder));
+            }
+            ControlRequest::Subscribe(request, subscriber, responder) => {
+                self.events.subscribe(request, subscriber, responder);
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// Tells those who have subscribed.
-    fn tell(&mut self, what: What) {
-        self.happenings.tell(what);
+    /// Publishes an event to all subscribers.
+    fn publish(&mut self, kind: EventKind) {
+        self.events.publish(kind);
     }
 
     fn machine_event(&mut self, event: Event) -> ControlFlow<Ending> {
         match event {
             Event::FirstExit(first_run) => self.first_exit(first_run),
             Event::Message(message) => return self.message(message),
-            Event::Reset => return ControlFlow::Break(self.guest_is_gone()),
+            Event::Reset => return ControlFlow::Break(self.guest_ended()),
             Event::Fault(what) => {
                 return ControlFlow::Break(Ending::failed(Error::new(Code::Internal, what)));
             }
@@ -271,45 +272,45 @@ impl Owner {
         }
     }
 
-    /// Forks the VM. The answer is given when it is known what has become of the clones.
-    fn fork(&mut self, request: &Fork, arrival: Monotonic, answer: Answer<Fork>) {
+    /// Forks the VM. A [`ForkWaiter`] answers when the outcome of every clone is known.
+    fn fork(&mut self, request: &Fork, arrival: Monotonic, responder: Responder<Fork>) {
         let parent = Parent {
             config: &self.config,
             spec: &self.spec,
             identity: &self.identity,
             info: &self.info,
-            under_way: self.forks_under_way,
-            live,
+            pending_clones: self.pending_clones,
+            run_vm,
         };
         let output = &self.output;
         let logged = || output.logged();
         let (machine, pool) = (&mut self.machine, &mut self.pool);
         match fork::begin(&parent, machine, &logged, pool, request, arrival) {
-            Ok(begun) => self.await_clones(begun, request.count, answer),
-            Err(error) => answer.give(Err((&error).into())),
+            Ok(started) => self.await_clones(started, request.count, responder),
+            Err(error) => responder.respond(Err((&error).into())),
         }
     }
 
-    /// Has a thread wait for the clones and answer, for from here on they need the processors
-    /// more than this one does.
-    fn await_clones(&mut self, begun: Begun, asked: u32, answer: Answer<Fork>) {
-        let (sender, received) = channel::<(UnderWay, Begun)>();
+    /// Starts a thread that waits for the clones and answers: from here on the clones need the
+    /// processors more than the owner does.
+    fn await_clones(&mut self, started: StartedFork, requested: u32, responder: Responder<Fork>) {
+        let (sender, received) = channel::<(ForkWaiter, StartedFork)>();
         let waiting = fault::point("fork.thread").and_then(|()| {
             let thread = thread::Builder::new().name("clones".into());
             thread.spawn(move || {
-                if let Ok((under_way, begun)) = received.recv() {
-                    under_way.finish(begun);
+                if let Ok((waiter, started)) = received.recv() {
+                    waiter.finish(started);
                 }
             })
         });
         match waiting {
             Ok(_) => {
-                self.forks_under_way += asked;
-                let under_way = UnderWay::new(asked, answer, self.tasks.clone());
-                let _ = sender.send((under_way, begun));
+                self.pending_clones += requested;
+                let waiter = ForkWaiter::new(requested, responder, self.tasks.clone());
+                let _ = sender.send((waiter, started));
             }
-            // All that was begun is dropped, and the clones end.
-            Err(error) => answer.give(Err(no_thread(&error))),
+            // Dropping the started fork ends its clones.
+            Err(error) => responder.respond(Err(no_thread(&error))),
         }
     }
 
@@ -319,48 +320,48 @@ impl Owner {
         }
         self.info.status.exit_status = status.or(self.info.status.exit_status);
         if let Some(status) = status {
-            self.tell(What::Exited { status });
+            self.publish(EventKind::Exited { status });
         }
-        self.keep();
+        self.persist_info();
         let info = self.info_now();
         for waiter in self.exit_waiters.drain(..) {
-            waiter.give(Ok(info.clone()));
+            waiter.respond(Ok(info.clone()));
         }
     }
 
-    /// What is known, with memory and disks as of now.
+    /// The VM's description with its present use of memory and disks.
     fn info_now(&mut self) -> VmInfo {
         if let Ok(usage) = self.machine.ram().usage() {
             self.info.usage.shared_kib = usage.shared >> 10;
             self.info.usage.private_kib = usage.private >> 10;
             self.info.usage.swapped_kib = usage.swapped >> 10;
         }
-        self.info.usage.disks = disks::told(&self.spec, &self.machine);
+        self.info.usage.disks = disks::info(&self.spec, &self.machine);
         self.info.clone()
     }
 
-    /// What is left to do when a fork is over and its caller has the report.
+    /// Accounts for a fork whose caller has the report.
     fn forked(&mut self, forked: &Forked) {
-        self.forks_under_way = self.forks_under_way.saturating_sub(forked.asked);
-        let born = forked.born.len() as u32;
-        self.info.status.forks = self.info.status.forks.saturating_add(born);
-        if born > 0 {
-            self.tell(What::Forked {
-                clones: forked.born.clone(),
-                failed: forked.asked.saturating_sub(born),
+        self.pending_clones = self.pending_clones.saturating_sub(forked.requested);
+        let cloned = forked.clones.len() as u32;
+        self.info.status.forks = self.info.status.forks.saturating_add(cloned);
+        if cloned > 0 {
+            self.publish(EventKind::Forked {
+                clones: forked.clones.clone(),
+                failed: forked.requested.saturating_sub(cloned),
             });
         }
-        self.keep();
+        self.persist_info();
     }
 
-    fn keep(&self) {
-        if let Err(why) = self.try_keep() {
+    fn persist_info(&self) {
+        if let Err(why) = self.try_persist_info() {
             note!("{why}");
         }
     }
 
-    fn try_keep(&self) -> Result<(), Error> {
-        record::keep(&self.claim.dir, &self.info).map_err(|error| {
+    fn try_persist_info(&self) -> Result<(), Error> {
+        record::write_info(&self.claim.dir, &self.info).map_err(|error| {
             let path = self.claim.dir.info_path();
             Error::because(
                 Code::Host,
@@ -370,18 +371,18 @@ impl Owner {
         })
     }
 
-    /// For guests with an agent, which has it, too.
-    fn keep_token(&self) {
+    /// Writes the token file, for guests whose agent has the token, too.
+    fn persist_token(&self) {
         let dir = &self.claim.dir;
         if self.machine.vsock().is_some()
-            && let Err(error) = record::keep_token(dir, &self.identity)
+            && let Err(error) = record::write_token(dir, &self.identity)
         {
             let path = dir.token_path();
             note!("cannot write {}: {error}", path.display());
         }
     }
 
-    /// Does `work` on a thread and sends what comes out to the owner.
+    /// Does `work` on a thread of its own and sends the resulting task to the owner.
     fn in_background(&self, name: &str, work: impl FnOnce() -> Task + Send + 'static) {
         let tasks = self.tasks.clone();
         let spawned = thread::Builder::new().name(name.into()).spawn(move || {
@@ -395,9 +396,9 @@ impl Owner {
     }
 }
 
-/// How often the owner looks whether its VM can still be found. One that cannot must not run
-/// on: no command would ever end it.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the owner checks that its VM's directory is in place. A VM that commands cannot
+/// find must not run on: no command could end it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a guest has to power off when the process is told to end.
 const TERMINATION_GRACE: Duration = Duration::from_secs(5);

@@ -1,11 +1,11 @@
-//! Becoming ready: from the first instruction to the moment from which others may
-//! speak to the VM.
+//! Readiness: from the guest's first instruction to the moment from which clients may talk
+//! to the guest.
 
 use super::Owner;
 use super::ending::Ending;
 use crate::identify;
 use crate::task::{NotReady, Task};
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::spec::{Guest, LinuxGuest};
 use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_host::agent::AgentError;
@@ -18,17 +18,17 @@ use std::ops::{ControlFlow, Range};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Most bytes that are copied for a clone in advance because its relatives wrote there.
+/// Most bytes of pages that a shell copies in advance because an earlier clone wrote to them.
 const MOST_TOUCHED: usize = 8 << 20;
 
-/// What tells that a guest is ready.
+/// By what a guest shows that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Readiness {
     /// Its agent has taken the identity.
     Agent,
     /// It wrote to the signal port.
     Message,
-    /// It runs at all.
+    /// Its first exit from `KVM_RUN`: it runs.
     FirstExit,
 }
 
@@ -41,12 +41,12 @@ impl Owner {
         }
     }
 
-    /// Whether the VM may be spoken to.
+    /// Whether the VM is ready, so that clients may talk to its guest.
     pub(super) fn is_ready(&self) -> bool {
         self.info.status.state != VmState::Starting
     }
 
-    pub(super) fn begin_getting_ready(&mut self) {
+    pub(super) fn start_readiness(&mut self) {
         let timeout = Duration::from_millis(self.spec.ready_timeout_ms);
         self.deadline = Some(Instant::now() + timeout);
         if let Err(error) = fault::point("clone.identify") {
@@ -55,7 +55,7 @@ impl Owner {
             return;
         }
         if self.readiness() != Readiness::Agent {
-            // It is told by the port alone who it is.
+            // A guest without an agent learns from the signal port alone that it is a clone.
             self.machine.guest_fork().born();
             return;
         }
@@ -88,8 +88,8 @@ impl Owner {
         });
     }
 
-    /// The VM is what it should be: from here on it may be spoken to. It is ready, and says
-    /// so, when it can be; what the launcher does not wait for comes after that.
+    /// Makes the VM reachable and reports it as ready; what the launcher does not wait for comes
+    /// after the report.
     pub(super) fn ready(&mut self) {
         if self.is_ready() {
             return;
@@ -110,7 +110,7 @@ impl Owner {
         }
         let at = Monotonic::now();
         self.info.status.state = VmState::Running;
-        let ready_us = at.us_since(self.born);
+        let ready_us = at.us_since(self.process_started);
         self.info.status.ready_us = Some(ready_us);
         if let Some(launcher) = &self.launcher {
             launcher.report(&Progress::Ready {
@@ -119,10 +119,10 @@ impl Owner {
             });
         }
         for waiter in self.ready_waiters.drain(..) {
-            waiter.give(Ok(()));
+            waiter.respond(Ok(()));
         }
-        self.tell(What::Ready { ready_us });
-        self.keep();
+        self.publish(EventKind::Ready { ready_us });
+        self.persist_info();
         // Most clones are never forked themselves; one that is gets its pool then.
         if self.identity.generation == 0 {
             self.connect_to_pool();
@@ -130,8 +130,8 @@ impl Owner {
         self.follow_main();
     }
 
-    /// Has the main program followed, if there is one. In a clone it may have ended before
-    /// the agent knew who it is; that is then all there is to follow.
+    /// Starts following the main program, if there is one. In a clone it may have ended before
+    /// the agent took the identity; then its exit status is all there is to follow.
     fn follow_main(&self) {
         if let (true, Some(vsock)) = (self.has_main(), self.machine.vsock().cloned()) {
             let output = self.output.clone();
@@ -151,7 +151,7 @@ impl Owner {
         )
     }
 
-    /// Has shells for clones of this VM kept in stock.
+    /// Connects to the pool, which keeps shells for clones of this VM in stock from then on.
     pub(crate) fn connect_to_pool(&self) {
         let (config, shape) = (self.config.clone(), self.machine.shape().clone());
         let tasks = self.tasks.clone();
@@ -169,16 +169,17 @@ impl Owner {
         }
     }
 
-    /// The pages that a clone has written until now, for its relatives to come.
+    /// The pages that this clone has written so far; later clones of its parent copy them in
+    /// advance.
     pub(super) fn touched(&self) -> Vec<Range<usize>> {
         match self.identity.index {
-            // One of each fork is enough.
+            // One clone of each fork reports them.
             1 => self.machine.ram().written(MOST_TOUCHED).unwrap_or_default(),
             _ => Vec::new(),
         }
     }
 
-    /// Has the shells in stock preload the memory of clones like those of the last fork.
+    /// Passes the memory of the last fork to the pool, whose shells preload it for the next.
     pub(super) fn preload_pool(&mut self, hint: Vec<u8>, fds: &FdTable) {
         if !self.config.settings.pool.preload {
             return;
@@ -205,11 +206,11 @@ impl Owner {
 
     pub(super) fn deadline_passed(&mut self) -> ControlFlow<Ending> {
         ControlFlow::Break(if !self.is_ready() {
-            let words = format!(
+            let message = format!(
                 "the guest did not become ready within {} s; see its console, or allow it more with --ready-timeout",
                 Duration::from_millis(self.spec.ready_timeout_ms).as_secs_f64()
             );
-            Ending::failed(Error::new(Code::Timeout, words))
+            Ending::failed(Error::new(Code::Timeout, message))
         } else {
             Ending::stopped()
         })

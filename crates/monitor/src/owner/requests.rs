@@ -1,12 +1,12 @@
-//! What a VM that is there can be asked.
+//! Requests to a running VM: pause, resume, sample, stop.
 
 use super::Owner;
 use super::ending::Ending;
 use super::ready::Readiness;
-use crate::control::Answer;
+use crate::control::Responder;
 use crate::identify;
 use hyperfork_api::control::{Resume, Sample, Sampled, Stop};
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::{Code, Error, VmState, one_line};
 use hyperfork_sys::note;
 use std::cmp::Reverse;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How long a profile may take.
 const LONGEST_SAMPLING: Duration = Duration::from_secs(60);
 
-/// Samples are at least so far apart, so that the guest gets on between them.
+/// The shortest interval between samples, so that the guest makes progress between them.
 const LEAST_INTERVAL: Duration = Duration::from_micros(100);
 
 /// A profile that is being taken.
@@ -27,7 +27,7 @@ pub(super) struct Sampling {
     interval: Duration,
     next: Instant,
     found: BTreeMap<u64, u32>,
-    answer: Answer<Sample>,
+    responder: Responder<Sample>,
 }
 
 impl Sampling {
@@ -40,7 +40,7 @@ impl Sampling {
         let found = self.found.into_iter();
         let mut samples: Vec<_> = found.map(|(rip, count)| Sampled { rip, count }).collect();
         samples.sort_by_key(|sampled| Reverse(sampled.count));
-        self.answer.give(Ok(samples));
+        self.responder.respond(Ok(samples));
     }
 }
 
@@ -52,8 +52,8 @@ impl Owner {
                 paused.check().map_err(|error| Error::of_any(&error))?;
                 paused.stay();
                 self.info.status.state = VmState::Paused;
-                self.tell(What::Paused);
-                self.keep();
+                self.publish(EventKind::Paused);
+                self.persist_info();
                 Ok(())
             }
             VmState::Paused => Err(self.wrong_state("is paused already")),
@@ -61,22 +61,23 @@ impl Owner {
         }
     }
 
-    /// Where the guest has an agent, the answer comes from there: when its clock is right.
-    pub(super) fn resume(&mut self, answer: Answer<Resume>) {
+    /// Resumes the VM. With an agent in the guest, the answer is given when the agent has set the
+    /// guest's clock.
+    pub(super) fn resume(&mut self, responder: Responder<Resume>) {
         if let Err(error) = self.resume_vcpus() {
-            return answer.give(Err(error));
+            return responder.respond(Err(error));
         }
         let (Readiness::Agent, Some(vsock)) = (self.readiness(), self.machine.vsock().cloned())
         else {
-            return answer.give(Ok(()));
+            return responder.respond(Ok(()));
         };
         let name = self.info.about.name.clone();
         let patience = Duration::from_millis(self.spec.ready_timeout_ms);
-        answer.give_on_a_thread("resume", move || {
+        responder.respond_from_thread("resume", move || {
             identify::await_agent(&vsock, patience).map_err(|error| {
-                let words =
+                let message =
                     format!("{name} runs again, but nothing has set its clock (see its console)");
-                Error::because(Code::Guest, words, &error)
+                Error::because(Code::Guest, message, &error)
             })
         });
     }
@@ -85,21 +86,21 @@ impl Owner {
         if self.info.status.state != VmState::Paused {
             return Err(self.wrong_state("is not paused"));
         }
-        // As after a fork: something has happened to the guest, time has passed without it.
+        // As after a fork: the agent has to set the clock, since time has passed without the guest.
         self.machine
             .ring_doorbell()
             .map_err(|error| Error::of_any(&error))?;
         self.machine.resume();
         self.info.status.state = VmState::Running;
-        self.tell(What::Resumed);
-        self.keep();
+        self.publish(EventKind::Resumed);
+        self.persist_info();
         Ok(())
     }
 
-    fn wrong_state(&self, words: &str) -> Error {
+    fn wrong_state(&self, message: &str) -> Error {
         Error::new(
             Code::WrongState,
-            format!("{} {words}", self.info.about.name),
+            format!("{} {message}", self.info.about.name),
         )
     }
 
@@ -110,11 +111,11 @@ impl Owner {
         )
     }
 
-    /// Begins to stop the vCPUs for a moment, again and again, and to note where they are.
-    /// The answer is given at the end; other requests are served meanwhile.
-    pub(super) fn sample(&mut self, request: Sample, answer: Answer<Sample>) {
+    /// Starts a profile: the vCPUs are stopped briefly at each interval, and their instruction
+    /// pointers counted. The answer is given at the end; other requests are served meanwhile.
+    pub(super) fn sample(&mut self, request: Sample, responder: Responder<Sample>) {
         if let Err(error) = self.can_sample(&request) {
-            return answer.give(Err(error));
+            return responder.respond(Err(error));
         }
         let interval = Duration::from_micros(request.interval_us.into());
         self.sampling = Some(Sampling {
@@ -122,7 +123,7 @@ impl Owner {
             interval,
             next: Instant::now() + interval,
             found: BTreeMap::new(),
-            answer,
+            responder,
         });
     }
 
@@ -130,13 +131,13 @@ impl Owner {
         let interval = Duration::from_micros(request.interval_us.into());
         if interval < LEAST_INTERVAL {
             let least = LEAST_INTERVAL.as_micros();
-            let words = format!("samples are at least {least} µs apart");
-            return Err(Error::new(Code::Invalid, words));
+            let message = format!("samples are at least {least} µs apart");
+            return Err(Error::new(Code::Invalid, message));
         }
         if interval.saturating_mul(request.count) > LONGEST_SAMPLING {
             let longest = LONGEST_SAMPLING.as_secs();
-            let words = format!("sampling takes {longest} s at most");
-            return Err(Error::new(Code::Invalid, words));
+            let message = format!("sampling takes {longest} s at most");
+            return Err(Error::new(Code::Invalid, message));
         }
         if self.info.status.state == VmState::Paused {
             return Err(self.wrong_state("is paused"));
@@ -164,16 +165,16 @@ impl Owner {
                 sampling.next = Instant::now() + sampling.interval;
                 self.sampling = Some(sampling);
             }
-            Err(error) => sampling.answer.give(Err(Error::of_any(&error))),
+            Err(error) => sampling.responder.respond(Err(Error::of_any(&error))),
         }
     }
 
     pub(super) fn stop(
         &mut self,
         grace: Duration,
-        answer: Option<Answer<Stop>>,
+        responder: Option<Responder<Stop>>,
     ) -> ControlFlow<Ending> {
-        self.stop_waiters.extend(answer);
+        self.stop_waiters.extend(responder);
         let asks_guest = self.readiness() == Readiness::Agent && self.is_ready();
         let (true, false, Some(vsock)) =
             (asks_guest, grace.is_zero(), self.machine.vsock().cloned())
@@ -186,11 +187,11 @@ impl Owner {
         }
         self.deadline = Some(Instant::now() + grace);
         let output = self.has_main().then(|| self.output.clone());
-        // Its answer is the guest's end; without one the deadline decides.
+        // The guest answers by powering off; if it does not, the deadline ends the VM.
         let asked = thread::Builder::new()
             .name("power-off".into())
             .spawn(move || {
-                // Its last words are those before that, which may well be its result.
+                // What the main program has printed so far may well be its result: log it first.
                 if let Some(output) = output {
                     output.catch_up(&vsock);
                 }

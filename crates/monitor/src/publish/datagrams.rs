@@ -1,4 +1,4 @@
-//! UDP: a socket towards the guest for each who sends, so that answers find back.
+//! UDP: one socket towards the guest for each client, so that answers reach the right client.
 
 use super::is_a_vm;
 use hyperfork_net::Reach;
@@ -6,10 +6,10 @@ use hyperfork_net::exchange::{Exchange, Ready};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-/// Most senders of one port that are remembered at a time.
-const MOST: usize = 256;
-/// Datagrams of one socket before the others get their turn.
-const TURN: usize = 32;
+/// Most clients of one port with a session at a time.
+const MAX_SESSIONS: usize = 256;
+/// Most datagrams of one socket before the other sockets are served.
+const BATCH: usize = 32;
 
 /// A published port.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Datagrams {
     pub(super) fn new(outside: UdpSocket, reach: Reach, port: u16) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
         Ok(Self {
-            exchange: Exchange::new(&outside, MOST)?,
+            exchange: Exchange::new(&outside, MAX_SESSIONS)?,
             outside,
             reach,
             port,
@@ -33,34 +33,34 @@ impl Datagrams {
         })
     }
 
-    /// Passes datagrams on, both ways. Those that cannot be are lost, as on any wire. Gives
-    /// what ended it.
+    /// Forwards datagrams both ways, and drops those that cannot be delivered. Returns the error
+    /// that ended it.
     pub(super) fn serve(mut self) -> io::Error {
         loop {
-            if let Err(error) = self.pass() {
+            if let Err(error) = self.forward() {
                 return error;
             }
         }
     }
 
-    /// What there is now, or comes next.
-    fn pass(&mut self) -> io::Result<()> {
+    /// Waits for datagrams and forwards them.
+    fn forward(&mut self) -> io::Result<()> {
         for ready in self.exchange.wait()? {
             match ready {
-                Ready::One => self.ask(),
-                Ready::Session(number) => self.answer(number),
+                Ready::One => self.forward_in(),
+                Ready::Session(number) => self.forward_out(number),
             }
         }
         Ok(())
     }
 
-    /// To the guest.
-    fn ask(&mut self) {
-        for _ in 0..TURN {
+    /// Forwards datagrams from clients to the guest.
+    fn forward_in(&mut self) {
+        for _ in 0..BATCH {
             let (len, client) = match self.outside.recv_from(&mut self.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // About an answer that somebody did not take.
+                // An ICMP error: a client did not take an earlier answer.
                 Err(_) => continue,
             };
             let (reach, port) = (&self.reach, self.port);
@@ -78,18 +78,18 @@ impl Datagrams {
         }
     }
 
-    /// From the guest. A session that is no more has no socket either.
-    fn answer(&mut self, number: u64) {
+    /// Forwards datagrams from the guest to the client of a session, if it still exists.
+    fn forward_out(&mut self, number: u64) {
         let Some((client, inside)) = self.exchange.get(number) else {
             return;
         };
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             match inside.recv(&mut self.buffer) {
                 Ok(len) => {
                     let _ = self.outside.send_to(&self.buffer[..len], client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Nobody listens there, or not yet.
+                // An ICMP error: no program of the guest listens on the port.
                 Err(_) => {}
             }
         }
@@ -121,7 +121,7 @@ mod tests {
                 guest.send_to(&buffer[..len], from).unwrap();
             }
         });
-        let clients: Vec<_> = (0..MOST as u32 + 10)
+        let clients: Vec<_> = (0..MAX_SESSIONS as u32 + 10)
             .map(|number| (number, local()))
             .collect();
         for round in 0..2 {

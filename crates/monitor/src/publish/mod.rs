@@ -1,7 +1,7 @@
-//! Published ports: the VM's process listens on the host and passes on what comes.
+//! Published ports: the VM's process listens on the host and forwards to the guest.
 //!
-//! Whoever connects before the guest is ready waits; nobody is answered by a clone that
-//! does not know yet that it is one. Connections end with the process.
+//! A client that connects before the guest is ready has to wait, so that no clone answers
+//! before it has its identity. Connections end with the process.
 
 mod datagrams;
 mod streams;
@@ -17,22 +17,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread;
 
-/// A VM's published ports, taken but not served yet.
+/// A VM's published ports, bound but not served yet.
 #[derive(Debug, Default)]
-pub(super) struct Published(Vec<(Taken, PublishedPort)>);
+pub(super) struct Published(Vec<(BoundPort, PublishedPort)>);
 
-/// A port of the host.
+/// A port bound on the host.
 #[derive(Debug)]
-enum Taken {
+enum BoundPort {
     Tcp(TcpListener),
     Udp(UdpSocket),
 }
 
-/// Puts down what the VM's network is, and takes the ports it publishes: a clone, in place of
-/// its parent's, free ones.
+/// Records the VM's network in `new`, and binds the ports that it publishes. A clone gets free
+/// ports in place of its parent's.
 ///
 /// # Errors
-/// A port is in use, in one line.
+/// Which port is in use, in one line.
 pub(super) fn connect(new: &mut NewVm, network: Option<&Namespace>) -> Result<Published, String> {
     let Some(network) = network else {
         return Ok(Published::default());
@@ -42,14 +42,14 @@ pub(super) fn connect(new: &mut NewVm, network: Option<&Namespace>) -> Result<Pu
     let is_clone = new.identity.generation > 0;
     let wanted = new.spec.guest.network();
     let wanted = wanted.map_or(&[][..], |network| &network.ports);
-    let taken = wanted.iter().map(|&port| take(port, is_clone));
-    let taken: Vec<_> = taken.collect::<Result<_, _>>()?;
-    new.info.status.ports = taken.iter().map(|(_, port)| *port).collect();
-    Ok(Published(taken))
+    let bound = wanted.iter().map(|&port| bind_port(port, is_clone));
+    let bound: Vec<_> = bound.collect::<Result<_, _>>()?;
+    new.info.status.ports = bound.iter().map(|(_, port)| *port).collect();
+    Ok(Published(bound))
 }
 
-/// Whether the caller of a published port is a VM of this host: VMs do not reach each other,
-/// by the host's addresses neither.
+/// Whether the client of a published port is a VM of this host. Such clients are refused: VMs
+/// do not reach each other, not even through the host's addresses.
 fn is_a_vm(caller: SocketAddr) -> bool {
     match caller {
         SocketAddr::V4(caller) => hyperfork_net::is_of_a_vm(*caller.ip()),
@@ -57,10 +57,10 @@ fn is_a_vm(caller: SocketAddr) -> bool {
     }
 }
 
-fn take(port: PublishedPort, any: bool) -> Result<(Taken, PublishedPort), String> {
+fn bind_port(port: PublishedPort, any: bool) -> Result<(BoundPort, PublishedPort), String> {
     let host = if any { 0 } else { port.host };
     match bind(PublishedPort { host, ..port }) {
-        Ok((host, taken)) => Ok((taken, PublishedPort { host, ..port })),
+        Ok((host, bound)) => Ok((bound, PublishedPort { host, ..port })),
         Err(error) => Err(format!(
             "cannot publish {} port {host} of {}: {error}; choose another, or 0 for any",
             port.protocol,
@@ -72,32 +72,32 @@ fn take(port: PublishedPort, any: bool) -> Result<(Taken, PublishedPort), String
     }
 }
 
-fn bind(port: PublishedPort) -> io::Result<(u16, Taken)> {
+fn bind(port: PublishedPort) -> io::Result<(u16, BoundPort)> {
     let address = (port.address, port.host);
     Ok(match port.protocol {
         Protocol::Tcp => {
             let listener = TcpListener::bind(address)?;
-            (listener.local_addr()?.port(), Taken::Tcp(listener))
+            (listener.local_addr()?.port(), BoundPort::Tcp(listener))
         }
         Protocol::Udp => {
             let socket = UdpSocket::bind(address)?;
-            (socket.local_addr()?.port(), Taken::Udp(socket))
+            (socket.local_addr()?.port(), BoundPort::Udp(socket))
         }
     })
 }
 
 impl Published {
-    /// Passes on to the guest what comes, from now on.
+    /// Starts forwarding to the guest.
     pub(super) fn serve(&mut self, reach: &Reach) {
         let connections = Arc::new(AtomicU32::new(0));
-        for (taken, port) in self.0.drain(..) {
+        for (bound, port) in self.0.drain(..) {
             let (connections, reach) = (connections.clone(), reach.clone());
             let thread = thread::Builder::new().name("port".into());
-            let served = thread.spawn(move || match taken {
-                Taken::Tcp(listener) => {
+            let served = thread.spawn(move || match bound {
+                BoundPort::Tcp(listener) => {
                     streams::accept(&listener, &reach, port.guest, &connections)
                 }
-                Taken::Udp(socket) => {
+                BoundPort::Udp(socket) => {
                     let served = Datagrams::new(socket, reach, port.guest).map(Datagrams::serve);
                     let (Ok(error) | Err(error)) = served;
                     note!("udp port {} is served no more: {error}", port.host);

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Most connections at a time. Others wait.
-const MOST: u32 = 1024;
-/// How long to wait where there are so many, or no descriptors.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How long a guest has to answer a connection.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Most connections at a time. Further clients wait.
+const MAX_CONNECTIONS: u32 = 1024;
+/// How long to wait at that limit, or when there are no descriptors left.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+/// How long a guest may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Passes connections on to the guest. Never returns.
+/// Forwards connections to the guest. Never returns.
 pub(super) fn accept(
     listener: &TcpListener,
     reach: &Reach,
@@ -24,12 +24,12 @@ pub(super) fn accept(
     connections: &Arc<AtomicU32>,
 ) {
     loop {
-        if connections.load(Ordering::Relaxed) >= MOST {
-            thread::sleep(PAUSE);
+        if connections.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
+            thread::sleep(RETRY_DELAY);
             continue;
         }
         let Ok((outside, caller)) = listener.accept() else {
-            thread::sleep(PAUSE);
+            thread::sleep(RETRY_DELAY);
             continue;
         };
         if is_a_vm(caller) {
@@ -40,7 +40,7 @@ pub(super) fn accept(
         let passing = thread::Builder::new()
             .name("passing".into())
             .spawn(move || {
-                // Whichever end fails, both are closed then, which tells them.
+                // When either end fails, both connections are closed, and so both ends notice.
                 let _ = pass(&outside, &reach, port);
                 counted.fetch_sub(1, Ordering::Relaxed);
             });
@@ -51,5 +51,5 @@ pub(super) fn accept(
 }
 
 fn pass(outside: &TcpStream, reach: &Reach, port: u16) -> io::Result<()> {
-    streams::pass(outside, &reach.stream(port, PATIENCE)?)
+    streams::pass(outside, &reach.stream(port, CONNECT_TIMEOUT)?)
 }

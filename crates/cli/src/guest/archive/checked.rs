@@ -1,4 +1,4 @@
-//! What of an archive reaches the library that unpacks it.
+//! A filter in front of the library that unpacks archives.
 //!
 //! The library keeps some of an archive in memory, as much as the archive says: long names,
 //! extended headers, the maps of sparse files. A guest's agent sends none of these but
@@ -38,7 +38,7 @@ enum Next {
     Rest(usize),
     /// So many bytes of content and its padding.
     Content(u64),
-    /// What follows the end, of which no one makes anything.
+    /// What follows the archive's end, which is ignored.
     Padding,
 }
 

@@ -52,7 +52,7 @@ fn append(
         header.set_size(0);
         return archive.append_data(&mut header, name, io::empty());
     }
-    // The file may change while it is read, but its size is already told.
+    // The file may change while it is read, but its size is already in the header.
     let content = File::open(path)?.chain(io::repeat(0));
     archive.append_data(&mut header, name, content.take(metadata.len()))
 }

@@ -1,4 +1,4 @@
-//! `bench`: what is asked for goes to `hyperfork_bench`, what comes out to people.
+//! `bench`: runs experiments of `hyperfork_bench` and prints their results.
 
 mod tables;
 
@@ -17,10 +17,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Measures.
+/// Runs an experiment.
 ///
 /// # Errors
-/// Nothing could be measured, or somebody interrupts. No VM is left.
+/// Nothing could be measured, or a signal interrupts. No VM is left.
 pub(crate) fn run(args: Bench) -> anyhow::Result<u8> {
     match args.verb {
         BenchVerb::Fork(args) => measure(
@@ -78,7 +78,7 @@ fn measure<P: Plan<Row: Figure>>(
     conclude(&document)
 }
 
-/// Measures what is missing.
+/// Measures the samples that the result still lacks.
 fn document<P: Plan>(
     plan: P,
     guest: &str,
@@ -102,14 +102,14 @@ fn document<P: Plan>(
     let host = config::host()?;
     let journal = Journal::open(file, HostRecord::now(state, host.settings.pool)?, plan)?;
     if let Some(earlier) = &output.compare {
-        // What cannot be compared is better known before it is measured.
+        // Finds out before measuring whether the results can be compared.
         compare(&journal.document, earlier)?;
     }
-    let watch = Looker {
+    let watch = Observer {
         step: RefCell::new(progress.step(&format!("bench {name}"))),
         interrupt: interrupt.clone(),
     };
-    // Ends its VMs before the error is told.
+    // Ends its VMs before the error is printed.
     let measured = journal.run(&guest, &mut Vms::new(host, &watch));
     if let (Err(BenchError::Interrupted), Some(file)) = (&measured, file) {
         ui::note(&format!("the same command goes on with {}", file.display()));
@@ -117,13 +117,13 @@ fn document<P: Plan>(
     Ok(measured?)
 }
 
-/// Shows progress, and ends the experiment when somebody wants that.
-struct Looker {
+/// Shows progress, and ends the experiment when a signal comes.
+struct Observer {
     step: RefCell<Step>,
     interrupt: Interrupt,
 }
 
-impl Watch for Looker {
+impl Watch for Observer {
     fn wanted(&self) -> bool {
         !self.interrupt.is_set()
     }
@@ -141,7 +141,7 @@ fn usage(error: BenchError) -> anyhow::Error {
     }
 }
 
-/// Tells what failed, each reason once.
+/// Prints what failed, each reason once.
 ///
 /// # Errors
 /// Everything failed, or something has been shown to be wrong.

@@ -6,7 +6,7 @@ use hyperfork_bench::density::DensityRow;
 use hyperfork_bench::fork::ForkRow;
 use hyperfork_bench::soak::{Census, SoakRow};
 
-/// What is not there.
+/// The cell of a missing value.
 const NONE: &str = "-";
 
 fn us(us: Option<f64>) -> String {

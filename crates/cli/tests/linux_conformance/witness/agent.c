@@ -1,5 +1,5 @@
-/* hold-agent FILE: stops PID 1, makes the file, and lets PID 1 go on once it is gone:
- * nobody can ask for that any more.
+/* hold-agent FILE: stops PID 1, makes the file, and continues PID 1 once the file is gone,
+ * since a stopped agent takes no requests.
  * crash-agent: has PID 1 die of a fault, of which the kernel panics. */
 #include "witness.h"
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* Two CPUs with nothing else to do. Each in turn sleeps for a moment, which ends with
  * an interrupt of its own timer, and wakes the other, which takes an interrupt from
- * one CPU to the other. When one of them is lost, nobody goes on; whoever is woken
- * twice for one turn says so. */
+ * one CPU to the other. When an interrupt is lost, neither goes on; a CPU that is
+ * woken twice for one turn reports it. */
 #include "witness.h"
 #include <sys/eventfd.h>
 

@@ -49,7 +49,7 @@ static void start_part(const char *name)
 
 static _Noreturn void watch(char **parts)
 {
-    /* Where waking it wakes nobody else. */
+    /* On the first CPU, so that waking it wakes no other CPU. */
     pin(0);
     for (; *parts; parts++)
         start_part(*parts);

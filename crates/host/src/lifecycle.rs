@@ -1,4 +1,4 @@
-//! Ending VMs: once, for the command line, the benchmarks and whatever else runs them.
+//! Stopping and removing VMs, for the command line, the benchmarks and other callers.
 
 use crate::client::{Client, ClientError};
 use crate::run_dir::{RunDirError, VmDir, await_end};
@@ -9,10 +9,10 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Why a VM has not ended, or is still there.
+/// Why a VM was not stopped or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
-    /// There is no such VM, or it says no.
+    /// There is no such VM, or it refuses.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Its directory cannot be removed.
@@ -28,7 +28,7 @@ pub enum EndError {
     },
     /// Its process was told to end and has not.
     #[error("{name} does not end: `hyperfork rm -f {name}` ends it at once")]
-    LivesOn {
+    StillRunning {
         /// The VM.
         name: VmName,
     },
@@ -40,68 +40,68 @@ pub enum EndError {
     },
 }
 
-/// How long a process may take to end after the time that its guest has.
-const LAST_MOMENTS: Duration = Duration::from_secs(20);
-/// How long a process that is to end at once may take, before it is killed.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// How long a process may take to end after its guest's time to power off is over.
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(20);
+/// How long a process that is to end at once may take before it is killed.
+const FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end a process that was killed.
-const KILLED: Duration = Duration::from_secs(10);
-/// How often it is looked.
-const MOMENT: Duration = Duration::from_millis(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often to check whether a process has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Has a VM end, whose guest has so long to power off, and waits until nothing runs for it
-/// any more. One that has ended already is as good.
+/// Stops a VM, whose guest has `grace` to power off, and waits until its process has ended.
+/// Succeeds for a VM that has ended already.
 ///
 /// # Errors
-/// [`EndError`]; the VM may live on then.
+/// [`EndError`]; the VM may still run.
 pub fn stop(dir: &VmDir, grace: Duration) -> Result<(), EndError> {
     known(dir)?;
-    let most = grace + LAST_MOMENTS;
+    let most = grace + SHUTDOWN_MARGIN;
     ask_to_stop(dir, grace, most)?;
     match is_gone(dir, most) {
         true => Ok(()),
-        false => Err(EndError::LivesOn {
+        false => Err(EndError::StillRunning {
             name: dir.name().clone(),
         }),
     }
 }
 
-/// Removes what an ended VM has left.
+/// Removes the directory of an ended VM.
 ///
 /// # Errors
-/// [`EndError::Client`] when there is no such VM, [`EndError::RunDir`] also when it lives.
+/// [`EndError::Client`] when there is no such VM, [`EndError::RunDir`] also while it runs.
 pub fn remove(dir: &VmDir) -> Result<(), EndError> {
     Ok(known(dir)?.remove()?)
 }
 
-/// Ends a VM at once, whatever it is at, and removes it.
+/// Ends a VM at once, whatever state it is in, and removes it.
 ///
 /// # Errors
 /// [`EndError`].
 pub fn remove_by_force(dir: &VmDir) -> Result<(), EndError> {
     known(dir)?;
-    // One that stands still, or says no, is killed.
-    let asked = ask_to_stop(dir, Duration::ZERO, AT_ONCE);
-    if asked.is_err() || !is_gone(dir, AT_ONCE) {
+    // A process that is stopped (SIGSTOP), or refuses, is killed.
+    let asked = ask_to_stop(dir, Duration::ZERO, FORCE_TIMEOUT);
+    if asked.is_err() || !is_gone(dir, FORCE_TIMEOUT) {
         let name = dir.name().clone();
         let killed = process(dir).map_or(Ok(()), |process| process.kill());
         killed.map_err(|source| EndError::Signal {
             name: name.clone(),
             source,
         })?;
-        if !is_gone(dir, KILLED) {
+        if !is_gone(dir, KILL_TIMEOUT) {
             return Err(EndError::Unkillable { name });
         }
     }
     match dir.remove() {
-        // Another command was as quick.
+        // Another command has removed it meanwhile.
         Err(_) if !dir.exists() => Ok(()),
         removed => Ok(removed?),
     }
 }
 
-/// Ends VMs at once and removes them, all at the same time; for callers that have made them
-/// and want no trace of them.
+/// Ends and removes VMs at once and in parallel; for callers that have made them and want no
+/// trace of them.
 pub fn discard(dirs: &[VmDir]) {
     thread::scope(|scope| {
         for dir in dirs {
@@ -113,8 +113,8 @@ pub fn discard(dirs: &[VmDir]) {
     });
 }
 
-/// Tells the process, by its socket, or where that is gone, or the process speaks another
-/// protocol, by a signal. One that has ended is told nothing.
+/// Asks the VM's process to stop: over its socket, or by a signal when the socket is gone or the
+/// process speaks another protocol. Does nothing if the process has ended.
 fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndError> {
     let grace_ms = grace.as_millis().try_into().unwrap_or(u64::MAX);
     let begun = Instant::now();
@@ -124,9 +124,9 @@ fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndEr
         match asked {
             Ok(()) | Err(ClientError::NotRunning { .. }) => return Ok(()),
             Err(ClientError::Connection { .. }) if !dir.is_alive() => return Ok(()),
-            // Its socket is not there yet, or no more.
-            Err(ClientError::Connection { .. }) if begun.elapsed() < AT_ONCE.min(most) => {
-                thread::sleep(MOMENT);
+            // Its socket does not exist yet, or no longer.
+            Err(ClientError::Connection { .. }) if begun.elapsed() < FORCE_TIMEOUT.min(most) => {
+                thread::sleep(POLL_INTERVAL);
             }
             Err(error @ (ClientError::Connection { .. } | ClientError::OtherVersion { .. })) => {
                 let Some(process) = process(dir) else {
@@ -142,12 +142,12 @@ fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndEr
     }
 }
 
-/// The VM's process, by what it has written down, or by its socket: the first versions wrote
-/// nothing down.
+/// The VM's process, found by the number in its lock file or by its socket: the first versions
+/// wrote no number.
 fn process(dir: &VmDir) -> Option<Process> {
     dir.process().or_else(|| {
         let process = Client::connect(dir).ok()?.process().ok()?;
-        // It was its process if the VM is alive still.
+        // The number is the VM's if the VM still runs: it cannot have been reused.
         dir.is_alive().then_some(process)
     })
 }

@@ -1,4 +1,4 @@
-//! From a machine that is ready to run to the end of its VM.
+//! Running a machine: the first vCPU entry, the watch on the launcher, and then the owner.
 
 use super::Owner;
 use crate::prepared::ReadyVm;
@@ -13,19 +13,19 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
-/// How long a clone is left alone to come out for the first time. Idle guests may take
-/// longer: a tick of their clock.
+/// How long this thread waits for a clone's first exit. Idle guests may take longer: a tick of
+/// their clock.
 const FIRST_EXIT: Duration = Duration::from_millis(5);
 
-/// How long a clone's vCPUs take the processor from others at most, when nothing keeps them
-/// from entering. Entering a guest takes 60 µs on a PVM host.
+/// How long a clone's vCPUs may keep their urgent scheduling, when nothing keeps them from
+/// entering the guest. Entering a guest takes 60 µs on a PVM host.
 const URGENT_RUN: Duration = Duration::from_micros(200);
 
-/// Lets the machine run and owns it until its end.
+/// Starts the machine and owns it until its end.
 ///
 /// # Errors
-/// When it cannot even begin, in one line.
-pub(crate) fn live(
+/// Why the machine could not be started, in one line.
+pub(crate) fn run_vm(
     mut vm: ReadyVm,
     urgent: Option<Urgent>,
     launcher: VmEnd,
@@ -36,8 +36,8 @@ pub(crate) fn live(
         drop(vm);
         return Err(launcher.give_up(claim, &error));
     }
-    // First of all: the caller of a fork waits for its first instruction, and what is to be done here
-    // takes the processor it could run on.
+    // Before anything else: the caller of a fork waits for the guest's first instruction, and
+    // any other work here takes the processor that the vCPUs could run on.
     let urgent = urgent.filter(Urgent::is_granted);
     match urgent {
         Some(_) => vm.machine.set_off(URGENT_RUN),
@@ -48,7 +48,8 @@ pub(crate) fn live(
         vm.machine.await_first_exit(FIRST_EXIT);
     }
     let watched = fault::point("clone.watch");
-    if let Err(error) = watched.and_then(|()| watch_launcher(&launcher, vm.around.tasks.0.clone()))
+    if let Err(error) =
+        watched.and_then(|()| watch_launcher(&launcher, vm.resources.tasks.0.clone()))
     {
         drop(vm);
         return Err(launcher.give_up(claim, &error));
@@ -57,15 +58,15 @@ pub(crate) fn live(
     Ok(())
 }
 
-/// Tells the owner when the launcher lets go of the VM.
+/// Starts the thread that notifies the owner when the launcher releases or abandons the VM.
 fn watch_launcher(launcher: &VmEnd, tasks: Sender<Task>) -> io::Result<()> {
     let launcher = launcher.try_clone()?;
     thread::Builder::new()
         .name("launcher".into())
         .spawn(move || {
-            launcher.await_release();
-            if tasks.send(Task::LetGo).is_err() {
-                note!("the VM has ended before its launcher let go of it");
+            launcher.await_outcome();
+            if tasks.send(Task::LauncherFinished).is_err() {
+                note!("the VM ended before its launcher released it");
             }
         })?;
     Ok(())

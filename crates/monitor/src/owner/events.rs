@@ -1,12 +1,12 @@
-//! What happens to the VM, for those who have subscribed to it.
+//! The VM's events and the clients that have subscribed to them.
 //!
-//! A subscriber's socket buffer is all the queue there is: the owner waits for none, and drops
-//! one whose buffer is full. The latest events are kept for those who find the VM when it has
-//! begun to live already.
+//! Events are queued in the subscribers' socket buffers alone: the owner never waits for a
+//! subscriber, and drops one whose buffer is full. The latest events are kept for clients that
+//! subscribe after the VM has started.
 
-use crate::control::{Answer, send_now};
+use crate::control::{Responder, send_now};
 use hyperfork_api::control::Subscribe;
-use hyperfork_api::event::What;
+use hyperfork_api::event::EventKind;
 use hyperfork_api::{Code, Error, Event, VmName};
 use hyperfork_host::lines::line_of;
 use hyperfork_sys::clock::unix_ms;
@@ -15,21 +15,21 @@ use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
-/// How many events are kept.
+/// How many past events are kept.
 const KEPT: usize = 256;
 
 /// Most subscribers at a time.
 const MOST_SUBSCRIBERS: usize = 64;
 
-/// What has happened, and who wants to know of more.
+/// Past events, and the subscribers to those to come.
 #[derive(Debug)]
-pub(super) struct Happenings {
+pub(super) struct EventLog {
     vm: VmName,
     past: VecDeque<Event>,
     subscribers: Vec<UnixStream>,
 }
 
-impl Happenings {
+impl EventLog {
     pub(super) fn new(vm: VmName) -> Self {
         Self {
             vm,
@@ -38,17 +38,17 @@ impl Happenings {
         }
     }
 
-    /// Something has happened, now.
-    pub(super) fn tell(&mut self, what: What) {
+    /// Records an event that happens now, and sends it to all subscribers.
+    pub(super) fn publish(&mut self, kind: EventKind) {
         let event = Event {
             time_unix_ms: unix_ms(),
             vm: self.vm.clone(),
-            what,
+            kind,
         };
         if !self.subscribers.is_empty() {
             let line = line_of(&event);
             self.subscribers
-                .retain(|subscriber| is_told(subscriber, &line));
+                .retain(|subscriber| deliver(subscriber, &line));
         }
         if self.past.len() == KEPT {
             self.past.pop_front();
@@ -56,48 +56,48 @@ impl Happenings {
         self.past.push_back(event);
     }
 
-    /// Tells a subscriber what has happened in the time that it asks for, and from now on.
+    /// Sends a subscriber the past events that it asks for, and those to come.
     pub(super) fn subscribe(
         &mut self,
         request: Subscribe,
         subscriber: UnixStream,
-        answer: Answer<Subscribe>,
+        responder: Responder<Subscribe>,
     ) {
-        // Those that have gone without anything to be told since.
-        self.subscribers.retain(is_there);
+        // Clients that have disconnected since the last event make room.
+        self.subscribers.retain(is_connected);
         if self.subscribers.len() >= MOST_SUBSCRIBERS {
-            let words = format!(
+            let message = format!(
                 "{} has {MOST_SUBSCRIBERS} subscribers already, which is the most",
                 self.vm
             );
-            return answer.give(Err(Error::new(Code::Limit, words)));
+            return responder.respond(Err(Error::new(Code::Limit, message)));
         }
-        answer.give(Ok(()));
+        responder.respond(Ok(()));
         let since = |event: &&Event| event.time_unix_ms >= request.since_unix_ms;
         let lines = self.past.iter().filter(since).flat_map(line_of);
         let lines: Vec<u8> = lines.collect();
-        if lines.is_empty() || is_told(&subscriber, &lines) {
+        if lines.is_empty() || deliver(&subscriber, &lines) {
             self.subscribers.push(subscriber);
         }
     }
 }
 
-/// Tells a subscriber, or ends its connection.
-fn is_told(subscriber: &UnixStream, lines: &[u8]) -> bool {
-    let told = send_now(subscriber, lines).is_ok();
-    if !told {
+/// Sends lines to a subscriber, or closes its connection; returns whether they were sent.
+fn deliver(subscriber: &UnixStream, lines: &[u8]) -> bool {
+    let sent = send_now(subscriber, lines).is_ok();
+    if !sent {
         let _ = subscriber.shutdown(Shutdown::Both);
     }
-    told
+    sent
 }
 
-fn is_there(subscriber: &UnixStream) -> bool {
+fn is_connected(subscriber: &UnixStream) -> bool {
     let mut fds = [PollFd::new(subscriber, PollFlags::empty())];
     let at_once = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // It tells of a hang-up unasked.
+    // poll(2) reports a hang-up without being asked for it.
     matches!(poll(&mut fds, Some(&at_once)), Ok(0))
 }
 
@@ -106,81 +106,81 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
-    fn subscribed(happenings: &mut Happenings, since_unix_ms: u64) -> UnixStream {
+    fn subscribed(events: &mut EventLog, since_unix_ms: u64) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (sender, answer) = std::sync::mpsc::channel();
         let request = Subscribe { since_unix_ms };
-        let give = Answer::new(move |result| drop(sender.send(result)));
-        happenings.subscribe(request, theirs, give);
+        let give = Responder::new(move |result| drop(sender.send(result)));
+        events.subscribe(request, theirs, give);
         assert_eq!(answer.recv().unwrap(), Ok(()));
         ours
     }
 
-    fn happenings() -> Happenings {
-        Happenings::new(VmName::new("p").unwrap())
+    fn events() -> EventLog {
+        EventLog::new(VmName::new("p").unwrap())
     }
 
     #[test]
     fn a_subscriber_is_told_what_it_has_missed_and_then_what_happens() {
-        let mut happenings = happenings();
+        let mut events = events();
         for _ in 0..KEPT {
-            happenings.tell(What::Paused);
+            events.publish(EventKind::Paused);
         }
-        happenings.tell(What::Resumed);
-        let stream = subscribed(&mut happenings, 0);
-        let late = subscribed(&mut happenings, u64::MAX);
-        happenings.tell(What::Stopped);
-        drop(happenings);
-        let told = |stream: UnixStream| -> Vec<What> {
+        events.publish(EventKind::Resumed);
+        let stream = subscribed(&mut events, 0);
+        let late = subscribed(&mut events, u64::MAX);
+        events.publish(EventKind::Stopped);
+        drop(events);
+        let received = |stream: UnixStream| -> Vec<EventKind> {
             let lines = BufReader::new(stream).lines();
             let event = |line: std::io::Result<String>| -> Event {
                 serde_json::from_str(&line.unwrap()).unwrap()
             };
-            lines.map(|line| event(line).what).collect()
+            lines.map(|line| event(line).kind).collect()
         };
-        let all = told(stream);
+        let all = received(stream);
         assert_eq!(all.len(), KEPT + 1);
         assert_eq!(
             all[KEPT - 2..],
-            [What::Paused, What::Resumed, What::Stopped]
+            [EventKind::Paused, EventKind::Resumed, EventKind::Stopped]
         );
-        assert_eq!(told(late), [What::Stopped]);
+        assert_eq!(received(late), [EventKind::Stopped]);
     }
 
     #[test]
     fn a_subscriber_that_does_not_read_is_dropped_and_others_are_not() {
-        let mut happenings = happenings();
-        let slow = subscribed(&mut happenings, u64::MAX);
-        let mut told = 0;
+        let mut events = events();
+        let slow = subscribed(&mut events, u64::MAX);
+        let mut sent = 0;
         // Nothing here waits: the events are more than any socket holds.
-        while happenings.subscribers.len() == 1 {
-            happenings.tell(What::Paused);
-            told += 1;
-            assert!(told < 1_000_000, "it is still there");
+        while events.subscribers.len() == 1 {
+            events.publish(EventKind::Paused);
+            sent += 1;
+            assert!(sent < 1_000_000, "the subscriber is still connected");
         }
-        let quick = subscribed(&mut happenings, u64::MAX);
-        happenings.tell(What::Resumed);
+        let quick = subscribed(&mut events, u64::MAX);
+        events.publish(EventKind::Resumed);
         let mut line = String::new();
         BufReader::new(quick).read_line(&mut line).unwrap();
         assert!(line.contains("resumed"), "{line}");
-        // The slow one finds the end behind what it had been told.
+        // The slow subscriber finds the end of the stream behind what it had received.
         let lines = BufReader::new(slow).lines().map_while(Result::ok).count();
-        assert!(lines < told);
+        assert!(lines < sent);
     }
 
     #[test]
     fn subscribers_that_have_gone_make_room_for_others() {
-        let mut happenings = happenings();
+        let mut events = events();
         for _ in 0..MOST_SUBSCRIBERS + 1 {
-            drop(subscribed(&mut happenings, u64::MAX));
+            drop(subscribed(&mut events, u64::MAX));
         }
         let kept: Vec<_> = (1..MOST_SUBSCRIBERS + 1)
-            .map(|_| subscribed(&mut happenings, u64::MAX))
+            .map(|_| subscribed(&mut events, u64::MAX))
             .collect();
         let (_ours, theirs) = UnixStream::pair().unwrap();
         let (sender, answer) = std::sync::mpsc::channel();
-        let give = Answer::new(move |result| drop(sender.send(result)));
-        happenings.subscribe(Subscribe { since_unix_ms: 0 }, theirs, give);
+        let give = Responder::new(move |result| drop(sender.send(result)));
+        events.subscribe(Subscribe { since_unix_ms: 0 }, theirs, give);
         assert_eq!(answer.recv().unwrap().unwrap_err().code, Code::Limit);
         drop(kept);
     }
