@@ -10,7 +10,6 @@ use hyperfork_api::net::GuestNetwork;
 use hyperfork_api::{Egress, Mac, NetKind, NetMode};
 use hyperfork_netlink::{Batch, Netlink, Subsystem};
 use hyperfork_sys::tap::Tap;
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -232,11 +231,7 @@ fn around(
 }
 
 fn random() -> u32 {
-    let mut random = [0; 4];
-    match getrandom(&mut random, GetRandomFlags::empty()) {
-        Ok(_) => u32::from_ne_bytes(random),
-        Err(_) => 0,
-    }
+    getrandom::u32().unwrap_or(0)
 }
 
 /// Makes the link to the host under the name of the first block that is free, beginning
