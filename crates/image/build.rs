@@ -21,7 +21,13 @@ fn main() {
 /// whatever profile this crate is built in.
 fn embed_agent(root: &Path, out: &Path) {
     // Relative to this crate: a target directory may serve several checkouts.
-    for input in ["crates/agent", "crates/api", "Cargo.toml", "Cargo.lock"] {
+    for input in [
+        "crates/agent",
+        "crates/api",
+        "crates/netlink",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed=../../{input}");
     }
     const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -1,8 +1,8 @@
 //! What the kernel answers over netlink, as the monitor and the agent read it.
 #![no_main]
 
-use hyperfork_api::netlink::route::listed_address;
-use hyperfork_api::netlink::{Content, attributes, messages, refusals};
+use hyperfork_netlink::route::listed_address;
+use hyperfork_netlink::{Content, attributes, messages, refusals};
 use libfuzzer_sys::fuzz_target;
 use std::io;
 

@@ -11,16 +11,10 @@ mod connections;
 use crate::log;
 use connections::Connections;
 use hyperfork_api::net::GuestNetwork;
-use hyperfork_api::netlink::{Batch, refusals};
-use rustix::io::Errno;
-use rustix::net::netdevice::name_to_index;
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-};
+use hyperfork_netlink::{Batch, Netlink, Subsystem};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 
 const CARD: &str = "eth0";
 const RESOLVER: &str = "/etc/resolv.conf";
@@ -37,7 +31,7 @@ pub(crate) struct Card {
 /// Its sockets stay open: a clone has them from its parent.
 #[derive(Debug)]
 struct SetUp {
-    kernel: OwnedFd,
+    kernel: Netlink,
     connections: Connections,
     index: u32,
     network: GuestNetwork,
@@ -57,10 +51,8 @@ impl Card {
         if card.network == *network {
             return Ok(());
         }
-        request(
-            &card.kernel,
-            &changes(card.index, Some(&card.network), network),
-        )?;
+        let changes = changes(card.index, Some(&card.network), network);
+        card.kernel.request(&changes)?;
         if card.network.ip != network.ip {
             self.left.push(card.network.ip);
         }
@@ -92,16 +84,16 @@ impl Card {
 
 impl SetUp {
     fn first(network: &GuestNetwork) -> io::Result<Option<Self>> {
-        let kernel = netlink(None)?;
-        let index = match name_to_index(&kernel, CARD) {
+        let kernel = Netlink::open(Subsystem::Route)?;
+        let index = match kernel.index_of(CARD) {
             Ok(index) => index,
-            Err(Errno::NODEV) => {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
                 log::error(format_args!("this kernel has no driver for the network"));
                 return Ok(None);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        request(&kernel, &changes(index, None, network))?;
+        kernel.request(&changes(index, None, network))?;
         write_resolver(network);
         Ok(Some(Self {
             kernel,
@@ -118,7 +110,7 @@ fn changes(index: u32, old: Option<&GuestNetwork>, new: &GuestNetwork) -> Batch 
     let changed =
         |differs: fn(&GuestNetwork, &GuestNetwork) -> bool| old.is_none_or(|old| differs(old, new));
     if changed(|old, new| old.mac != new.mac) {
-        batch.mac(index, new.mac);
+        batch.mac(index, new.mac.0);
     }
     if old.is_none() {
         batch.up(index);
@@ -130,7 +122,7 @@ fn changes(index: u32, old: Option<&GuestNetwork>, new: &GuestNetwork) -> Batch 
             batch.no_address(index, (old.ip, old.prefix));
         }
     }
-    batch.neighbour(index, new.gateway, new.gateway_mac);
+    batch.neighbour(index, new.gateway, new.gateway_mac.0);
     if changed(|old, new| old.gateway != new.gateway) {
         batch.way((Ipv4Addr::UNSPECIFIED, 0), new.gateway, index);
     }
@@ -145,22 +137,11 @@ fn write_resolver(network: &GuestNetwork) {
     }
 }
 
-fn netlink(part: Option<Protocol>) -> io::Result<OwnedFd> {
-    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-    Ok(socket_with(family, kind, SocketFlags::CLOEXEC, part)?)
-}
-
-/// Sends the whole batch to the kernel.
-fn request(kernel: &OwnedFd, batch: &Batch) -> io::Result<()> {
-    send(kernel, batch.as_bytes(), SendFlags::empty())?;
-    refusals(|buffer| Ok(recv(kernel, buffer, RecvFlags::DONTWAIT)?.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use hyperfork_api::Mac;
-    use hyperfork_api::netlink::messages;
+    use hyperfork_netlink::messages;
 
     fn network(ip: [u8; 4]) -> GuestNetwork {
         let ip = Ipv4Addr::from(ip);

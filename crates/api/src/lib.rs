@@ -24,7 +24,6 @@ pub mod identity;
 pub mod info;
 pub mod name;
 pub mod net;
-pub mod netlink;
 mod one_line;
 pub mod port;
 pub mod secret;

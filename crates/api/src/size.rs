@@ -16,7 +16,9 @@ pub struct Bytes(pub u64);
 #[error("'{0}' is not a size: write bytes or a number with KiB, MiB or GiB, as in 512MiB")]
 pub struct InvalidSize(String);
 
-/// Each unit's names, as it is written first.
+/// Each unit's names, as it is written first. No library reads just these: `bytesize` takes `512m`
+/// for decimal, `parse-size` takes either that or `512MB` for what it is not, and none writes a size
+/// so that it can be read back.
 const UNITS: [([&str; 3], u64); 3] = [
     (["GiB", "G", "g"], 1 << 30),
     (["MiB", "M", "m"], 1 << 20),

@@ -2,11 +2,16 @@
 
 use crate::journal::Row;
 use crate::stats::Summary;
+use ::csv::{Terminator, WriterBuilder};
 use serde_json::Value;
+use std::io;
 
-/// A line of headings and a line for each row. A map becomes a column for each of
+/// Writes a line of headings and a line for each row. A map becomes a column for each of
 /// its keys.
-pub fn csv<R: Row>(rows: &[R]) -> String {
+///
+/// # Errors
+/// Those of writing.
+pub fn csv<R: Row>(rows: &[R], file: impl io::Write) -> io::Result<()> {
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| serde_json::to_value(row).unwrap_or_default())
@@ -27,12 +32,15 @@ pub fn csv<R: Row>(rows: &[R]) -> String {
             false => columns.extend(keys.into_iter().map(|key| vec![*name, key])),
         }
     }
-    let mut text = line(columns.iter().map(|path| path.join(".")));
+    let mut table = WriterBuilder::new()
+        .terminator(Terminator::CRLF)
+        .from_writer(file);
+    table.write_record(columns.iter().map(|path| path.join(".")))?;
     for row in &rows {
-        let cell = |path: &Vec<&str>| path.iter().fold(row, |value, key| &value[key]).clone();
-        text.push_str(&line(columns.iter().map(|path| plain(&cell(path)))));
+        let cell = |path: &Vec<&str>| plain(path.iter().fold(row, |value, key| &value[key]));
+        table.write_record(columns.iter().map(cell))?;
     }
-    text
+    table.flush()
 }
 
 fn plain(value: &Value) -> String {
@@ -41,14 +49,6 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-fn line(cells: impl Iterator<Item = String>) -> String {
-    let quoted = cells.map(|cell| match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell,
-    });
-    quoted.collect::<Vec<_>>().join(",") + "\r\n"
 }
 
 #[cfg(test)]
@@ -96,8 +96,10 @@ mod tests {
             line("a", &[1.5], &[("run", 2), ("capture", 1)]),
             line("b, \"c\"", &[], &[]),
         ];
+        let mut text = Vec::new();
+        csv(&rows, &mut text).unwrap();
         assert_eq!(
-            csv(&rows),
+            String::from_utf8(text).unwrap(),
             "name,n,mean_us,min_us,p2_5_us,p50_us,p97_5_us,p99_us,max_us,phases.capture,phases.run\r\n\
              a,1,1.5,1.5,1.5,1.5,1.5,1.5,1.5,1,2\r\n\
              \"b, \"\"c\"\"\",0,,,,,,,,,\r\n"

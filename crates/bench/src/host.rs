@@ -2,6 +2,7 @@
 
 use hyperfork_host::PoolConfig;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
+use procfs::{CpuInfo, Current};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs;
@@ -159,9 +160,8 @@ fn read(path: &str) -> Option<String> {
 }
 
 fn processor() -> Option<String> {
-    let text = read("/proc/cpuinfo")?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
+    let cpus = CpuInfo::current().ok()?;
+    cpus.model_name(0).map(str::to_owned)
 }
 
 /// Fowler, Noll and Vo's hash, variant 1a, 64 bits.

@@ -1,7 +1,7 @@
 //! How much memory the host has, and how much of it a process takes.
 
-use std::fs;
-use std::io;
+use procfs::process::{MMapPath, MemoryMaps, Process};
+use procfs::{Current, Meminfo, ProcResult};
 
 /// The host's memory (proc_meminfo(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,12 +13,11 @@ pub(crate) struct HostMemory {
 
 /// This host's memory now; zeroes where it does not tell.
 pub(crate) fn host() -> HostMemory {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name| text.lines().find_map(|line| kib(line, name)).unwrap_or(0);
-    HostMemory {
-        total_mib: field("MemTotal:") >> 10,
-        available_kib: field("MemAvailable:"),
-    }
+    let told = Meminfo::current().map(|told| HostMemory {
+        total_mib: told.mem_total >> 20,
+        available_kib: told.mem_available.unwrap_or(0) >> 10,
+    });
+    told.unwrap_or_default()
 }
 
 /// A VM process's proportional set size: shared pages count by their share
@@ -32,51 +31,44 @@ pub(crate) struct Pss {
 }
 
 /// How names of mappings of guest memory begin.
-const GUEST_MEMORY: &str = "/memfd:hyperfork-ram";
+const GUEST_MEMORY: &[u8] = b"/memfd:hyperfork-ram";
 
 impl Pss {
     /// Of a process.
     ///
     /// # Errors
     /// It is gone, or not ours.
-    pub(crate) fn of(pid: u32) -> io::Result<Self> {
-        Ok(Self::read(&fs::read_to_string(format!(
-            "/proc/{pid}/smaps"
-        ))?))
+    pub(crate) fn of(pid: u32) -> ProcResult<Self> {
+        let process = Process::new(pid.cast_signed())?;
+        Ok(Self::sum(&process.smaps()?))
     }
 
-    fn read(smaps: &str) -> Self {
+    fn sum(mappings: &MemoryMaps) -> Self {
         let mut pss = Self::default();
-        let mut is_guest = false;
-        for line in smaps.lines() {
-            match kib(line, "Pss:") {
-                Some(kib) => {
-                    pss.all_kib += kib;
-                    pss.guest_kib += if is_guest { kib } else { 0 };
-                }
-                // Begins with addresses in lower-case digits; fields do not.
-                None if line.starts_with(|c: char| !c.is_ascii_uppercase()) => {
-                    is_guest = line.contains(GUEST_MEMORY);
-                }
-                None => {}
+        for mapping in mappings {
+            let kib = mapping.extension.map.get("Pss").map_or(0, |pss| pss >> 10);
+            pss.all_kib += kib;
+            if is_guest_memory(&mapping.pathname) {
+                pss.guest_kib += kib;
             }
         }
         pss
     }
 }
 
-/// `<name>   <number> kB`
-fn kib(line: &str, name: &str) -> Option<u64> {
-    line.strip_prefix(name)?
-        .trim()
-        .strip_suffix(" kB")?
-        .parse()
-        .ok()
+fn is_guest_memory(path: &MMapPath) -> bool {
+    let MMapPath::Path(path) = path else {
+        return false;
+    };
+    path.as_os_str()
+        .as_encoded_bytes()
+        .starts_with(GUEST_MEMORY)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use procfs::FromRead;
 
     #[test]
     fn guest_memory_is_told_from_the_rest_of_a_process() {
@@ -88,12 +80,12 @@ Pss_Dirty:             8 kB
 7f00-7f10 rw-p 00000000 00:01 1035    /memfd:hyperfork-ram (deleted)
 Rss:                9000 kB
 Pss:                 500 kB
-7f10-7f20 rw-p 00000000 00:00 0
+7f10-7f20 rw-p 00000000 00:00 0 
 Pss:                   7 kB
 VmFlags: rd wr mr mw me ac sd
 ";
         assert_eq!(
-            Pss::read(smaps),
+            Pss::sum(&MemoryMaps::from_read(smaps.as_bytes()).unwrap()),
             Pss {
                 all_kib: 547,
                 guest_kib: 500

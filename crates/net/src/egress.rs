@@ -5,8 +5,8 @@
 
 use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};
-use hyperfork_api::netlink::route::Net;
 use hyperfork_api::port::Protocol;
+use hyperfork_netlink::route::Net;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 #[cfg(test)]

@@ -8,9 +8,8 @@ pub(super) use gate::{guard, intercept};
 pub(super) use links::{let_guests_meet, part_guests};
 pub(super) use nat::{can_hide_guests, hide_guests, show_guests, translate};
 
-use super::netlink::Netlink;
-use hyperfork_api::netlink::route::Net;
-use hyperfork_api::netlink::{APPEND, Batch, CREATE, EXCLUSIVE};
+use hyperfork_netlink::route::Net;
+use hyperfork_netlink::{APPEND, Batch, CREATE, EXCLUSIVE, Netlink};
 use std::io;
 
 const BATCH_BEGIN: u16 = 0x10;

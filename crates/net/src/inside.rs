@@ -2,8 +2,8 @@
 
 use super::address::HOST_PREFIX;
 use hyperfork_api::Mac;
-use hyperfork_api::netlink::Batch;
-use hyperfork_api::netlink::route::Net;
+use hyperfork_netlink::Batch;
+use hyperfork_netlink::route::Net;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -47,9 +47,9 @@ pub(super) fn set_up() -> io::Result<()> {
 /// The namespace's end of the guest's cable.
 pub(super) fn connect_guest(batch: &mut Batch, to_guest: u32, guest: Ipv4Addr) {
     batch
-        .mac(to_guest, GATEWAY_MAC)
+        .mac(to_guest, GATEWAY_MAC.0)
         .address(to_guest, (GATEWAY, HOST_PREFIX))
         .up(to_guest)
         .link_to((guest, HOST_PREFIX), to_guest)
-        .neighbour(to_guest, guest, Mac::of(guest));
+        .neighbour(to_guest, guest, Mac::of(guest).0);
 }

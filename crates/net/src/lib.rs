@@ -21,7 +21,6 @@ mod filter;
 mod inside;
 mod link;
 mod namespace;
-mod netlink;
 mod netns;
 mod reach;
 mod resolver;
@@ -34,7 +33,7 @@ pub use reach::Reach;
 
 use address::{Block, Pool};
 use hyperfork_api::NetMode;
-use netlink::{Netlink, Part};
+use hyperfork_netlink::{Netlink, Subsystem};
 use rustix::fs::{Access, access};
 use rustix::thread::CapabilitySet;
 use std::fs;
@@ -71,7 +70,7 @@ pub fn available(setup: &Setup, mode: NetMode) -> Result<(), String> {
     if !may.is_ok_and(|may| may.contains(CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN)) {
         return Err("a network takes CAP_NET_ADMIN and CAP_SYS_ADMIN".into());
     }
-    let host = Netlink::open(Part::Route).map_err(|error| format!("no rtnetlink: {error}"))?;
+    let host = Netlink::open(Subsystem::Route).map_err(|error| format!("no rtnetlink: {error}"))?;
     if !link::knows_veth(&host) {
         return Err("the kernel cannot link namespaces: `modprobe veth` as root".into());
     }
@@ -93,7 +92,7 @@ pub fn host_forwards() -> bool {
 
 /// Whether the host can hide guests behind its own address. Leaves nothing behind.
 pub fn host_translates(pool: &Pool) -> bool {
-    Netlink::open(Part::Filter).is_ok_and(|host| filter::can_hide_guests(&host, pool))
+    Netlink::open(Subsystem::Filter).is_ok_and(|host| filter::can_hide_guests(&host, pool))
 }
 
 /// Whether an address is that of a VM with a network on this host, whatever pool it is of and
@@ -104,7 +103,7 @@ pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
 
 /// Whether an address is that of a VM or of its link to the host, the host's end included.
 fn is_of_a_link(address: Ipv4Addr) -> bool {
-    Netlink::open(Part::Route).is_ok_and(|host| is_known_to(&host, address))
+    Netlink::open(Subsystem::Route).is_ok_and(|host| is_known_to(&host, address))
 }
 
 fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
@@ -115,7 +114,10 @@ fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
 /// all pools if there is no VM at all. VMs that are just ending get a moment, because the kernel
 /// removes interfaces later.
 pub fn tidy(pool: &Pool) {
-    let host = (Netlink::open(Part::Route), Netlink::open(Part::Filter));
+    let host = (
+        Netlink::open(Subsystem::Route),
+        Netlink::open(Subsystem::Filter),
+    );
     if let (Ok(route), Ok(filter)) = host {
         tidy_up(pool, &route, &filter);
     }

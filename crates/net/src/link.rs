@@ -1,8 +1,7 @@
 //! Pairs of interfaces: the one rtnetlink(7) message that only the host needs.
 
-use super::netlink::Netlink;
-use hyperfork_api::netlink::route::{NEWLINK, interface};
-use hyperfork_api::netlink::{Batch, CREATE, EXCLUSIVE};
+use hyperfork_netlink::route::{NEWLINK, interface};
+use hyperfork_netlink::{Batch, CREATE, EXCLUSIVE, Netlink};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 const IFLA_IFNAME: u16 = 3;

@@ -4,14 +4,12 @@ use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
 use super::egress::{self, Around, Rule};
 use super::inside::{EVERYWHERE, GATEWAY, GATEWAY_MAC, TO_GUEST, TO_HOST, connect_guest, set_up};
-use super::netlink::{Netlink, Part};
 use super::reach::Reach;
 use super::{NF_TABLES, filter, link, netns, resolver, user};
 use hyperfork_api::net::GuestNetwork;
-use hyperfork_api::netlink::Batch;
 use hyperfork_api::{Egress, Mac, NetKind, NetMode};
+use hyperfork_netlink::{Batch, Netlink, Subsystem};
 use hyperfork_sys::tap::Tap;
-use rustix::rand::{GetRandomFlags, getrandom};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -73,7 +71,7 @@ impl Namespace {
         let network = Self::prepare_in(setup, kind)?;
         if network.ip().is_some() {
             // Without a filter guests reach the host alone; `doctor` says so.
-            if let Ok(host) = Netlink::open(Part::Filter) {
+            if let Ok(host) = Netlink::open(Subsystem::Filter) {
                 let _ = filter::part_guests(&host);
                 let _ = filter::hide_guests(&host, &setup.pool);
             }
@@ -84,7 +82,7 @@ impl Namespace {
     /// One with addresses of this pool, known to this host alone.
     pub(super) fn prepare_in(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let pool = &setup.pool;
-        let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
+        let host = Netlink::open(Subsystem::Route).map_err(failed("speak to the kernel"))?;
         if kind.mode == NetMode::User {
             return Self::without_privileges(setup, &host, &kind.egress);
         }
@@ -92,8 +90,8 @@ impl Namespace {
             set_up()?;
             let tap = Tap::create(TO_GUEST)?;
             // Not every kernel has a filter, and mode `own` gets along without.
-            let filter = Netlink::open(Part::Filter);
-            Ok((tap, netns::own()?, Netlink::open(Part::Route)?, filter))
+            let filter = Netlink::open(Subsystem::Filter);
+            Ok((tap, netns::own()?, Netlink::open(Subsystem::Route)?, filter))
         });
         let (tap, inside, route, netfilter) = inside.map_err(failed("make a network namespace"))?;
         let block = lease(pool, &host, inside.as_fd())?;
@@ -233,11 +231,7 @@ fn around(
 }
 
 fn random() -> u32 {
-    let mut random = [0; 4];
-    match getrandom(&mut random, GetRandomFlags::empty()) {
-        Ok(_) => u32::from_ne_bytes(random),
-        Err(_) => 0,
-    }
+    getrandom::u32().unwrap_or(0)
 }
 
 /// Makes the link to the host under the name of the first block that is free, beginning

@@ -3,9 +3,9 @@
 mod links;
 
 use super::address::Pool;
-use super::netlink::{Netlink, Part};
 use super::{Namespace, NetError, Setup, available, filter, link, netns};
 use hyperfork_api::{Egress, NetKind, NetMode};
+use hyperfork_netlink::{Netlink, Subsystem};
 use hyperfork_sys::tap::HEADER_LEN;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -108,7 +108,10 @@ fn to_look_whether_there_can_be_a_network_makes_nothing() {
         available(&setup(&Pool::DEFAULT), mode).unwrap();
     }
     netns::inside_a_new_one(|| {
-        let (route, filter) = (Netlink::open(Part::Route)?, Netlink::open(Part::Filter)?);
+        let (route, filter) = (
+            Netlink::open(Subsystem::Route)?,
+            Netlink::open(Subsystem::Filter)?,
+        );
         assert!(link::knows_veth(&route));
         assert!(route.index_of("hf-probe").is_err());
         let pools = ["192.0.2.0/24", "198.51.100.0/24"].map(pool);

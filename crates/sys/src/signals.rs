@@ -1,6 +1,7 @@
 //! Signals to the process. A thread waits for them, and no handler catches them:
 //! so a child made by `fork(2)`, which has them blocked as well, has no state of
-//! theirs to rebuild.
+//! theirs to rebuild. (`signal-hook` is handlers and a pipe, which such a child would share with its
+//! parent.)
 
 use crate::note;
 use rustix::process::{Signal, WaitOptions, wait};

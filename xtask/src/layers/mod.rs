@@ -18,12 +18,16 @@ use std::path::{Path, PathBuf};
 /// Which of our crates each may import. `xtask` may import none and is not listed.
 const CRATES: &[(&str, &[&str])] = &[
     ("hyperfork-api", &[]),
+    ("hyperfork-netlink", &[]),
     ("hyperfork-sys", &[]),
     ("hyperfork-state", &["hyperfork-api"]),
     ("hyperfork-nano", &["hyperfork-api"]),
-    ("hyperfork-agent", &["hyperfork-api"]),
+    ("hyperfork-agent", &["hyperfork-api", "hyperfork-netlink"]),
     ("hyperfork-image", &["hyperfork-api"]),
-    ("hyperfork-net", &["hyperfork-api", "hyperfork-sys"]),
+    (
+        "hyperfork-net",
+        &["hyperfork-api", "hyperfork-netlink", "hyperfork-sys"],
+    ),
     (
         "hyperfork-vmm",
         &["hyperfork-api", "hyperfork-state", "hyperfork-sys"],

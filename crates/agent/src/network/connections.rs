@@ -1,11 +1,8 @@
 //! TCP connections of an address that the guest no longer has (sock_diag(7)).
 
-use super::{netlink, request};
-use hyperfork_api::netlink::{Batch, Content, DUMP, messages};
-use rustix::net::{RecvFlags, SendFlags, netlink as parts, recv, send};
+use hyperfork_netlink::{Batch, DUMP, Netlink, Subsystem};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -22,13 +19,13 @@ const SOURCE: usize = 4;
 
 /// The kernel's list of TCP connections.
 #[derive(Debug)]
-pub(super) struct Connections(OwnedFd);
+pub(super) struct Connections(Netlink);
 
 impl Connections {
     /// # Errors
     /// The kernel's.
     pub(super) fn open() -> io::Result<Self> {
-        netlink(Some(parts::SOCK_DIAG)).map(Self)
+        Netlink::open(Subsystem::SockDiag).map(Self)
     }
 
     /// Ends all from this address: programs that wait for one get an error, and so do programs
@@ -46,7 +43,7 @@ impl Connections {
         for id in ids {
             let mut batch = Batch::new();
             batch.message(SOCK_DESTROY, 0, &question(&id), |_| ());
-            match request(&self.0, &batch) {
+            match self.0.request(&batch) {
                 Err(error) if !is_unknown(&error) => result = Err(error),
                 _ => {}
             }
@@ -63,23 +60,13 @@ fn is_unknown(error: &io::Error) -> bool {
         .is_some_and(|number| numbers.contains(&number))
 }
 
-fn all_of(kernel: &OwnedFd, address: Ipv4Addr) -> io::Result<Vec<[u8; ID_LEN]>> {
+fn all_of(kernel: &Netlink, address: Ipv4Addr) -> io::Result<Vec<[u8; ID_LEN]>> {
     let mut batch = Batch::new();
     let any = question(&[0; ID_LEN]);
     batch.message(SOCK_DIAG_BY_FAMILY, DUMP, &any, |_| ());
-    send(kernel, batch.as_bytes(), SendFlags::empty())?;
     let mut ids = Vec::new();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let (len, _) = recv(kernel, &mut buffer[..], RecvFlags::empty())?;
-        for message in messages(&buffer[..len]) {
-            match message.content {
-                Content::Done | Content::Answer(0) => return Ok(ids),
-                Content::Answer(number) => return Err(io::Error::from_raw_os_error(number)),
-                Content::Other(_, payload) => ids.extend(id_of(payload, address)),
-            }
-        }
-    }
+    kernel.list(&batch, |_, payload| ids.extend(id_of(payload, address)))?;
+    Ok(ids)
 }
 
 /// Which connection a listed one is, if it is from this address.
@@ -106,7 +93,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.9:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port().to_be_bytes();
-        let Ok(kernel) = netlink(Some(parts::SOCK_DIAG)) else {
+        let Ok(kernel) = Netlink::open(Subsystem::SockDiag) else {
             panic!("this kernel tells nothing of sockets");
         };
         let there = all_of(&kernel, Ipv4Addr::new(127, 0, 0, 9)).unwrap();

@@ -14,7 +14,7 @@ use crate::fork::ForkRow;
 use crate::journal::{Document, Plan, Row};
 use crate::soak::SoakRow;
 use draw::{Panel, draw};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// A row that knows its figure.
@@ -64,6 +64,8 @@ pub fn plot<P: Plan<Row: Figure>>(
             .with_extension(extension)
     });
     draw(&svg, &P::Row::panels(&document.rows))?;
-    fs::write(&table, csv(&document.rows)).map_err(BenchError::io("write", &table))?;
+    File::create(&table)
+        .and_then(|file| csv(&document.rows, file))
+        .map_err(BenchError::io("write", &table))?;
     Ok([svg, table])
 }

@@ -5,6 +5,8 @@ use crate::memory;
 use crate::stock::Stock;
 use crate::vms::Vms;
 use hyperfork_api::VmName;
+use procfs::ProcResult;
+use procfs::process::{FDTarget, Process, all_processes};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -123,35 +125,32 @@ impl Census {
 impl ProcessCensus {
     /// Of a process; nothing where it is gone.
     fn of(pid: u32) -> Self {
-        let proc = Path::new("/proc").join(pid.to_string());
-        let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
-        let status = text("status");
-        let field = |name: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = value.and_then(|value| value.split_whitespace().next());
-            number.and_then(|number| number.parse().ok()).unwrap_or(0)
-        };
+        Process::new(pid.cast_signed())
+            .and_then(|process| Self::count(&process))
+            .unwrap_or_default()
+    }
+
+    fn count(process: &Process) -> ProcResult<Self> {
+        let status = process.status()?;
         let mut census = Self {
-            threads: field("Threads:"),
-            rss_kib: field("VmRSS:"),
-            mappings: text("maps").lines().count() as u64,
+            threads: status.threads,
+            rss_kib: status.vmrss.unwrap_or(0),
+            mappings: process.maps().map_or(0, |maps| maps.len() as u64),
             ..Self::default()
         };
-        for fd in fs::read_dir(proc.join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for fd in process.fd().into_iter().flatten().flatten() {
             census.fds += 1;
-            let link = fs::read_link(fd.path()).unwrap_or_default();
-            let link = link.to_string_lossy();
-            census.tracked |= link.contains("userfaultfd");
-            if link.starts_with("/memfd:") {
-                // In units of 512 bytes, whatever the file system (stat(2)).
-                census.files_kib += fs::metadata(fd.path()).map_or(0, |meta| meta.blocks() / 2);
+            match fd.target {
+                FDTarget::AnonInode(name) => census.tracked |= name.contains("userfaultfd"),
+                FDTarget::MemFD(_) => {
+                    let file = fs::metadata(format!("/proc/{}/fd/{}", process.pid, fd.fd));
+                    // In units of 512 bytes, whatever the file system (stat(2)).
+                    census.files_kib += file.map_or(0, |file| file.blocks() / 2);
+                }
+                _ => {}
             }
         }
-        census
+        Ok(census)
     }
 }
 
@@ -165,18 +164,11 @@ fn entries(directory: &Path) -> u64 {
     found.map(count).sum()
 }
 
-/// How many processes have one of these for a parent (proc(5), `stat`).
+/// How many processes have one of these for a parent.
 fn children_of(starters: &[Option<u32>]) -> u64 {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let parents = processes.filter_map(|process| parent_in(&process.path().join("stat")));
+    let processes = all_processes().into_iter().flatten().flatten();
+    let parents = processes.filter_map(|process| Some(process.stat().ok()?.ppid.cast_unsigned()));
     parents.filter(|pid| starters.contains(&Some(*pid))).count() as u64
-}
-
-fn parent_in(stat: &Path) -> Option<u32> {
-    let text = fs::read_to_string(stat).ok()?;
-    // The program's name, in brackets, may contain anything.
-    let (_, fields) = text.rsplit_once(')')?;
-    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -3,22 +3,16 @@
 use hyperfork_api::{Bytes, Egress, VmSpec};
 use std::time::Duration;
 
-/// A time span: `120s`, `2m`, `500ms`, or plain seconds.
+/// A time span: `120s`, `2m`, `500ms`, `1m 30s`, or plain seconds.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
-    let (number, unit_ms) = UNITS
-        .iter()
-        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)))
-        .unwrap_or((text, 1000));
-    number
-        .parse()
-        .ok()
-        .and_then(|number: u64| number.checked_mul(unit_ms))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "not a time: write 120s, 2m or 500ms".to_owned())
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|_| "not a time: write 120s, 2m or 500ms".to_owned()),
+    }
 }
 
 /// A guest's memory.
@@ -94,13 +88,16 @@ mod tests {
             ("500ms", 500),
             ("7", 7000),
             ("1h", 3_600_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in [
             "",
             "s",
-            "1.5s",
+            "1.5",
+            "2 parsecs",
             "-1",
             "99999999999999999999s",
             "18446744073709551615h",

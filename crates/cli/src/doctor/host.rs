@@ -8,7 +8,6 @@ use hyperfork_sys::huge_pages;
 use hyperfork_vmm::kvm::{Host, HostKind};
 use rustix::fs::{Access, access, statfs, statvfs};
 use serde::Serialize;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Facts about this host.
@@ -234,10 +233,9 @@ fn cgroup_version() -> Option<u32> {
     if root.f_type as u64 == CGROUP2 {
         return Some(2);
     }
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut mounts = procfs::mounts().ok()?.into_iter();
     mounts
-        .lines()
-        .any(|line| line.split(' ').nth(2) == Some("cgroup"))
+        .any(|mount| mount.fs_vfstype == "cgroup")
         .then_some(1)
 }
 

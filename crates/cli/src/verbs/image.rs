@@ -6,8 +6,8 @@ use crate::interrupt::Interrupt;
 use crate::ui::{self, ImageProgress, Progress, Table, age, mib};
 use anyhow::Context;
 use hyperfork_image::{Image, ImageStore};
+use procfs::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -114,18 +114,10 @@ fn end_when_interrupted(interrupt: &Interrupt, build: &Receiver<()>) {
 /// Asks the children of this process to end. While an image is built these are the build's
 /// tools.
 fn end_children() {
-    let threads = fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
-    for thread in threads {
-        // proc_pid_task(5): the processes that this thread has started.
-        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        for pid in children
-            .split_ascii_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-        {
-            if let Some(pid) = Pid::from_raw(pid) {
+    let threads = Process::myself().and_then(|own| own.tasks());
+    for thread in threads.into_iter().flatten().flatten() {
+        for child in thread.children().unwrap_or_default() {
+            if let Some(pid) = Pid::from_raw(child.cast_signed()) {
                 // It may be gone by now.
                 let _ = kill_process(pid, Signal::TERM);
             }

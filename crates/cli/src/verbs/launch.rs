@@ -5,7 +5,7 @@ use crate::ui::Progress;
 use anyhow::{Context, bail};
 use hyperfork_api::{Bytes, Secrets, VmInfo, VmName, VmSpec};
 use hyperfork_host::{Config, RunDir, launch};
-use std::fs;
+use procfs::{Current, Meminfo};
 use std::hash::{BuildHasher, RandomState};
 
 /// Boots a VM and waits until it is ready.
@@ -52,18 +52,13 @@ pub(crate) struct HostMemory {
 /// # Errors
 /// The kernel does not report it.
 pub(crate) fn host_memory() -> anyhow::Result<HostMemory> {
-    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let field = |name: &str| -> Option<Bytes> {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(Bytes(kib << 10))
-    };
-    field("MemTotal")
-        .zip(field("MemAvailable"))
-        .map(|(total, available)| HostMemory { total, available })
-        .context("/proc/meminfo does not tell this host's memory")
+    let told = Meminfo::current().context("cannot read /proc/meminfo")?;
+    let available = told.mem_available;
+    let available = available.context("/proc/meminfo does not tell this host's memory")?;
+    Ok(HostMemory {
+        total: Bytes(told.mem_total),
+        available: Bytes(available),
+    })
 }
 
 /// A name of two words that no VM has.

@@ -5,7 +5,7 @@ use super::{
     DESTINATION, Hook, IPV4, Is, Netlink, REGISTER, SOURCE, TABLE, Transaction, address,
     expression, immediate,
 };
-use hyperfork_api::netlink::Batch;
+use hyperfork_netlink::Batch;
 use std::io;
 use std::net::Ipv4Addr;
 

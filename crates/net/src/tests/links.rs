@@ -10,8 +10,8 @@ fn on_a_host<T: Send>(test: impl FnOnce(&Netlink, &Netlink) -> T + Send) -> T {
     netns::inside_a_new_one(|| {
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
         Ok(test(
-            &Netlink::open(Part::Route)?,
-            &Netlink::open(Part::Filter)?,
+            &Netlink::open(Subsystem::Route)?,
+            &Netlink::open(Subsystem::Filter)?,
         ))
     })
     .unwrap()

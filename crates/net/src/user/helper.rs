@@ -2,11 +2,10 @@
 
 use super::super::egress::Rule;
 use super::super::inside::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
-use super::super::netlink::{Netlink, Part};
 use super::super::{filter, netns};
 use hyperfork_api::frame;
-use hyperfork_api::netlink::Batch;
 use hyperfork_api::port::Protocol;
+use hyperfork_netlink::{Batch, Netlink, Subsystem};
 use hyperfork_sys::scm;
 use hyperfork_sys::tap::{Tap, create_tun};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -75,9 +74,9 @@ fn make(order: &Order) -> Result<Vec<OwnedFd>, String> {
     let tun = create_tun(TO_HOST).map_err(cannot("make a TUN in a user namespace"))?;
     let listener = connect(order.guest).map_err(cannot("set up a VM's network"))?;
     let port = listener.local_addr().map_err(cannot("listen"))?.port();
-    let route = Netlink::open(Part::Route).and_then(|route| route.index_of(TO_GUEST));
+    let route = Netlink::open(Subsystem::Route).and_then(|route| route.index_of(TO_GUEST));
     let guest = route.map_err(cannot("set up a VM's network"))?;
-    Netlink::open(Part::Filter)
+    Netlink::open(Subsystem::Filter)
         .and_then(|netfilter| filter::intercept(&netfilter, guest, &order.rules, (GATEWAY, port)))
         .map_err(cannot("filter packets in a user namespace (nf_tables)"))?;
     let tap = tap
@@ -89,7 +88,7 @@ fn make(order: &Order) -> Result<Vec<OwnedFd>, String> {
 
 /// Connects both ends, and listens where the guest's connections will be translated to.
 fn connect(guest: Ipv4Addr) -> io::Result<TcpListener> {
-    let inside = Netlink::open(Part::Route)?;
+    let inside = Netlink::open(Subsystem::Route)?;
     let (to_guest, out) = (inside.index_of(TO_GUEST)?, inside.index_of(TO_HOST)?);
     let mut batch = Batch::new();
     batch.mtu(out, WHOLE).up(out);

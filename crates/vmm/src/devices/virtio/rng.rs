@@ -8,8 +8,6 @@ use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::BlobWriter;
 use crate::memory::GuestMemoryMmap;
 use hyperfork_state::{Record, RecordType, devices};
-use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -73,15 +71,11 @@ fn fill(chain: ring::Chain<'_>, memory: &GuestMemoryMmap) -> Result<u32, DeviceE
     let mut left = writer.available_bytes().min(REQUEST_MAX);
     let mut entropy = [0; 256];
     while left > 0 {
-        let wanted = left.min(entropy.len());
-        match getrandom(&mut entropy[..wanted], GetRandomFlags::empty()) {
-            Ok(given) => {
-                writer.write_all(&entropy[..given])?;
-                left -= given;
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
-        }
+        let len = left.min(entropy.len());
+        let part = &mut entropy[..len];
+        getrandom::fill(part).map_err(io::Error::from)?;
+        writer.write_all(part)?;
+        left -= len;
     }
     Ok(writer.bytes_written() as u32)
 }

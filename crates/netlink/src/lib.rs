@@ -1,12 +1,18 @@
-//! Netlink messages (netlink(7)) as bytes: written and read, never sent. The monitor
-//! sets links up with them on the host, the agent in the guest.
+//! Netlink (netlink(7)): messages as bytes, and the socket to the kernel. The monitor sets a VM's
+//! links up with it on the host, the agent in the guest.
 //!
-//! Nobody asks to be told of success. The parts of the kernel that are spoken to here do
-//! what a message says before sending it returns, and answer what they refuse; so when
-//! nothing is there to be read, all went well. A guest whose kernel is emulated is spared
-//! a millisecond per answer.
+//! No message asks for an acknowledgement. The subsystems that are spoken to here do what a message
+//! says before sending it returns, and answer what they refuse; so when nothing is there to be
+//! read, all went well. A guest whose kernel is emulated is spared a millisecond per answer.
+//!
+//! It is our own because of who uses it: the agent is a small static program, and half of what the
+//! monitor sends is for nf_tables, of which `netlink-packet-route` and `neli` know nothing.
+#![forbid(unsafe_code)]
 
 pub mod route;
+mod socket;
+
+pub use socket::{Netlink, Subsystem};
 
 use std::io;
 
@@ -141,7 +147,7 @@ pub enum Content<'a> {
     Other(u16, &'a [u8]),
 }
 
-/// Reads all answers to what was sent. `receive` must not wait: it gives the length of what
+/// Reads all answers to what was sent, as [`Netlink::request`] does. `receive` must not wait: it gives the length of what
 /// there is, or `WouldBlock`.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Interfaces, addresses, routes and neighbours of IPv4: rtnetlink(7) messages.
 
-use super::{Batch, CREATE, DUMP, REPLACE, attributes};
-use crate::Mac;
+use super::{Batch, CREATE, DUMP, Netlink, REPLACE, attributes};
+use std::io;
 use std::net::Ipv4Addr;
 
 /// `RTM_NEWLINK`.
@@ -55,9 +55,9 @@ impl Batch {
 
     /// Gives an interface an Ethernet address. Its neighbours are forgotten with the one
     /// it had, permanent ones too.
-    pub fn mac(&mut self, index: u32, mac: Mac) -> &mut Self {
+    pub fn mac(&mut self, index: u32, mac: [u8; 6]) -> &mut Self {
         self.message(NEWLINK, 0, &interface(index, false), |message| {
-            message.attribute(IFLA_ADDRESS, &mac.0);
+            message.attribute(IFLA_ADDRESS, &mac);
         })
     }
 
@@ -75,11 +75,6 @@ impl Batch {
         self.message(DELADDR, 0, &address_header(index, prefix), |message| {
             message.attribute(IFA_LOCAL, &ip.octets());
         })
-    }
-
-    /// Lists all addresses, which [`listed_address`] reads.
-    pub fn list_addresses(&mut self) -> &mut Self {
-        self.message(GETADDR, DUMP, &address_header(0, 0), |_| ())
     }
 
     /// Packets for `to` leave through an interface, where their receiver is.
@@ -132,15 +127,31 @@ impl Batch {
 
     /// Who has an address on the other side of an interface is known for good: nobody
     /// has to ask.
-    pub fn neighbour(&mut self, index: u32, ip: Ipv4Addr, mac: Mac) -> &mut Self {
+    pub fn neighbour(&mut self, index: u32, ip: Ipv4Addr, mac: [u8; 6]) -> &mut Self {
         /// `NUD_PERMANENT`.
         const PERMANENT: u8 = 0x80;
         let mut header = [INET, 0, 0, 0, 0, 0, 0, 0, PERMANENT, 0, 0, 0];
         header[4..8].copy_from_slice(&index.to_ne_bytes());
         self.message(NEWNEIGH, CREATE | REPLACE, &header, |message| {
             message.attribute(NDA_DST, &ip.octets());
-            message.attribute(NDA_LLADDR, &mac.0);
+            message.attribute(NDA_LLADDR, &mac);
         })
+    }
+}
+
+impl Netlink {
+    /// All addresses of the namespace in which this was opened.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn addresses(&self) -> io::Result<Vec<Ipv4Addr>> {
+        let mut batch = Batch::new();
+        batch.message(GETADDR, DUMP, &address_header(0, 0), |_| ());
+        let mut addresses = Vec::new();
+        self.list(&batch, |kind, payload| {
+            addresses.extend(listed_address(kind, payload));
+        })?;
+        Ok(addresses)
     }
 }
 
