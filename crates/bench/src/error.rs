@@ -122,12 +122,12 @@ pub enum BenchError {
         source: io::Error,
     },
     /// A plot could not be drawn.
-    #[error("cannot draw {path}: {words}")]
+    #[error("cannot draw {path}: {message}")]
     Plot {
         /// The plot.
         path: PathBuf,
         /// The library's message.
-        words: String,
+        message: String,
     },
 }
 

@@ -24,7 +24,7 @@ pub trait Watch {
 
 /// How long anything may take that a guest or a process does. Generous: hosts may
 /// be busy, and guests big.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The VMs of one run. Dropping it ends and removes all of them.
@@ -165,7 +165,7 @@ impl<'a> Vms<'a> {
         let begun = Instant::now();
         while !holds() {
             self.check()?;
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 return Err(BenchError::Silent {
                     vm: vm.to_string(),
                     what,

@@ -112,7 +112,7 @@ impl Block {
     }
 
     /// The one that an address would be of.
-    pub fn around(address: Ipv4Addr) -> Self {
+    pub fn containing(address: Ipv4Addr) -> Self {
         Self(u32::from(address) & !3)
     }
 
@@ -151,7 +151,7 @@ mod tests {
             prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
             prop_assert_eq!(Block::of_interface(&block.interface()), Some(block));
             for address in all(block) {
-                prop_assert_eq!(Block::around(address), block);
+                prop_assert_eq!(Block::containing(address), block);
             }
             prop_assert!(block.interface().len() < 16);
         }

@@ -31,7 +31,7 @@ pub(super) struct Transport {
 
 /// What the keywords of a policy stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Around {
+pub(super) struct HostAddresses {
     /// The name servers.
     pub(super) nameservers: Vec<Ipv4Addr>,
     /// This host's addresses.
@@ -57,23 +57,24 @@ const SPECIAL: [Net; 14] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-const EVERYBODY: Net = (Ipv4Addr::UNSPECIFIED, 0);
-const NAMES: (u16, u16) = (53, 53);
+const ANY_ADDRESS: Net = (Ipv4Addr::UNSPECIFIED, 0);
+const DNS_PORTS: (u16, u16) = (53, 53);
 
 /// The rules of a policy; what none of them is about is refused. `None` where everything is
 /// allowed.
-pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
+pub(super) fn rules(egress: &Egress, addresses: &HostAddresses) -> Option<Vec<Rule>> {
     let Egress::Only(destinations) = egress else {
         return None;
     };
     let mut rules = Vec::new();
     for destination in destinations {
         match destination {
-            Destination::Dns => rules.extend(around.nameservers.iter().flat_map(|&server| {
-                all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+            Destination::Dns => rules.extend(addresses.nameservers.iter().flat_map(|&server| {
+                all_protocols(Some(DNS_PORTS))
+                    .map(|transport| allowed((server, 32), Some(transport)))
             })),
             Destination::Host => {
-                rules.extend(around.host.iter().map(|&host| allowed((host, 32), None)));
+                rules.extend(addresses.host.iter().map(|&host| allowed((host, 32), None)));
             }
             Destination::Place(place) => rules.extend(of_place(place)),
             // Last, for it refuses something.
@@ -81,21 +82,21 @@ pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
         }
     }
     if destinations.contains(&Destination::Public) {
-        let host = around.host.iter().map(|&host| (host, 32));
+        let host = addresses.host.iter().map(|&host| (host, 32));
         rules.extend(host.chain(SPECIAL).map(refused));
-        rules.push(allowed(EVERYBODY, None));
+        rules.push(allowed(ANY_ADDRESS, None));
     }
     Some(rules)
 }
 
 /// The rules that allow every destination but this host. If name servers run on this host, the
 /// guest may ask those for names.
-pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
-    let names = around.nameservers.iter().flat_map(|&server| {
-        all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+pub(super) fn all_but_the_host(addresses: &HostAddresses) -> Vec<Rule> {
+    let names = addresses.nameservers.iter().flat_map(|&server| {
+        all_protocols(Some(DNS_PORTS)).map(|transport| allowed((server, 32), Some(transport)))
     });
-    let host = around.host.iter().map(|&host| refused((host, 32)));
-    let rest = allowed(EVERYBODY, None);
+    let host = addresses.host.iter().map(|&host| refused((host, 32)));
+    let rest = allowed(ANY_ADDRESS, None);
     names.chain(host).chain([rest]).collect()
 }
 
@@ -120,8 +121,8 @@ pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protoc
 
 /// Whether a policy has keywords that depend on the host's addresses.
 pub(super) fn is_about_the_host(egress: &Egress) -> bool {
-    let words = [Destination::Host, Destination::Public];
-    matches!(egress, Egress::Only(all) if all.iter().any(|one| words.contains(one)))
+    let keywords = [Destination::Host, Destination::Public];
+    matches!(egress, Egress::Only(all) if all.iter().any(|one| keywords.contains(one)))
 }
 
 fn allowed(to: Net, transport: Option<Transport>) -> Rule {
@@ -165,23 +166,23 @@ mod tests {
     use super::*;
     use Protocol::{Tcp, Udp};
 
-    fn around() -> Around {
-        Around {
+    fn addresses() -> HostAddresses {
+        HostAddresses {
             nameservers: vec![Ipv4Addr::new(10, 0, 0, 2)],
             host: vec![Ipv4Addr::new(10, 213, 0, 5), Ipv4Addr::new(80, 1, 2, 3)],
         }
     }
 
     fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
-        let rules = rules(&Egress::of(words).unwrap(), &around());
+        let rules = rules(&Egress::of(words).unwrap(), &addresses());
         permits(rules.as_deref(), to.parse().unwrap(), protocol)
     }
 
     #[test]
     fn everybody_but_the_host_is_everybody_else_and_a_name_server_that_is_the_host() {
-        let mut around = around();
-        around.nameservers.push(around.host[1]);
-        let rules = all_but_the_host(&around);
+        let mut addresses = addresses();
+        addresses.nameservers.push(addresses.host[1]);
+        let rules = all_but_the_host(&addresses);
         let may = |to: &str| permits(Some(&rules), to.parse().unwrap(), Tcp);
         assert!(may("8.8.8.8:80") && may("10.0.0.2:80") && may("80.1.2.3:53"));
         assert!(!may("80.1.2.3:80") && !may("10.213.0.5:53"));

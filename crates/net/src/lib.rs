@@ -15,6 +15,7 @@
 //! close, and the namespace, the interface and the lease go.
 
 pub mod address;
+mod connector;
 mod egress;
 pub mod exchange;
 mod filter;
@@ -23,14 +24,13 @@ mod link;
 mod namespace;
 mod netlink;
 mod netns;
-mod reach;
 mod resolver;
 mod sessions;
 pub mod streams;
 pub mod user;
 
+pub use connector::GuestConnector;
 pub use namespace::{Namespace, NetError};
-pub use reach::Reach;
 
 use address::{Block, Pool};
 use hyperfork_api::NetMode;
@@ -99,7 +99,7 @@ pub fn host_translates(pool: &Pool) -> bool {
 /// Whether an address is that of a VM with a network on this host, whatever pool it is of and
 /// whichever user's VM it is.
 pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
-    address != Block::around(address).host() && is_of_a_link(address)
+    address != Block::containing(address).host() && is_of_a_link(address)
 }
 
 /// Whether an address is that of a VM or of its link to the host, the host's end included.
@@ -108,7 +108,8 @@ fn is_of_a_link(address: Ipv4Addr) -> bool {
 }
 
 fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
-    host.index_of(&Block::around(address).interface()).is_ok()
+    host.index_of(&Block::containing(address).interface())
+        .is_ok()
 }
 
 /// Removes what VMs share on the host: the pool's table if the pool has no VM left, and the table of

@@ -2,10 +2,10 @@
 
 use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
-use super::egress::{self, Around, Rule};
+use super::connector::GuestConnector;
+use super::egress::{self, HostAddresses, Rule};
 use super::inside::{EVERYWHERE, GATEWAY, GATEWAY_MAC, TO_GUEST, TO_HOST, connect_guest, set_up};
 use super::netlink::{Netlink, Part};
-use super::reach::Reach;
 use super::{NF_TABLES, filter, link, netns, resolver, user};
 use hyperfork_api::net::GuestNetwork;
 use hyperfork_api::netlink::Batch;
@@ -25,7 +25,7 @@ pub struct Namespace {
     visible: Block,
     tap: Tap,
     nameservers: Vec<Ipv4Addr>,
-    reach: Reach,
+    connector: GuestConnector,
     _inside: Option<OwnedFd>,
 }
 
@@ -122,7 +122,7 @@ impl Namespace {
             visible,
             tap,
             nameservers,
-            reach: Reach::direct(block.guest()),
+            connector: GuestConnector::direct(block.guest()),
             _inside: Some(inside),
         })
     }
@@ -140,8 +140,8 @@ impl Namespace {
         // policy names the host.
         let rules = match egress {
             Egress::All => {
-                let around = around(&nameservers, Vec::new(), host, pool)?;
-                Some(egress::all_but_the_host(&around))
+                let addresses = host_addresses(&nameservers, Vec::new(), host, pool)?;
+                Some(egress::all_but_the_host(&addresses))
             }
             egress => rules_of(egress, &nameservers, Vec::new(), host, pool)?,
         };
@@ -152,7 +152,7 @@ impl Namespace {
             visible,
             tap,
             nameservers,
-            reach: Reach::inside(visible.guest(), sockets),
+            connector: GuestConnector::inside(visible.guest(), sockets),
             _inside: None,
         })
     }
@@ -163,8 +163,8 @@ impl Namespace {
     }
 
     /// How this process reaches the guest.
-    pub fn reach(&self) -> &Reach {
-        &self.reach
+    pub fn connector(&self) -> &GuestConnector {
+        &self.connector
     }
 
     /// The host's interface, and its address there.
@@ -205,28 +205,28 @@ fn rules_of(
     host: &Netlink,
     pool: &Pool,
 ) -> Result<Option<Vec<Rule>>, NetError> {
-    let around = match egress::is_about_the_host(egress) {
-        true => around(nameservers, ends, host, pool)?,
-        false => Around {
+    let addresses = match egress::is_about_the_host(egress) {
+        true => host_addresses(nameservers, ends, host, pool)?,
+        false => HostAddresses {
             nameservers: nameservers.to_vec(),
             host: ends,
         },
     };
-    Ok(egress::rules(egress, &around))
+    Ok(egress::rules(egress, &addresses))
 }
 
 /// With all addresses of the host that are not a link's.
-fn around(
+fn host_addresses(
     nameservers: &[Ipv4Addr],
     ends: Vec<Ipv4Addr>,
     host: &Netlink,
     pool: &Pool,
-) -> Result<Around, NetError> {
+) -> Result<HostAddresses, NetError> {
     let addresses = host.addresses();
     let addresses = addresses.map_err(failed("list this host's addresses"))?;
     let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
     let others = addresses.into_iter().filter(others);
-    Ok(Around {
+    Ok(HostAddresses {
         nameservers: nameservers.to_vec(),
         host: ends.into_iter().chain(others).collect(),
     })

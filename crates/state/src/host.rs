@@ -90,13 +90,13 @@ pub enum Difference {
 
 /// A machine was captured on another host than this, or before this one was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it was captured on another host, or before this one was started: {}", Self::words(.0))]
+#[error("it was captured on another host, or before this one was started: {}", Self::list(.0))]
 pub struct OtherHost(pub Vec<Difference>);
 
 impl OtherHost {
-    fn words(differences: &[Difference]) -> String {
-        let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        words.join(", ")
+    fn list(differences: &[Difference]) -> String {
+        let list: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        list.join(", ")
     }
 }
 
@@ -216,8 +216,9 @@ mod tests {
             there.tsc_khz = 2_100_000;
             there.boot.0.clear();
         });
-        let words = "leaf 0x1, 0, the TSC has 2100000 kHz there, 2000000 here, the boot id differs";
-        assert!(said.ends_with(words), "{said}");
+        let expected =
+            "leaf 0x1, 0, the TSC has 2100000 kHz there, 2000000 here, the boot id differs";
+        assert!(said.ends_with(expected), "{said}");
         let said = difference(|there| there.cpuid.truncate(1));
         assert!(said.ends_with("CPUID differs in leaf 0x1, 0"), "{said}");
     }

@@ -168,8 +168,8 @@ mod tests {
             "{said}"
         );
         let said = refusal(|record| record.version = 4);
-        let words = "this program reads clockwork records of version 3, not 4";
-        assert_eq!(said, words);
+        let message = "this program reads clockwork records of version 3, not 4";
+        assert_eq!(said, message);
     }
 
     #[test]

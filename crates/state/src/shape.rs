@@ -23,7 +23,7 @@ pub struct Shape {
 
 impl Shape {
     /// How a machine for `spec` is built. A Linux guest has, in the order of the slots:
-    /// its disks, console, vsock, rng, balloon, its network card, its shared directories.
+    /// its disks, console, vsock, rng, balloon, its network nic, its shared directories.
     pub fn of(spec: &VmSpec) -> Self {
         let (rings, shares) = match &spec.guest {
             Guest::Nano { .. } => (Vec::new(), false),
@@ -35,9 +35,9 @@ impl Shape {
                     devices::RNG.rings,
                     devices::BALLOON.rings,
                 ];
-                let card = guest.network.iter().map(|_| devices::NET.rings);
+                let nic = guest.network.iter().map(|_| devices::NET.rings);
                 let shares = guest.shares.iter().map(|_| devices::P9.rings);
-                let all = disks.chain(always).chain(card).chain(shares);
+                let all = disks.chain(always).chain(nic).chain(shares);
                 (all.collect(), !guest.shares.is_empty())
             }
         };

@@ -27,9 +27,9 @@ macro_rules! attempt {
             || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) },
         )
     };
-    ($words:literal: $name:ident $(, $argument:expr)*) => {
+    ($name_of_call:literal: $name:ident $(, $argument:expr)*) => {
         // SAFETY: as above.
-        ($words, || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) })
+        ($name_of_call, || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) })
     };
 }
 
@@ -156,6 +156,6 @@ pub(crate) fn make(confinement: Confinement) {
     confined.join().unwrap();
 }
 
-fn say(words: &str) {
-    io::stdout().write_all(words.as_bytes()).unwrap();
+fn say(message: &str) {
+    io::stdout().write_all(message.as_bytes()).unwrap();
 }

@@ -301,10 +301,13 @@ fn a_state_of_another_boot_or_processor_is_refused_in_words_and_the_parent_goes_
         let shell = Shell::new(&Host::open().unwrap(), capture.state.shape.clone()).unwrap();
         one_line(&support::restore(shell, capture).unwrap_err())
     };
-    let words = refusal(parent.capture(), |host| host.boot.0.push('0'));
-    assert!(words.ends_with("the boot id differs"), "{words}");
-    let words = refusal(parent.capture(), |host| host.cpuid[0].answer[0] += 1);
-    assert!(words.contains("CPUID differs in leaf 0x0, 0"), "{words}");
+    let message = refusal(parent.capture(), |host| host.boot.0.push('0'));
+    assert!(message.ends_with("the boot id differs"), "{message}");
+    let message = refusal(parent.capture(), |host| host.cpuid[0].answer[0] += 1);
+    assert!(
+        message.contains("CPUID differs in leaf 0x0, 0"),
+        "{message}"
+    );
     let clone = parent.fork(1).remove(0);
     assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
 }

@@ -31,7 +31,7 @@ fn the_guest_goes_on_in_parent_and_clones_knowing_which_one_it_is() {
         assert_eq!(parent.done(), report(0), "{}", parent.console());
         for (clone, index) in clones.iter_mut().zip(1..) {
             assert!(clone.has_said_nothing(), "{}", clone.console());
-            clone.machine().guest_fork().born();
+            clone.machine().guest_fork().complete_in_clone();
             assert_eq!(clone.done(), report(index), "{}", clone.console());
         }
     }
@@ -50,7 +50,7 @@ fn a_clone_that_somebody_else_made_does_not_take_itself_for_one_of_the_fork() {
     // The request is still its parent's.
     parent.machine().guest_fork().begin();
     let mut clones = parent.fork(2);
-    clones[1].machine().guest_fork().born();
+    clones[1].machine().guest_fork().complete_in_clone();
     assert_eq!(clones[1].done(), report(2), "{}", clones[1].console());
     parent.machine().guest_fork().complete();
     assert_eq!(parent.done(), report(0), "{}", parent.console());

@@ -27,7 +27,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How long the guest may take to boot.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long it may take from its last word to its halt.
 const TO_HALT: Duration = Duration::from_millis(100);
@@ -107,7 +107,7 @@ impl Template {
 
 fn backends(directory: &std::path::Path) -> io::Result<Backends> {
     Ok(Backends {
-        plug: None,
+        nic: None,
         log: Log::new(File::create_new(directory.join("console.log"))?)?,
         console: UnixListener::bind(directory.join("console.sock"))?,
         overlays: None,
@@ -115,7 +115,7 @@ fn backends(directory: &std::path::Path) -> io::Result<Backends> {
 }
 
 fn await_ready(events: &Receiver<Event>) -> Result<(), BenchError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match events.recv_timeout(left) {

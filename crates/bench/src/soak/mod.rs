@@ -44,7 +44,7 @@ const COUNTS: usize = 10;
 /// How many clones are there before they are removed.
 const AT_ONCE: usize = 10;
 /// How long what is not needed any more may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 
 impl Plan for SoakPlan {
@@ -169,7 +169,7 @@ fn judge(
     };
     while let Some(last) = row.census.last_mut() {
         row.grown = last.grown_since(&before);
-        if row.grown.is_none() || begun.elapsed() > PATIENCE {
+        if row.grown.is_none() || begun.elapsed() > TIMEOUT {
             break;
         }
         vms.check()?;

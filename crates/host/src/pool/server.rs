@@ -40,7 +40,7 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
     // Out of the starter's terminal and process group: its Ctrl-C is not ours.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
-    sched::prefer_short_turns();
+    sched::use_short_time_slice();
     let served = serve(&config);
     // The shells, and their networks, are gone with it.
     hyperfork_net::tidy(&config.settings.addresses);

@@ -6,7 +6,7 @@ use crate::task::Task;
 use hyperfork_host::Config;
 use hyperfork_host::handover::VmEnd;
 use hyperfork_host::run_dir::Claim;
-use hyperfork_sys::sched::Urgent;
+use hyperfork_sys::sched::RealtimeBoost;
 use hyperfork_sys::{fault, note};
 use std::io;
 use std::sync::mpsc::Sender;
@@ -27,7 +27,7 @@ const URGENT_RUN: Duration = Duration::from_micros(200);
 /// When it cannot even begin, in one line.
 pub(crate) fn live(
     mut vm: ReadyVm,
-    urgent: Option<Urgent>,
+    urgent: Option<RealtimeBoost>,
     launcher: VmEnd,
     config: Config,
     claim: Claim,
@@ -38,9 +38,9 @@ pub(crate) fn live(
     }
     // First of all: the caller of a fork waits for its first instruction, and what is to be done here
     // takes the processor it could run on.
-    let urgent = urgent.filter(Urgent::is_granted);
+    let urgent = urgent.filter(RealtimeBoost::is_granted);
     match urgent {
-        Some(_) => vm.machine.set_off(URGENT_RUN),
+        Some(_) => vm.machine.start(URGENT_RUN),
         None => vm.machine.resume(),
     }
     drop(urgent);

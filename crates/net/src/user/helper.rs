@@ -49,7 +49,7 @@ fn serve(socket: &UnixStream) -> io::Result<()> {
     let order: Order = frame::from_bytes(&order).map_err(io::Error::other)?;
     let (answer, fds): (Answer, _) = match make(&order) {
         Ok(fds) => (Ok(()), fds),
-        Err(words) => (Err(words), Vec::new()),
+        Err(message) => (Err(message), Vec::new()),
     };
     let answer = postcard::to_stdvec(&answer).map_err(io::Error::other)?;
     scm::send(socket, &answer, &fds)?;

@@ -67,32 +67,32 @@ pub(super) fn prepare(
     visible: Block,
     rules: Option<Vec<Rule>>,
 ) -> Result<(Tap, Arc<Sockets>), String> {
-    let words = |error: io::Error| format!("no network without privileges: {error}");
-    let (ours, theirs) = UnixStream::pair().map_err(words)?;
+    let message = |error: io::Error| format!("no network without privileges: {error}");
+    let (ours, theirs) = UnixStream::pair().map_err(message)?;
     program::clean(&setup.program, "hyperfork-vm")
-        .map_err(words)?
+        .map_err(message)?
         .arg(NET_ARGUMENT)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(words)?;
+        .map_err(message)?;
     let order = Order {
         guest: visible.guest(),
         rules: fenced(&setup.pool, rules),
     };
     let order = postcard::to_stdvec(&order).map_err(|error| error.to_string())?;
-    scm::send(&ours, &order, &[]).map_err(words)?;
+    scm::send(&ours, &order, &[]).map_err(message)?;
     let (answer, fds) = scm::receive(&ours)
-        .map_err(words)?
+        .map_err(message)?
         .ok_or("no network without privileges: its helper ended")?;
     let answer: Answer = frame::from_bytes(&answer).map_err(|error| error.to_string())?;
     answer?;
     let [tap, tun, listener]: [OwnedFd; 3] = fds
         .try_into()
         .map_err(|_| "no network without privileges: its helper gave too little")?;
-    streams::serve(listener.into()).map_err(words)?;
-    datagrams::serve(tun).map_err(words)?;
+    streams::serve(listener.into()).map_err(message)?;
+    datagrams::serve(tun).map_err(message)?;
     Ok((Tap::from_created(tap), Arc::new(Sockets(Mutex::new(ours)))))
 }
 

@@ -14,7 +14,7 @@ const MOST: u32 = 1024;
 /// How long to wait where there are so many, or no descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the world has to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Accepts from now on.
 pub(super) fn serve(listener: TcpListener) -> io::Result<()> {
@@ -59,7 +59,7 @@ fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
     if !is_elsewhere(to) {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     }
-    TcpStream::connect_timeout(&to.into(), PATIENCE)
+    TcpStream::connect_timeout(&to.into(), TIMEOUT)
 }
 
 /// Whether an address is neither one by which a process means its own host (the guest means

@@ -14,7 +14,7 @@ mod tsc;
 pub mod vcpu;
 pub mod vm;
 
-pub use clock::{Clocks, GoingOn};
+pub use clock::{ClockPlan, Clocks};
 pub use host::{Host, HostKind};
 pub use vcpu::{Vcpu, VcpuState, WARM_UP_CODE};
 pub use vm::{Vm, VmState};

@@ -95,11 +95,11 @@ impl Ram {
 
     fn of(mapping: Mapping) -> io::Result<Self> {
         let memory = Arc::new(guest_memory(mapping.range(), mapping.len() as u64));
-        Self::around(mapping, memory, Backing::Reserved)
+        Self::with_backing(mapping, memory, Backing::Reserved)
     }
 
     /// The RAM that lies in `mapping`, of which `memory` is.
-    fn around(
+    fn with_backing(
         mapping: Mapping,
         memory: Arc<GuestMemoryMmap>,
         backing: Backing,
@@ -274,7 +274,7 @@ impl Ram {
     /// As [`Pagemap::open`].
     pub fn inherit(&mut self, image: RamImage) -> io::Result<Self> {
         let backing = Backing::Frozen(image);
-        Self::around(self.mapping.inherit(), self.memory.clone(), backing)
+        Self::with_backing(self.mapping.inherit(), self.memory.clone(), backing)
     }
 
     /// Bytes of it that exist: shared with relatives, and the machine's own.

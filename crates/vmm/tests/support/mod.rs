@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 /// How long a guest may take for anything. Generous: these machines are shared,
 /// and slow inside an emulated one.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A nano guest.
 pub(crate) struct Vm {
@@ -124,7 +124,7 @@ impl Vm {
 
     /// The next message.
     pub(crate) fn message(&self) -> Message {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
@@ -158,7 +158,7 @@ fn backends() -> (TempDir, Log, Backends) {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let console = Log::new(tempfile::tempfile().unwrap()).unwrap();
     let backends = Backends {
-        plug: None,
+        nic: None,
         log: console.clone(),
         console: UnixListener::bind(dir.path().join("console.sock")).unwrap(),
         overlays: None,

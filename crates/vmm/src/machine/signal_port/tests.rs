@@ -65,7 +65,7 @@ fn parent_and_clones_of_a_fork_learn_which_one_they_are_once_all_is_done() {
     for index in [1, 2] {
         let clone = Guest::new(index, status);
         clone.must_read(ForkAnswer::Pending, 7);
-        clone.fork.born();
+        clone.fork.complete_in_clone();
         clone.must_read(ForkAnswer::Forked(index), 7);
     }
     parent.must_read(ForkAnswer::Pending, 7);
@@ -79,12 +79,12 @@ fn a_clone_that_became_a_parent_reads_so() {
     first.ask(1, 1);
     first.fork.begin();
     let clone = first.clone(1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.ask(3, 2);
     clone.fork.begin();
     let grandchild = clone.clone(3);
     clone.fork.complete();
-    grandchild.fork.born();
+    grandchild.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Forked(0), 2);
     grandchild.must_read(ForkAnswer::Forked(3), 2);
 }
@@ -153,18 +153,18 @@ fn an_answer_that_was_not_read_yet_is_there_in_clones_too() {
     parent.fork.capture();
     parent.fork.complete();
     let clone = parent.clone(1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Forked(0), 3);
 }
 
 #[test]
 fn nobody_is_told_a_number_who_has_not_asked() {
     let clone = Guest::new(4, ForkStatus::NONE.encode());
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.fork.complete();
     assert_eq!(clone.reads(), ForkStatus::NONE);
     clone.ask(1, 1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Pending, 1);
 }
 

@@ -207,7 +207,7 @@ fn a_fault_of_another_part_of_the_machine_stops_the_vcpus_and_is_told() {
         machine.load(0, SPIN);
         let events = machine.connect(Quiet);
         machine.vcpus.run();
-        machine.vcpus.fault_teller()("the device thread panicked".into());
+        machine.vcpus.fault_reporter()("the device thread panicked".into());
         let Event::Fault(why) = next(&events) else {
             panic!("not a fault");
         };

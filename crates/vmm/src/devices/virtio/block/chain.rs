@@ -2,7 +2,7 @@
 //! host, so only those in its own directory are opened, or below it.
 
 use super::image_error::{FILES_MAX, ImageError, broken};
-use super::image_file::{HOW, ready};
+use super::image_file::{OPEN_FLAGS, ready};
 use super::qcow2;
 use hyperfork_api::spec::DiskFormat;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
@@ -96,7 +96,7 @@ impl Chain {
         let name = self.within(name, Path::new(&backing));
         let opened = name.as_ref().map(|name| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-            openat2(&self.dir, name, HOW, Mode::empty(), resolve)
+            openat2(&self.dir, name, OPEN_FLAGS, Mode::empty(), resolve)
         });
         let (opened, name) = match (opened, name) {
             (Some(Ok(opened)), Some(name)) => (opened, name),

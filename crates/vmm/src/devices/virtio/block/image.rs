@@ -4,7 +4,7 @@ use super::base::Base;
 use super::chain::Chain;
 use super::disk;
 use super::image_error::{ImageError, LEN_MAX, broken};
-use super::image_file::{HOW, ready};
+use super::image_file::{OPEN_FLAGS, ready};
 use super::probe::probe;
 use super::qcow2::Qcow2;
 use hyperfork_api::spec::DiskFormat;
@@ -18,7 +18,7 @@ use std::path::Path;
 /// # Errors
 /// [`ImageError`].
 pub fn open(path: &Path, format: Option<DiskFormat>) -> Result<Base, ImageError> {
-    let file = openat(CWD, path, HOW, Mode::empty()).map_err(|errno| ImageError::Open {
+    let file = openat(CWD, path, OPEN_FLAGS, Mode::empty()).map_err(|errno| ImageError::Open {
         path: path.to_owned(),
         source: errno.into(),
     })?;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// How it is opened: without waiting for the other end of a pipe.
-pub(super) const HOW: OFlags = OFlags::RDONLY
+pub(super) const OPEN_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);

@@ -160,8 +160,8 @@ fn storage(file: &File) -> io::Result<Storage> {
 /// The library's, of an image that does not make it panic.
 fn header(file: &File) -> io::Result<Header> {
     if names_are_cut(file).unwrap_or(false) {
-        let words = "its table of feature names is cut";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        let message = "its table of feature names is cut";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Header::open_image(storage(file)?, false)
 }

@@ -158,7 +158,7 @@ impl Server<'_> {
             let Some(mut request) = request else {
                 return Ok(true);
             };
-            let is_done = self.go_on(&mut request, &mut data);
+            let is_done = self.advance(&mut request, &mut data);
             if request.kind == Kind::Read {
                 written = (request.at - request.start) as usize;
             }
@@ -249,7 +249,7 @@ impl Server<'_> {
     }
 
     /// Does the next pieces, one at least. Returns whether they were the last.
-    fn go_on(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<bool, Refusal> {
+    fn advance(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<bool, Refusal> {
         if request.kind != Kind::Read {
             self.has_written = true;
             self.disk.prepare_to_write(self.preempted)?;

@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
     }
 
     /// As after a restore, and with a new driver.
-    pub(super) fn go_on(mut self) {
+    pub(super) fn resume(mut self) {
         // Not watched: a state may say that the device has buffers that no driver gave it.
         self.transport.resume();
         self.transport.process_host_events();

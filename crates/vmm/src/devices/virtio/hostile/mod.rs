@@ -109,12 +109,12 @@ pub fn at_work(device: Box<dyn VirtioDevice>, blobs: &mut BlobWriter) -> DeviceS
 ///
 /// # Panics
 /// When the device misbehaves.
-pub fn go_on(device: Box<dyn VirtioDevice>, state: &TransportState) {
+pub fn resume(device: Box<dyn VirtioDevice>, state: &TransportState) {
     let memory = Arc::new(crate::memory::region::zeroed(&REGIONS));
     let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
     if let Ok(mut transport) = MmioTransport::restore(device, lines, state, memory.clone()) {
         transport.mute();
-        Driver::new(transport, memory, &[]).go_on();
+        Driver::new(transport, memory, &[]).resume();
     }
 }
 

@@ -43,7 +43,7 @@ impl Bucket {
     }
 
     /// Takes bytes out that were sent.
-    pub(super) fn pay(&mut self, bytes: usize) {
+    pub(super) fn take_tokens(&mut self, bytes: usize) {
         self.level -= bytes as i128;
     }
 
@@ -78,9 +78,9 @@ impl Limit {
     }
 
     /// Counts bytes that have passed.
-    pub(super) fn pay(&mut self, bytes: usize) {
+    pub(super) fn take_tokens(&mut self, bytes: usize) {
         if let Some(bucket) = &mut self.0 {
-            bucket.pay(bytes);
+            bucket.take_tokens(bytes);
         }
     }
 }
@@ -113,7 +113,7 @@ mod tests {
                 }
                 now += wait;
                 prop_assert_eq!(bucket.wait(now), Duration::ZERO);
-                bucket.pay(bytes);
+                bucket.take_tokens(bytes);
                 sent += bytes as u128;
                 let since = (now - begun).as_nanos() * u128::from(rate) / NANOS;
                 let allowed = since + u128::from((rate / 10).max(largest)) + u128::from(largest);
@@ -129,7 +129,7 @@ mod tests {
             let mut sent = 0u128;
             for _ in 0..200 {
                 now += bucket.wait(now);
-                bucket.pay(bytes);
+                bucket.take_tokens(bytes);
                 sent += bytes as u128;
             }
             let due = now.as_nanos() * u128::from(rate) / NANOS;
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_neither_gives_nor_takes() {
         let mut bucket = Bucket::new(1000, 100, Duration::from_secs(10));
-        bucket.pay(200);
+        bucket.take_tokens(200);
         let wait = bucket.wait(Duration::from_secs(10));
         assert!(!wait.is_zero());
         assert_eq!(bucket.wait(Duration::from_secs(1)), wait);

@@ -67,7 +67,7 @@ impl Receiver {
             };
             self.kept = None;
             moved.used |= used;
-            self.limit.pay(len - HEADER_LEN);
+            self.limit.take_tokens(len - HEADER_LEN);
         }
         moved.again = Some(Duration::ZERO);
         Ok(moved)

@@ -53,7 +53,7 @@ impl Transmitter {
                 again = Some(FULL);
                 break;
             }
-            self.limit.pay(self.frame.len() - HEADER_LEN);
+            self.limit.take_tokens(self.frame.len() - HEADER_LEN);
             queue.add_used(memory, head, 0)?;
             any = true;
         }

@@ -47,7 +47,7 @@ const MAX_TAG: usize = 31;
 const ERROR_LEN: usize = HEADER_LEN + 4;
 
 /// How the shared directory itself is opened.
-const HOW: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const OPEN_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What a clone has to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ impl P9 {
                 ),
             ));
         }
-        let root = openat(CWD, root, HOW, Mode::empty())?;
+        let root = openat(CWD, root, OPEN_FLAGS, Mode::empty())?;
         Ok(Self::build(tag, Server::new(Tree::new(root, read_only)?)))
     }
 

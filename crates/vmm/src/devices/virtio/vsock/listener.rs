@@ -81,15 +81,15 @@ pub(super) struct Greeter {
     pub(super) stream: UnixStream,
     line: Vec<u8>,
     /// Ticks it has left to say it.
-    patience: u32,
+    ticks_left: u32,
 }
 
 impl Greeter {
-    pub(super) fn new(stream: UnixStream, patience: u32) -> Self {
+    pub(super) fn new(stream: UnixStream, ticks_left: u32) -> Self {
         Self {
             stream,
             line: Vec::new(),
-            patience,
+            ticks_left,
         }
     }
 
@@ -99,8 +99,8 @@ impl Greeter {
 
     /// A second has passed; true when the client's time is up.
     pub(super) fn tick(&mut self) -> bool {
-        self.patience = self.patience.saturating_sub(1);
-        self.patience == 0
+        self.ticks_left = self.ticks_left.saturating_sub(1);
+        self.ticks_left == 0
     }
 
     /// Reads what is there.

@@ -5,7 +5,7 @@
 //! [`Muxer::emit`]. Every connection with something to say is on one list and
 //! gets one packet a turn, so that no stream starves another.
 
-use super::connection::{Connection, PATIENCE, Ports, Verdict};
+use super::connection::{Connection, Ports, TIMEOUT_TICKS, Verdict};
 use super::handle::Command;
 use super::listener::{Greeter, Greeting, Listener};
 use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
@@ -150,7 +150,8 @@ impl Muxer {
             }
             let id = self.take_id();
             if self.poller.watch_stream(id, stream.as_fd()) {
-                self.greeters.insert(id, Greeter::new(stream, PATIENCE));
+                self.greeters
+                    .insert(id, Greeter::new(stream, TIMEOUT_TICKS));
                 self.poller.start_ticking();
             }
         }

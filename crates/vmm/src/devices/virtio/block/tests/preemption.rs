@@ -4,7 +4,7 @@
 use super::super::base::Watch;
 use super::super::*;
 use crate::bus::SharedBusDevice;
-use crate::devices::confinement::Names;
+use crate::devices::confinement::FileAccess;
 use crate::devices::virtio::testing::{Driver, Offered, RING_SIZE};
 use crate::devices::worker::DeviceWorker;
 use std::fs::File;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long anything may take here that does not hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 /// Bytes of the disks here: several pieces, and a bit.
@@ -245,7 +245,7 @@ impl Gate {
     }
 
     fn await_access(&self) {
-        self.begun.recv_timeout(PATIENCE).expect("an access");
+        self.begun.recv_timeout(TIMEOUT).expect("an access");
     }
 
     fn permit(&self) {
@@ -257,7 +257,7 @@ impl Gate {
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, done) = channel();
     thread::spawn(move || drop(sender.send(work())));
-    done.recv_timeout(PATIENCE).expect("it hangs")
+    done.recv_timeout(TIMEOUT).expect("it hangs")
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     let block = Block::new(base, false, &overlays(&dir));
     let handle = block.handle();
     let mut driver = Driver::start(block);
-    let worker = DeviceWorker::spawn(Names::None).unwrap();
+    let worker = DeviceWorker::spawn(FileAccess::None).unwrap();
     let attached = worker.attach(vec![driver.transport.clone()], |why| panic!("{why}"));
     attached.unwrap();
     let requests = usize::from(RING_SIZE) / 3;
@@ -293,7 +293,7 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
         // A pause needs the end of the piece, and nothing else.
         assert!(!worker.pause(Duration::ZERO));
         gate.permit();
-        assert!(worker.pause(PATIENCE));
+        assert!(worker.pause(TIMEOUT));
         paused_at.push(gate.accesses.load(Ordering::SeqCst));
         worker.resume();
     }
@@ -312,14 +312,14 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
         thread::yield_now();
     }
     gate.permit();
-    let capacity = read.recv_timeout(PATIENCE).expect("it waits for a batch");
+    let capacity = read.recv_timeout(TIMEOUT).expect("it waits for a batch");
     assert_eq!(u64::from(capacity), SIZE / SECTOR);
     reader.join().unwrap();
 
     // The rest goes on to its end, without a piece read twice.
     drop(gate.permits);
     for _ in 0..requests {
-        let mut left = PATIENCE.as_millis();
+        let mut left = TIMEOUT.as_millis();
         while driver.take_used(0).is_none() {
             left = left.checked_sub(1).expect("no answer");
             thread::sleep(Duration::from_millis(1));
@@ -327,5 +327,5 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     }
     let pieces = SIZE.div_ceil(PIECE) as usize;
     assert_eq!(gate.accesses.load(Ordering::SeqCst), requests * pieces);
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
 }

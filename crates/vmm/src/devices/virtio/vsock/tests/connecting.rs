@@ -36,7 +36,7 @@ fn a_guest_that_never_answers_is_given_up() {
     let mut guest = Guest::boot(3);
     let stream = guest.handle.connect(AGENT).unwrap();
     asked(&mut guest);
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT_TICKS {
         stream.set_nonblocking(true).unwrap();
         would_block(&stream);
         guest.device.muxer.tick();
@@ -101,7 +101,7 @@ fn a_client_that_says_nothing_is_shown_out() {
     let (_dir, path) = public(&mut guest);
     let client = UnixStream::connect(&path).unwrap();
     guest.settle();
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT_TICKS {
         guest.device.muxer.tick();
     }
     ended(&client);

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 /// The way from this process to a guest: its address, and the namespace that knows it.
 #[derive(Debug, Clone)]
-pub struct Reach {
+pub struct GuestConnector {
     ip: Ipv4Addr,
     /// Sockets of its namespace; `None` where the host knows the address.
     sockets: Option<Arc<Sockets>>,
 }
 
-impl Reach {
+impl GuestConnector {
     /// To an address that the host knows.
     pub fn direct(ip: Ipv4Addr) -> Self {
         Self { ip, sockets: None }
@@ -36,11 +36,11 @@ impl Reach {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn stream(&self, port: u16, patience: Duration) -> io::Result<TcpStream> {
+    pub fn stream(&self, port: u16, timeout: Duration) -> io::Result<TcpStream> {
         let to = SocketAddrV4::new(self.ip, port);
         match &self.sockets {
-            None => TcpStream::connect_timeout(&to.into(), patience),
-            Some(sockets) => connect(sockets.make(Protocol::Tcp)?, to, patience),
+            None => TcpStream::connect_timeout(&to.into(), timeout),
+            Some(sockets) => connect(sockets.make(Protocol::Tcp)?, to, timeout),
         }
     }
 
@@ -60,14 +60,14 @@ impl Reach {
 }
 
 /// Connects a new socket.
-fn connect(socket: OwnedFd, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
+fn connect(socket: OwnedFd, to: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let timeout = Timespec {
-                tv_sec: patience.as_secs() as i64,
-                tv_nsec: patience.subsec_nanos().into(),
+                tv_sec: timeout.as_secs() as i64,
+                tv_nsec: timeout.subsec_nanos().into(),
             };
             if poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? == 0 {
                 return Err(io::ErrorKind::TimedOut.into());
