@@ -70,7 +70,7 @@ pub enum DeviceError {
 /// What sets one kind of device apart.
 ///
 /// Methods are called one at a time: the `process_` ones on the device thread,
-/// those that answer register accesses on a vCPU's, `save` by whoever captures.
+/// those that answer register accesses on a vCPU's, `save` on the thread that captures.
 /// None may block for long: the device thread serves every device of the VM, and
 /// a fork waits for it to come to rest. Work that takes long is done in pieces, of
 /// 256 KiB of data at most, and between two of them a device asks whether it is

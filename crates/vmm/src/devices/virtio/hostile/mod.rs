@@ -104,8 +104,8 @@ pub fn at_work(device: Box<dyn VirtioDevice>, blobs: &mut BlobWriter) -> DeviceS
     Driver::new(transport, memory, &[]).at_work(blobs)
 }
 
-/// Has `device`, which was restored, go on as its transport was: a state may be any, and then
-/// the device is refused.
+/// Resumes `device`, which was restored, with the transport's `state`. The state may be arbitrary;
+/// an impossible one is refused.
 ///
 /// # Panics
 /// When the device misbehaves.

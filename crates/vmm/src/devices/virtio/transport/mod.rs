@@ -48,8 +48,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Failures told on stderr in a device's life. A hostile driver can cause any
-/// number of them.
+/// Most failures of a device that are logged. A hostile driver can cause any number of them.
 const FAILURES_TOLD: u32 = 8;
 
 /// The event descriptors of a device's slot. They are made and registered with KVM
@@ -82,9 +81,9 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
     registers: Registers,
-    /// The registers that vCPUs reach beside the transport's lock.
+    /// The registers that vCPUs access without the transport's lock.
     live: Arc<Live>,
-    /// Whether a device has to come back in the middle of its work.
+    /// Whether the device has to return in the middle of its work.
     preemption: Preemption,
     rings: Vec<Ring>,
     /// The rings themselves, in the form devices take them.
@@ -225,7 +224,7 @@ impl MmioTransport {
 
     /// Takes a ring's notification. Call before looking at the ring.
     pub fn take_queue_event(&self, index: usize) {
-        // Nothing to take is fine: somebody looked at the ring already.
+        // An empty event is fine: an earlier call has looked at the ring already.
         let _ = self.rings[index].event.read();
     }
 
@@ -278,7 +277,7 @@ impl MmioTransport {
         }
         for index in 0..self.rings.len() {
             match self.preemption.is_wanted() {
-                // It comes back to this one by the event.
+                // The event brings the thread back to this ring.
                 true => signal(&self.rings[index].event),
                 false => self.process_queue(index),
             }
@@ -286,7 +285,7 @@ impl MmioTransport {
         self.process_host_events();
     }
 
-    /// Has the device come back in the middle of its work while `pause` is set.
+    /// Makes the device return in the middle of its work while `pause` is set.
     pub fn pause_by(&mut self, pause: Arc<AtomicBool>) {
         self.preemption.pause_by(pause);
     }
@@ -300,7 +299,7 @@ impl MmioTransport {
                 .map(|source| format!(": {source}"))
                 .unwrap_or_default();
             let id = self.device.device_id();
-            // Nobody may be listening any more, which is no reason to panic.
+            // `note!` and not `eprintln!`: stderr may be closed, which must not cause a panic.
             crate::sys::note!("virtio device {id} needs reset: {error}{because}");
         }
         let was_live = self.live.status().is_live();
@@ -372,8 +371,8 @@ impl MmioTransport {
         }
     }
 
-    /// Looks at every ring soon. Drivers have been known to notify before
-    /// DRIVER_OK, when nobody may look (2.1.2).
+    /// Makes the device thread look at every ring soon. Some drivers notify before DRIVER_OK, when
+    /// the device may not look yet (2.1.2).
     fn kick_all(&self) {
         self.rings.iter().for_each(|ring| signal(&ring.event));
     }

@@ -24,18 +24,18 @@ use std::os::unix::net::UnixStream;
 /// Seconds the guest has to answer a REQUEST, or a SHUTDOWN of both directions.
 pub(super) const TIMEOUT_TICKS: u32 = 10;
 
-/// What tells a connection of one guest from the others.
+/// The ports that identify a connection of one guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ports {
     pub(super) guest: u32,
     pub(super) host: u32,
 }
 
-/// What a packet of the guest makes of a connection.
+/// What a packet of the guest does to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Verdict {
-    /// It goes on.
+    /// It continues.
     Live,
     /// The guest has forgotten it.
     Ended,
@@ -45,7 +45,7 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// We want a connection; `asked` once the REQUEST is in the ring.
+    /// The host wants a connection; `asked` is set once the REQUEST is in the ring.
     Connecting {
         asked: bool,
     },
@@ -143,7 +143,7 @@ impl Connection {
         self.ticks_left == Some(0)
     }
 
-    /// Takes notice of what epoll said. False when the connection is over.
+    /// Records the readiness that epoll reported. False when the connection is over.
     #[must_use]
     pub(super) fn host_ready(&mut self, events: EventFlags) -> bool {
         self.host.notice(events);

@@ -1,4 +1,4 @@
-//! The public side on the host: `<path>` for connections to the guest, and
+//! The public Unix sockets on the host: `<path>` for connections to the guest, and
 //! `<path>_<port>` for connections from it (the convention of Firecracker).
 
 use crate::sys::peer::Peers;
@@ -23,7 +23,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` without blocking anybody.
+    /// Binds `path`, non-blocking.
     pub(super) fn bind(path: &Path) -> std::io::Result<Self> {
         let socket = UnixListener::bind(path)?;
         socket.set_nonblocking(true)?;
@@ -46,7 +46,7 @@ impl Listener {
         }
     }
 
-    /// Connects to the host's listener for `port`; `None` if nobody answers.
+    /// Connects to the host's listener for `port`; `None` if there is none.
     pub(super) fn dial(&self, port: u32) -> Option<UnixStream> {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
@@ -64,7 +64,7 @@ impl Listener {
     }
 }
 
-/// What a client's greeting has come to.
+/// How much of a client's greeting has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Greeting {
     /// The line is not complete.
