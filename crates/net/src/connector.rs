@@ -1,4 +1,4 @@
-//! How this process reaches a guest.
+//! Connects this process to ports of a guest.
 
 use super::user::Sockets;
 use hyperfork_api::port::Protocol;
@@ -10,21 +10,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way from this process to a guest: its address, and the namespace that knows it.
+/// Makes connections to a guest: its address, and the namespace in which that address is routed.
 #[derive(Debug, Clone)]
 pub struct GuestConnector {
     ip: Ipv4Addr,
-    /// Sockets of its namespace; `None` where the host knows the address.
+    /// Makes sockets in that namespace; `None` if the host itself has a route to the address.
     sockets: Option<Arc<Sockets>>,
 }
 
 impl GuestConnector {
-    /// To an address that the host knows.
+    /// For an address to which the host has a route.
     pub fn direct(ip: Ipv4Addr) -> Self {
         Self { ip, sockets: None }
     }
 
-    /// To an address that only a namespace knows, by sockets of it.
+    /// For an address to which only a namespace has a route, by sockets made there.
     pub(super) fn inside(ip: Ipv4Addr, sockets: Arc<Sockets>) -> Self {
         Self {
             ip,
@@ -32,7 +32,7 @@ impl GuestConnector {
         }
     }
 
-    /// A connection to a port of the guest, for which it has this long.
+    /// Connects to a TCP port of the guest within `timeout`.
     ///
     /// # Errors
     /// The kernel's.
@@ -44,7 +44,7 @@ impl GuestConnector {
         }
     }
 
-    /// A socket that sends to a port of the guest and receives only from it.
+    /// Makes a UDP socket that sends to a port of the guest and receives only from it.
     ///
     /// # Errors
     /// The kernel's.
@@ -59,7 +59,7 @@ impl GuestConnector {
     }
 }
 
-/// Connects a new socket.
+/// Connects a new socket within `timeout`.
 fn connect(socket: OwnedFd, to: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {

@@ -1,7 +1,7 @@
-//! The destinations that a guest may connect to, as rules: the first that matches a packet counts.
+//! The egress policy of a guest as a list of rules: the first rule that matches a packet decides.
 //!
-//! The rules apply to packets that begin a conversation; answers pass. In a namespace the
-//! kernel applies them ([`filter`](super::filter)); [`permits`] is the same check in this process.
+//! The rules apply to packets that begin a connection; replies pass. The kernel applies them in the
+//! guest's namespace ([`filter`](super::filter)); [`permits`] is the same check in this process.
 
 use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};
@@ -12,11 +12,11 @@ use std::net::Ipv4Addr;
 #[cfg(test)]
 use std::net::SocketAddrV4;
 
-/// What is said about some packets.
+/// Allows or refuses packets to some addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rule {
     pub(super) to: Net,
-    /// Only these, or all that IP carries.
+    /// The packets it is about; `None` for all that IP carries.
     pub(super) transport: Option<Transport>,
     pub(super) allow: bool,
 }
@@ -29,7 +29,7 @@ pub(super) struct Transport {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// What the keywords of a policy stand for.
+/// The addresses that the keywords of a policy stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct HostAddresses {
     /// The name servers.
@@ -38,8 +38,7 @@ pub(super) struct HostAddresses {
     pub(super) host: Vec<Ipv4Addr>,
 }
 
-/// Addresses that no machine in the internet has, or that are not those of one machine (RFC 6890
-/// and the registry it began).
+/// Addresses that no host on the internet has, or that are not unicast (RFC 6890 and its registry).
 const SPECIAL: [Net; 14] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -60,8 +59,7 @@ const SPECIAL: [Net; 14] = [
 const ANY_ADDRESS: Net = (Ipv4Addr::UNSPECIFIED, 0);
 const DNS_PORTS: (u16, u16) = (53, 53);
 
-/// The rules of a policy; what none of them is about is refused. `None` where everything is
-/// allowed.
+/// The rules of a policy; a packet that no rule matches is refused. `None` if all are allowed.
 pub(super) fn rules(egress: &Egress, addresses: &HostAddresses) -> Option<Vec<Rule>> {
     let Egress::Only(destinations) = egress else {
         return None;
@@ -77,7 +75,7 @@ pub(super) fn rules(egress: &Egress, addresses: &HostAddresses) -> Option<Vec<Ru
                 rules.extend(addresses.host.iter().map(|&host| allowed((host, 32), None)));
             }
             Destination::Place(place) => rules.extend(of_place(place)),
-            // Last, for it refuses something.
+            // Its rules come last, because they refuse something.
             Destination::Public => {}
         }
     }
@@ -89,8 +87,7 @@ pub(super) fn rules(egress: &Egress, addresses: &HostAddresses) -> Option<Vec<Ru
     Some(rules)
 }
 
-/// The rules that allow every destination but this host. If name servers run on this host, the
-/// guest may ask those for names.
+/// The rules that allow every destination but this host. A name server on this host is allowed.
 pub(super) fn all_but_the_host(addresses: &HostAddresses) -> Vec<Rule> {
     let names = addresses.nameservers.iter().flat_map(|&server| {
         all_protocols(Some(DNS_PORTS)).map(|transport| allowed((server, 32), Some(transport)))
@@ -100,7 +97,7 @@ pub(super) fn all_but_the_host(addresses: &HostAddresses) -> Vec<Rule> {
     names.chain(host).chain([rest]).collect()
 }
 
-/// Whether a guest may begin to speak to a port.
+/// Whether a guest may connect to a port.
 #[cfg(test)]
 pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protocol) -> bool {
     let about = |rule: &&Rule| {

@@ -1,4 +1,5 @@
-//! Datagrams between one socket and the many of its conversations.
+//! Forwards datagrams between one socket and many peers, with one socket per peer (as UDP NAT
+//! does).
 
 use super::sessions::{LOOK, Sessions};
 use std::hash::Hash;
@@ -7,10 +8,10 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-/// The event of the one socket; those of conversations are their numbers.
+/// The epoll token of the one socket; the token of a conversation is its number.
 const ONE: u64 = u64::MAX;
 
-/// Conversations, and the wait for the next datagram of any of them.
+/// The conversations with all peers, and the epoll set of their sockets.
 #[derive(Debug)]
 pub struct Exchange<K, S> {
     sessions: Sessions<K, S>,
@@ -18,12 +19,12 @@ pub struct Exchange<K, S> {
     begun: Instant,
 }
 
-/// Where there is something to be read.
+/// Which socket is readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// At the one socket.
+    /// The one socket.
     One,
-    /// In the conversation of this number.
+    /// That of the conversation with this number.
     Session(u64),
 }
 
@@ -32,7 +33,7 @@ impl<K: Hash + Eq + Clone, S: AsRawFd> Exchange<K, S> {
     /// one replaces the conversation that has been silent for longest.
     ///
     /// # Errors
-    /// No epoll.
+    /// When there is no epoll.
     pub fn new(one: &impl AsRawFd, most: usize) -> io::Result<Self> {
         let events = Epoll::new()?;
         watch(&events, one, ONE)?;

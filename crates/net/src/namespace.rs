@@ -1,4 +1,4 @@
-//! A VM's network namespace, made in advance.
+//! Makes the network namespace of a VM, before the VM needs it.
 
 use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// A network for one VM. The kernel removes it when this and all copies of the TAP are dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    /// The block of addresses by which the host knows it; `None` without privileges.
+    /// The block of addresses that it has on the host; `None` without privileges.
     block: Option<Block>,
     visible: Block,
     tap: Tap,
@@ -37,10 +37,10 @@ pub enum NetError {
         "all {} blocks of addresses are in use: stop some VMs, or use a larger pool (HYPERFORK_NET_POOL)", .0.len()
     )]
     Exhausted(Pool),
-    /// The kernel cannot keep a guest from connecting to others.
+    /// The kernel cannot enforce the egress policy.
     #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
     Egress(#[source] io::Error),
-    /// No network without privileges either; the reason in one line.
+    /// A network without privileges failed; the reason in one line.
     #[error("{0}")]
     User(String),
     /// The kernel refuses.
@@ -65,14 +65,14 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> NetError {
 }
 
 impl Namespace {
-    /// Makes one, with a lease of addresses.
+    /// Makes a network, with a lease of addresses.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn prepare(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let network = Self::prepare_in(setup, kind)?;
         if network.ip().is_some() {
-            // Without a filter guests reach the host alone; `doctor` says so.
+            // Without a filter guests reach only the host; `doctor` reports that.
             if let Ok(host) = Netlink::open(Part::Filter) {
                 let _ = filter::part_guests(&host);
                 let _ = filter::hide_guests(&host, &setup.pool);
@@ -81,7 +81,7 @@ impl Namespace {
         Ok(network)
     }
 
-    /// One with addresses of this pool, known to this host alone.
+    /// The same, without the host's filter tables: only this host reaches the guest.
     pub(super) fn prepare_in(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let host = Netlink::open(Part::Route).map_err(failed("speak to the kernel"))?;
@@ -91,7 +91,7 @@ impl Namespace {
         let inside = netns::inside_a_new_one(|| {
             set_up()?;
             let tap = Tap::create(TO_GUEST)?;
-            // Not every kernel has a filter, and mode `own` gets along without.
+            // Not every kernel has nf_tables, and mode `own` works without.
             let filter = Netlink::open(Part::Filter);
             Ok((tap, netns::own()?, Netlink::open(Part::Route)?, filter))
         });
@@ -127,7 +127,7 @@ impl Namespace {
         })
     }
 
-    /// A network without privileges: sockets of this process are its way out.
+    /// Makes a network without privileges: this process connects for the guest.
     fn without_privileges(
         setup: &Setup,
         host: &Netlink,
@@ -135,9 +135,9 @@ impl Namespace {
     ) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let nameservers = resolver::nameservers();
-        // The sockets are this host's, so its other processes see their packets as the host's
-        // own: a guest reaches those processes, and ports published for other VMs, only if its
-        // policy names the host.
+        // Other processes of this host see the guest's connections as the host's own. So a guest
+        // reaches those processes, and ports published for other VMs, only if its policy names the
+        // host.
         let rules = match egress {
             Egress::All => {
                 let addresses = host_addresses(&nameservers, Vec::new(), host, pool)?;
@@ -157,12 +157,12 @@ impl Namespace {
         })
     }
 
-    /// The VM's address as the host knows it, if it does.
+    /// The VM's address on the host, if the host has a route to it.
     pub fn ip(&self) -> Option<Ipv4Addr> {
         self.block.map(Block::guest)
     }
 
-    /// How this process reaches the guest.
+    /// Connects this process to the guest.
     pub fn connector(&self) -> &GuestConnector {
         &self.connector
     }
@@ -197,7 +197,7 @@ impl Namespace {
     }
 }
 
-/// The rules of a policy; `ends` are addresses of the host that it has for this VM alone.
+/// The rules of a policy; `ends` are the host's addresses on links to this VM.
 fn rules_of(
     egress: &Egress,
     nameservers: &[Ipv4Addr],
@@ -215,7 +215,7 @@ fn rules_of(
     Ok(egress::rules(egress, &addresses))
 }
 
-/// With all addresses of the host that are not a link's.
+/// All addresses of the host but those of links to other VMs.
 fn host_addresses(
     nameservers: &[Ipv4Addr],
     ends: Vec<Ipv4Addr>,
@@ -224,11 +224,11 @@ fn host_addresses(
 ) -> Result<HostAddresses, NetError> {
     let addresses = host.addresses();
     let addresses = addresses.map_err(failed("list this host's addresses"))?;
-    let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
-    let others = addresses.into_iter().filter(others);
+    let is_own = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
+    let own = addresses.into_iter().filter(is_own);
     Ok(HostAddresses {
         nameservers: nameservers.to_vec(),
-        host: ends.into_iter().chain(others).collect(),
+        host: ends.into_iter().chain(own).collect(),
     })
 }
 
@@ -240,8 +240,8 @@ fn random() -> u32 {
     }
 }
 
-/// Makes the link to the host under the name of the first block that is free, beginning
-/// somewhere, so that addresses are not used again at once.
+/// Leases a block: makes the veth to the host under the name of a free block. The search begins at
+/// a random block, so that addresses are not reused at once.
 fn lease(pool: &Pool, host: &Netlink, inside: BorrowedFd<'_>) -> Result<Block, NetError> {
     let begin = random() % pool.len();
     for step in 0..pool.len() {
@@ -273,7 +273,7 @@ fn connect(
     connect_guest(&mut batch, to_guest, visible.guest());
     batch
         .way(EVERYWHERE, block.host(), to_host)
-        // Other VMs are in the pool, and nothing else is.
+        // The pool has the addresses of other VMs, and no others.
         .prohibit((pool.base(), pool.prefix()));
     inside.request(&batch)?;
 

@@ -1,5 +1,5 @@
-//! A network without privileges: a user who may make a user namespace may do in it what takes
-//! `CAP_NET_ADMIN` outside.
+//! A network without privileges: in a user namespace of its own a process may do what takes
+//! `CAP_NET_ADMIN` elsewhere.
 //!
 //! ```text
 //!  guest        namespace of a user of its own                     this process
@@ -7,10 +7,11 @@
 //!                 └─────all else: forwarded to up0 (a TUN)───────> datagrams: UDP, by sockets
 //! ```
 //!
-//! A [helper](helper) process makes the namespace, sends its descriptors to this process, and stays
-//! for one thing: to make sockets in the namespace, through which this process serves published
-//! ports. The helper ends when this process does. A socket belongs to the namespace it was made in,
-//! whichever process uses it; so one process reaches the guest by those, and the world by its own.
+//! A [helper](helper) process makes the namespace and sends its descriptors to this process. After
+//! that it only makes sockets in the namespace, through which this process serves published ports.
+//! The helper ends when this process does. A socket belongs to the namespace that it was made in,
+//! whichever process uses it, so this process reaches the guest through the helper's sockets and
+//! all other hosts through its own.
 
 mod datagrams;
 #[cfg(feature = "fuzzing")]
@@ -37,16 +38,15 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The first argument that makes a program of ours the helper: its `main` calls
-/// [`net_main`] then.
+/// The first argument of the helper process; a program's `main` calls [`net_main`] for it.
 pub const NET_ARGUMENT: &str = "net";
 
-/// The connection to the helper, which makes sockets in the namespace as long as this is open.
+/// The connection to the helper, which makes sockets in the namespace while this is open.
 #[derive(Debug)]
 pub(super) struct Sockets(Mutex<UnixStream>);
 
 impl Sockets {
-    /// A fresh socket there.
+    /// Makes a socket in the namespace.
     pub(super) fn make(&self, protocol: Protocol) -> io::Result<OwnedFd> {
         let helper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         scm::send(&helper, &[protocol.number()], &[])?;
@@ -58,10 +58,10 @@ impl Sockets {
 }
 
 /// Makes a namespace, and threads that forward the guest's packets to the destinations that the
-/// first matching rule allows. They end with this process.
+/// rules allow. The threads end with this process.
 ///
 /// # Errors
-/// Why there can be none, in one line.
+/// The reason in one line.
 pub(super) fn prepare(
     setup: &Setup,
     visible: Block,
@@ -96,8 +96,7 @@ pub(super) fn prepare(
     Ok((Tap::from_created(tap), Arc::new(Sockets(Mutex::new(ours)))))
 }
 
-/// The rules, and before them what no policy allows: other VMs, and the gateway, which is
-/// this process.
+/// The rules, preceded by what no policy allows: other VMs, and the gateway, which is this process.
 fn fenced(pool: &Pool, rules: Option<Vec<Rule>>) -> Vec<Rule> {
     let refused = [(pool.base(), pool.prefix()), (GATEWAY, 32)];
     let refused = refused.map(|to| Rule {
