@@ -24,7 +24,7 @@ pub enum BenchError {
         /// This one.
         ours: String,
     },
-    /// Only the same program goes on with a result.
+    /// Only the same program can continue a result.
     #[error(
         "{path} is unfinished and of another build or setting ({theirs}), this is {ours}: name another file, or remove it"
     )]

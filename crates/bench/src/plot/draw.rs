@@ -1,4 +1,4 @@
-//! Drawing lines with error bars.
+//! Draws lines with error bars.
 
 use crate::error::BenchError;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
