@@ -1,4 +1,4 @@
-//! How a guest's machine takes its identity, and how it ends.
+//! Gives the guest's machine its identity, and powers it off.
 
 use crate::clock::Clock;
 use crate::hooks::Hooks;
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long programs have to end by themselves.
+/// How long programs may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How often the agent checks whether they have.

@@ -33,7 +33,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts one that does not know yet who it is.
+    /// Starts one that has no identity yet.
     pub(crate) fn unidentified() -> Self {
         let directory = tempfile::tempdir_in(SHORT).unwrap();
         // The tests may run where signals are ignored, as under `nohup`.
