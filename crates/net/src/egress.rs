@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_but_the_host_is_everybody_else_and_a_name_server_that_is_the_host() {
+    fn all_but_the_host_allows_other_hosts_and_a_name_server_on_the_host() {
         let mut addresses = addresses();
         addresses.nameservers.push(addresses.host[1]);
         let rules = all_but_the_host(&addresses);

@@ -153,7 +153,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
 }
 
 #[test]
-fn the_host_and_a_guest_reach_each_other_and_nobody_has_to_ask_for_an_address() {
+fn the_host_and_a_guest_reach_each_other_without_an_arp_request() {
     let pool = pool("198.51.100.0/26");
     let network = namespace(&pool, NetMode::Own);
     let (socket, address) = listener(&network);
