@@ -38,7 +38,7 @@ fn the_guest_goes_on_in_parent_and_clones_knowing_which_one_it_is() {
 }
 
 #[test]
-fn a_clone_that_somebody_else_made_does_not_take_itself_for_one_of_the_fork() {
+fn a_clone_of_a_fork_from_outside_does_not_take_itself_for_one_of_the_guests_fork() {
     let mut parent = waiting(1, 2);
     let other = parent.fork(1).remove(0);
     assert_eq!(other.done(), BAD);

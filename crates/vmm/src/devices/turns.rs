@@ -94,7 +94,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn the_device_thread_lets_everybody_else_in_before_it_takes_the_lock_again() {
+    fn the_device_thread_lets_all_waiting_threads_in_before_it_takes_the_lock_again() {
         let turns = Turns::new(0);
         let preemption = turns.preemption();
         let deadline = Instant::now() + Duration::from_secs(60);

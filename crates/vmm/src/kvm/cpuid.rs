@@ -151,7 +151,7 @@ fn allowed(function: u32, index: u32) -> Option<[u32; 4]> {
     })
 }
 
-/// What a vCPU is told, of what KVM could tell it.
+/// The CPUID of a vCPU: the allowed part of what KVM supports.
 pub(super) fn of_guest(supported: &[kvm_cpuid_entry2], cpu: GuestCpu) -> Vec<kvm_cpuid_entry2> {
     let allowed = supported.iter().filter_map(|entry| {
         let [eax, ebx, ecx, edx] = allowed(entry.function, entry.index)?;

@@ -178,7 +178,7 @@ mod tests {
         let mut held = [0; 4];
         port.read(4, &mut held);
         assert_eq!(held, bytes[4..]);
-        // A clone that was made in the midst of it goes on with a time of its own.
+        // A clone that was made between the reads continues with its own time.
         let mut rest = [0; 4];
         ClockPort::default().read(4, &mut rest);
         assert!(u32::from_le_bytes(rest).abs_diff((after >> 32) as u32) <= 1);

@@ -122,7 +122,7 @@ fn a_refusal_is_read_and_the_next_request_heard() {
 }
 
 #[test]
-fn a_fork_by_somebody_else_leaves_the_request_with_the_parent() {
+fn a_fork_from_outside_leaves_the_request_with_the_parent() {
     let interrupted = ForkAnswer::Refused(Refusal::Interrupted);
     let parent = Guest::booted();
     parent.ask(1, 3);
@@ -133,7 +133,7 @@ fn a_fork_by_somebody_else_leaves_the_request_with_the_parent() {
     parent.clone(1).must_read(ForkAnswer::Pending, 3);
     parent.clone(1).must_read(interrupted, 3);
     parent.must_read(ForkAnswer::Pending, 3);
-    // Of a clone that does not know yet who it is.
+    // A fork of a clone that does not have its identity yet.
     let clone = Guest::new(
         1,
         ForkStatus {
@@ -158,7 +158,7 @@ fn an_answer_that_was_not_read_yet_is_there_in_clones_too() {
 }
 
 #[test]
-fn nobody_is_told_a_number_who_has_not_asked() {
+fn a_guest_that_has_not_asked_is_told_no_number() {
     let clone = Guest::new(4, ForkStatus::NONE.encode());
     clone.fork.complete_in_clone();
     clone.fork.complete();

@@ -101,7 +101,7 @@ impl NetState {
 }
 
 impl Net {
-    /// A card with this address and, each way, this limit.
+    /// A device with this Ethernet address and this rate limit in each direction.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -119,7 +119,7 @@ impl Net {
         })
     }
 
-    /// A card as it was when the state was saved, with a TAP and address of its own.
+    /// A device as it was when the state was saved, but with its own TAP and address.
     ///
     /// # Errors
     /// As [`new`](Self::new), and the TAP's.

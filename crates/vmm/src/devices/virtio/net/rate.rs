@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         /// However frames come, no more gets through than the rate and one full bucket
-        /// allow, give or take one frame; and who waits as told may send.
+        /// allow, give or take one frame; and a sender may send after the wait.
         #[test]
         fn no_more_gets_through_than_the_rate_allows(
             rate in 1u64..10_000_000_000,

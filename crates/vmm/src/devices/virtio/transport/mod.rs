@@ -1,4 +1,4 @@
-//! Virtio over MMIO (virtio 1.2, section 4.2): what all devices have in common.
+//! The virtio-mmio transport (virtio 1.2, section 4.2): the part that all devices have in common.
 //!
 //! ```text
 //!   vCPU threads                          the device thread (worker.rs)
@@ -9,18 +9,18 @@
 //! ```
 //!
 //! A ring is [`ready`](virtio_queue::QueueT::ready) for the device only while
-//! the driver says so, has said DRIVER_OK, and the device has not failed. So a
-//! device that asks for nothing but `ready()` keeps 2.1.2 (no buffer is consumed
-//! before DRIVER_OK) and never touches a ring again once DEVICE_NEEDS_RESET.
+//! the driver has set QueueReady and DRIVER_OK, and the device has not failed. So a
+//! device that checks only `ready()` follows 2.1.2 (no buffer is consumed before
+//! DRIVER_OK) and never touches a ring again after DEVICE_NEEDS_RESET.
 //!
 //! No wake-up gets lost:
 //! * The worker empties a queue event before it looks at the ring.
-//! * A device that comes back before it is done with a ring, because it was
-//!   preempted, has that ring's event signalled again.
+//! * If a device is preempted before it is done with a ring, that ring's event is
+//!   signalled again.
 //! * After each call into the device, every ring that has moved is re-armed
 //!   (`avail_event`, 2.7.10) and, if the driver has added buffers meanwhile, its
 //!   queue event is signalled again. A ring that has not moved is still armed.
-//! * When a machine goes on after a pause, a fork or a restore,
+//! * When a machine resumes after a pause, a fork or a restore,
 //!   [`MmioTransport::resume`] looks at every ring once, because a signal may
 //!   have been pending in an event descriptor that the clone does not have; and
 //!   it raises the interrupt again if one was not acknowledged, because an
@@ -92,7 +92,7 @@ pub struct MmioTransport {
     failures: u32,
 }
 
-/// What the transport knows of a ring beside the ring itself.
+/// The transport's state of a ring, in addition to the ring itself.
 struct Ring {
     /// What the driver has written into the ring's registers.
     setup: QueueState,
@@ -174,7 +174,7 @@ impl MmioTransport {
     }
 
     /// Saves everything of the device. Call only while the worker rests and the
-    /// vCPUs stand still.
+    /// vCPUs are paused.
     ///
     /// # Errors
     /// As [`VirtioDevice::save`].
@@ -268,9 +268,9 @@ impl MmioTransport {
         self.failures = FAILURES_TOLD;
     }
 
-    /// Goes on after a pause, or for the first time after a restore: whatever
-    /// was signalled meanwhile, or was on its way when the state was saved, is
-    /// made up for. The interrupt event must be connected by now.
+    /// Resumes after a pause, or for the first time after a restore: serves every
+    /// ring, and raises an interrupt again that may have been lost when the state was
+    /// saved. The interrupt event must be connected by now.
     pub fn resume(&mut self) {
         if self.live.interrupt_status() != 0 {
             signal(&self.irq);
@@ -377,7 +377,8 @@ impl MmioTransport {
         self.rings.iter().for_each(|ring| signal(&ring.event));
     }
 
-    /// As after power-on (2.4), but for the descriptors and what was told.
+    /// Resets the device to its state after power-on (2.4), except for the event descriptors and
+    /// the count of logged failures.
     fn reset(&mut self) {
         self.device.reset();
         self.registers = Registers::default();
@@ -395,7 +396,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 /// Adds 1 to an event's count. The only way to fail is a count at its limit,
-/// and then the other side has been told.
+/// and then it is signalled already.
 fn signal(event: &EventFd) {
     let _ = event.write(1);
 }

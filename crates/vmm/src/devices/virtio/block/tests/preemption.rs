@@ -299,7 +299,7 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     }
     assert_eq!(paused_at, [1, 2, 3, 4]);
 
-    // Who needs the device itself waits for the end of the piece, too.
+    // A thread that locks the device itself waits for the end of the piece, too.
     gate.await_access();
     let slot = driver.transport.clone();
     let (sender, read) = channel();
