@@ -1,4 +1,4 @@
-//! On the host's own network, as root, with addresses of the documentation (RFC 5737).
+//! Tests on the host's own network, as root, with addresses for documentation (RFC 5737).
 
 mod links;
 
@@ -18,7 +18,7 @@ const PROTOCOL: usize = IP + 9;
 const SOURCE: usize = IP + 12;
 const DESTINATION: usize = IP + 16;
 
-/// What networks of this pool are made with; none of these tests needs a helper.
+/// A setup with this pool; none of these tests needs a helper.
 fn setup(pool: &Pool) -> Setup {
     Setup {
         pool: *pool,

@@ -1,4 +1,4 @@
-//! What code might try that has taken over a confined thread: each attempt in a process of its
+//! Attempts of code that has taken over a confined thread, for tests: each in a process of its
 //! own, which must not survive it.
 
 use crate::sys::seccomp::Confinement;

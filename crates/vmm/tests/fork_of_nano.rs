@@ -1,4 +1,4 @@
-//! What a fork must be, shown on a guest that checks itself (crates/nano).
+//! Tests of forks with a guest that checks itself (crates/nano).
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 #[allow(dead_code)]
@@ -198,7 +198,7 @@ fn an_hour_for_which_a_state_was_at_rest_has_not_been_for_the_machine_made_of_it
     let up = clocks.at.since(Monotonic::from_ns(0)).unwrap();
     clocks.at = match up > HOUR {
         true => clocks.at.before(HOUR),
-        // It was in another life of the host.
+        // It was captured in another boot of the host.
         false => Monotonic::from_ns(u64::MAX / 2),
     };
     clocks.host_tsc = clocks.host_tsc.wrapping_sub(an_hour_of_cycles);

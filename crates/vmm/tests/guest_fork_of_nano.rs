@@ -1,5 +1,4 @@
-//! Forks that the guest asks for, on a guest that waits for them (crates/nano,
-//! `mode=fork`).
+//! Tests of forks that the guest asks for (crates/nano, `mode=fork`).
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 #[allow(dead_code)]
@@ -26,7 +25,7 @@ fn the_guest_goes_on_in_parent_and_clones_knowing_which_one_it_is() {
         let mut parent = waiting(cpus, 3);
         parent.machine().guest_fork().begin();
         let mut clones = parent.fork(3);
-        // None goes on before it is told to.
+        // No clone continues before it is told its index.
         parent.machine().guest_fork().complete();
         assert_eq!(parent.done(), report(0), "{}", parent.console());
         for (clone, index) in clones.iter_mut().zip(1..) {

@@ -1,4 +1,4 @@
-//! A machine: vCPUs, memory and devices, put together and running.
+//! A machine: vCPUs, memory and devices, assembled and running.
 //!
 //! ```text
 //!   boot ─────┐                          pause           capture

@@ -1,4 +1,4 @@
-//! A frozen image of guest RAM.
+//! A frozen image of guest RAM: placing it in a mapping, and sharing it with other processes.
 
 use super::layers::{Layers, LayersState};
 use super::ranges;

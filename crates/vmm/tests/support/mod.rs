@@ -1,4 +1,4 @@
-//! Machines in this very process, for tests that look inside.
+//! Runs machines in the test's own process, for tests that look inside.
 
 use hyperfork_api::signal::Message;
 use hyperfork_api::spec::Guest;
@@ -63,7 +63,7 @@ impl Vm {
         vm
     }
 
-    /// Captures it while it runs, and lets it go on.
+    /// Captures it while it runs, and resumes it.
     pub(crate) fn capture(&mut self) -> Capture {
         self.machine.pause().capture().unwrap()
     }
@@ -92,7 +92,7 @@ impl Vm {
         let identity = identity::cloned(&self.identity, name, index).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();
-        // As it travels between processes.
+        // Encoded and decoded, as between processes.
         let state = MachineState::decode(&capture.state.encode()).unwrap();
         let (mut machine, _) =
             Machine::restore(shell, state, &capture.fds, &identity, &backends, events).unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
-/// A nic, and what it is plugged into.
+/// A network device, and the other end of its wire.
 fn nic(bytes_per_s: Option<u64>) -> (Net, UnixDatagram) {
     let (ours, wire) = UnixDatagram::pair().unwrap();
     wire.set_nonblocking(true).unwrap();

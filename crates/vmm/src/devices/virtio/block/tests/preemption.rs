@@ -1,5 +1,5 @@
-//! What a request is like that the device thread is called away from. Nothing here depends on
-//! time: pieces are counted, and a backend waits until it is let go on.
+//! Tests of requests that are preempted. Nothing here depends on time: pieces are counted, and a
+//! backend waits for permits.
 
 use super::super::base::Watch;
 use super::super::*;
@@ -41,7 +41,7 @@ fn overlays(dir: &TempDir) -> Overlays {
     Overlays::in_directory(dir.path()).unwrap()
 }
 
-/// A driver whose device is called away after every piece.
+/// A driver whose device is preempted after every piece.
 fn preempted(dir: &TempDir) -> Driver {
     let driver = Driver::start(Block::new(base(), false, &overlays(dir)));
     preempt(&driver);
@@ -70,7 +70,7 @@ fn fork(parent: &Driver, dir: &TempDir) -> Driver {
     clone
 }
 
-/// Has the device called until it has answered: by how many calls, and what.
+/// Calls the device until it has answered; returns the number of calls and the answer.
 fn finish(driver: &mut Driver, offered: &Offered) -> (usize, u32, Vec<Vec<u8>>) {
     for calls in 1..100 {
         // It has asked for the call, or the thread would not make it.
@@ -212,10 +212,10 @@ fn a_state_with_a_request_under_way_that_its_disk_cannot_have_is_refused() {
     assert!(Block::restore(&block, blobs.reader(), &overlays(&dir)).is_err());
 }
 
-/// Lets a backend go on by one access at a time.
+/// Permits a backend one access at a time.
 struct Gate {
     accesses: Arc<AtomicUsize>,
-    /// Told of each access before it waits.
+    /// Gets a message for each access before it waits.
     begun: Receiver<()>,
     permits: Sender<()>,
 }
@@ -316,7 +316,7 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     assert_eq!(u64::from(capacity), SIZE / SECTOR);
     reader.join().unwrap();
 
-    // The rest goes on to its end, without a piece read twice.
+    // The rest is served to its end, and no piece is read twice.
     drop(gate.permits);
     for _ in 0..requests {
         let mut left = TIMEOUT.as_millis();

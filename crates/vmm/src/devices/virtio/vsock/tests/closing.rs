@@ -1,4 +1,4 @@
-//! How connections end, from either side.
+//! Tests of how connections end, from either side.
 
 use super::guest::RX;
 use super::*;

@@ -1,4 +1,4 @@
-//! How connections come about, from either side, or do not.
+//! Tests of how connections are made or refused, from either side.
 
 use super::super::muxer::MAX_CONNECTIONS;
 use super::guest::RX;
