@@ -19,7 +19,7 @@ pub const PUNCH: Argument = Argument {
 ///
 /// # Errors
 /// As `fallocate(2)`: `EOPNOTSUPP` where the file system knows no holes, `EPERM` when the file
-/// is [sealed](super::memfd::seal).
+/// is [sealed](super::memfd::MemoryFile::freeze).
 pub fn punch(file: impl AsFd, range: Range<u64>) -> io::Result<()> {
     Ok(fallocate(
         file,
