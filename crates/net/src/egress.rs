@@ -1,7 +1,8 @@
 //! The egress policy of a guest as a list of rules: the first rule that matches a packet decides.
 //!
 //! The rules apply to packets that begin a connection; replies pass. The kernel applies them in the
-//! guest's namespace ([`filter`](super::filter)); `permits` is the same check in this process, for tests.
+//! guest's namespace ([`filter`](super::filter)); for tests, `permits` is the same check in this
+//! process.
 
 use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};

@@ -138,8 +138,8 @@ fn tidy_up(pool: &Pool, route: &Netlink, host: &Netlink) {
         thread::sleep(MOMENT * look.min(1));
         none_of_the_pool()
     });
-    // A table may not exist. If a VM was made meanwhile, it found the table that is removed here, so
-    // it is made again.
+    // A table may not exist. If a VM was made meanwhile, it found the table that is removed here,
+    // so that table is made again.
     if gone {
         let _ = filter::show_guests(host, pool);
         if !none_of_the_pool() {

@@ -12,7 +12,8 @@
 //! clone.record kill not=77    in all others
 //! ```
 //!
-//! A point that strikes writes its name to `.faults.struck`, so a test can tell that it was reached.
+//! A point that strikes writes its name to `.faults.struck`, so a test can tell that the process
+//! got there.
 
 #[cfg(debug_assertions)]
 mod armed;

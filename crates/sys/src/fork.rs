@@ -15,8 +15,9 @@ use std::thread;
 /// - what it makes itself; the allocator, standard error and new threads work.
 ///
 /// # Safety
-/// `life` must neither lock, wait for, nor drop anything that another thread may be using, and must
-/// use no descriptor that the caller does not list. Nothing of the caller's is dropped in the child.
+/// `life` must neither lock, wait for, nor drop anything that another thread may be using, and
+/// must use no descriptor that the caller does not list. Nothing of the caller's is dropped in the
+/// child.
 ///
 /// # Errors
 /// As `fork(2)`.

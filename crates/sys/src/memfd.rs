@@ -124,8 +124,8 @@ impl MemoryFile {
         Ok(FrozenFile(self.reader.clone()))
     }
 
-    /// Seals it against every change, by any process. It may take up to a second: the kernel refuses
-    /// while a page is pinned, as by I/O.
+    /// Seals it against every change, by any process. It may take up to a second: the kernel
+    /// refuses while a page is pinned, as by I/O.
     ///
     /// # Errors
     /// [`SealError::Complete`], with `EBUSY` while it is mapped shared and writable.

@@ -257,7 +257,8 @@ impl Vcpu {
     ///   compared with the TSC at once;
     /// - events last: every call before may inject or clear one.
     ///
-    /// The TSC is set `tsc_back` cycles behind the state's offset ([`ClockPlan`](super::ClockPlan)).
+    /// The TSC is set `tsc_back` cycles behind the state's offset
+    /// ([`ClockPlan`](super::ClockPlan)).
     ///
     /// # Errors
     /// [`KvmError`], also when the state has an MSR this host does not take.

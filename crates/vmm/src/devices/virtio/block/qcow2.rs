@@ -117,7 +117,8 @@ impl Qcow2 {
         let files = state.files.iter();
         let files = files.map(|(file, format)| Ok((File::from(blobs.open(*file)?), *format)));
         let files = files.collect::<io::Result<Vec<_>>>()?;
-        // Opening asks for a block device's length by an ioctl, which the device thread may not make.
+        // Opening asks for a block device's length by an ioctl, which the device thread may not
+        // make.
         let mut devices = files.iter().filter(|(file, _)| is_device(file));
         let image = match devices.next() {
             Some(_) => OnceCell::from(open(&files)?),
