@@ -35,7 +35,7 @@ fn converse<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) {
                 let frame = frame::encode(&one).expect("what came in a frame fits into one");
                 assert!(frame.len() <= 4 + MAX_BODY);
             }
-            // A stream that ends in a frame is an error to whom waits for the rest of it.
+            // A stream that ends within a frame is an error to the reader.
             (Ok(None) | Err(_), Ok(None)) | (Err(_), Err(_)) => return,
             _ => panic!("one reader sees a message and the other does not"),
         }

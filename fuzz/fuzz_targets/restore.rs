@@ -56,7 +56,7 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     if let Some(device) = restored(choice, &own) {
-        hostile::go_on(device, &transport);
+        hostile::resume(device, &transport);
     }
     HOST.untouched.iter().for_each(Untouched::check);
 });

@@ -1,4 +1,4 @@
-//! What users write on the command line: names, sizes, whom a VM may connect to.
+//! Parses what users write on the command line: names, sizes, and destinations of a VM.
 #![no_main]
 
 use hyperfork_api::egress::{Destination, Place};

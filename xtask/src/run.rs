@@ -1,4 +1,4 @@
-//! Running programs.
+//! Runs programs.
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! Soaks: long runs, with larger numbers, of what CI runs a short round of.
+//! Soaks: long runs of tests and experiments, with larger numbers than in CI.
 //!
 //! A soak is a test or an experiment that takes its numbers from outside. It has no second
 //! implementation here: [`SOAKS`] lists what runs longer, one entry each.

@@ -1,4 +1,4 @@
-//! The machine's clock, `CLOCK_REALTIME`, and the host's.
+//! Keeps the guest's `CLOCK_REALTIME` at the host's time.
 //!
 //! A machine that was cloned, or paused, has not noticed the time between: its
 //! `CLOCK_MONOTONIC` has stood still, as it should, and `CLOCK_REALTIME` with it. The agent

@@ -1,5 +1,5 @@
-//! One connection of the host's: frames in and out of a non-blocking socket,
-//! through two bounded buffers.
+//! One connection from the host: receives and sends frames on a non-blocking socket, through two
+//! bounded buffers.
 
 use hyperfork_api::frame::{self, CHUNK};
 use rustix::io::Errno;

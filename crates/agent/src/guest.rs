@@ -1,4 +1,4 @@
-//! What the host's requests do to the guest.
+//! Answers the host's requests.
 
 use crate::copy::{Copy, Ticket};
 use crate::environment::Environment;
@@ -27,7 +27,7 @@ pub(crate) struct Guest {
     pub(crate) powering_off: bool,
 }
 
-/// How a conversation goes on.
+/// How a conversation continues after its request.
 pub(crate) enum Answer {
     /// It ends with this reply.
     Reply(Reply),

@@ -142,11 +142,11 @@ fn has_host_keys(directory: &Path) -> bool {
 
 /// Runs a program to its end; what it prints is in the kernel's log.
 fn run(program: &Path, environment: &Environment) -> Result<(), String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let path = CString::new(program.as_os_str().as_encoded_bytes()).map_err(|e| words(&e))?;
-    let env = environment.strings().map_err(|error| words(&error))?;
+    let message = |error: &dyn std::fmt::Display| error.to_string();
+    let path = CString::new(program.as_os_str().as_encoded_bytes()).map_err(|e| message(&e))?;
+    let env = environment.strings().map_err(|error| message(&error))?;
     let device = |path, access| open(path, access | OFlags::CLOEXEC, Mode::empty());
-    let nothing = device("/dev/null", OFlags::RDWR).map_err(|error| words(&error))?;
+    let nothing = device("/dev/null", OFlags::RDWR).map_err(|error| message(&error))?;
     let output = device("/dev/kmsg", OFlags::WRONLY);
     let output = output.as_ref().unwrap_or(&nothing).as_fd();
     let plan = Plan {
@@ -164,7 +164,7 @@ fn run(program: &Path, environment: &Environment) -> Result<(), String> {
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Err(Errno::INTR) | Ok(None) => {}
-            Err(error) => return Err(words(&error)),
+            Err(error) => return Err(message(&error)),
             Ok(Some((_, status))) => return succeeded(status),
         }
     }

@@ -1,10 +1,10 @@
-//! How a guest's machine takes its identity, and how it ends.
+//! Gives the guest's machine its identity, and powers it off.
 
 use crate::clock::Clock;
 use crate::hooks::Hooks;
 use crate::log;
 use crate::machine::Machine;
-use crate::network::Card;
+use crate::network::Nic;
 use crate::pages::Pages;
 use crate::secrets::SecretFiles;
 use crate::sys::{ioctl, signals};
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long programs have to end by themselves.
+/// How long programs may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How often the agent checks whether they have.
@@ -32,7 +32,7 @@ pub(crate) struct Pid1 {
     /// Kept open: that is one system call less in a clone.
     random: std::io::Result<File>,
     pages: Pages,
-    card: Card,
+    nic: Nic,
     secret_files: SecretFiles,
     hooks: Hooks,
     clock: Clock,
@@ -46,7 +46,7 @@ impl Pid1 {
         Self {
             random: File::open("/dev/urandom"),
             pages: Pages::in_directory(Path::new(RUN_DIR)),
-            card: Card::default(),
+            nic: Nic::default(),
             secret_files: SecretFiles::in_directory(SECRETS_DIR.into()),
             hooks: Hooks::watched(),
             clock: Clock::new(),
@@ -86,7 +86,7 @@ impl Machine for Pid1 {
         let set = self.clock.set(realtime_ns);
         set.map_err(|error| failed("clock", error))?;
         if let Some(network) = &identity.network {
-            let set_up = self.card.set_up(network);
+            let set_up = self.nic.set_up(network);
             set_up.map_err(|error| failed("network", error))?;
         }
         for (tag, mount_point, read_only) in shares {
@@ -113,7 +113,7 @@ impl Machine for Pid1 {
     }
 
     fn settle(&mut self) {
-        if let Err(error) = self.card.settle() {
+        if let Err(error) = self.nic.settle() {
             log::error(format_args!(
                 "connections of the machine this one was cloned from: {error}"
             ));

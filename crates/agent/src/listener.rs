@@ -1,4 +1,4 @@
-//! The sockets on which the agent accepts connections.
+//! Listening sockets on which the agent accepts connections.
 
 use crate::connection::Connection;
 use crate::sys::vsock;

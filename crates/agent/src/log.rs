@@ -1,5 +1,5 @@
-//! Where the agent logs: as PID 1 to the kernel's log, which reaches the console;
-//! otherwise to standard error.
+//! The agent's log: the kernel's log if it is PID 1, which reaches the console; otherwise standard
+//! error.
 
 use std::fmt;
 use std::fs::OpenOptions;

@@ -1,4 +1,4 @@
-//! What the agent does to the machine it runs on.
+//! The interface for what the agent does to the machine that it runs on.
 
 use hyperfork_api::guest::Failure;
 use hyperfork_api::{Identity, Secrets};
@@ -24,7 +24,7 @@ pub(crate) trait Machine {
         None
     }
 
-    /// Something has.
+    /// Called when that is ready to be read.
     fn changed(&mut self) {}
 
     /// Does what could wait until the host had its answer.

@@ -21,7 +21,7 @@ const RESOLVER: &str = "/etc/resolv.conf";
 
 /// The network device as it was set up last.
 #[derive(Debug, Default)]
-pub(crate) struct Card {
+pub(crate) struct Nic {
     set_up: Option<SetUp>,
     /// Addresses that it had before, whose connections are still to be ended. More than
     /// one when a clone was cloned before it had ended them.
@@ -37,7 +37,7 @@ struct SetUp {
     network: GuestNetwork,
 }
 
-impl Card {
+impl Nic {
     /// Makes the guest's network this one. What its programs were connected to by another
     /// address is over, as [`settle`](Self::settle) tells them.
     ///

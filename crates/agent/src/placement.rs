@@ -1,4 +1,4 @@
-//! Which of the guest's processors the agent runs on.
+//! Chooses the guest's processor that the agent runs on.
 //!
 //! Where a guest's kernel is emulated, a request to a clone is some 20 ms of work for vsock's
 //! interrupt and its worker, and as much for the agent. On two processors they go side by

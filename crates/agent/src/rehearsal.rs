@@ -1,4 +1,4 @@
-//! A mode to try the agent on a machine that it must not change.
+//! The mode `--listen`: runs the agent on a machine that it must not change, for tests.
 
 use crate::listener::Listener;
 use crate::log;

@@ -1,4 +1,4 @@
-//! The last part of an endless output.
+//! A ring buffer that keeps the last part of an output.
 
 use crate::program::Source;
 use std::collections::VecDeque;

@@ -153,8 +153,8 @@ fn number(arguments: &[OsString], most: u32) -> Option<u32> {
 }
 
 /// Ignores failures: standard error may have no reader either.
-fn complain(words: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{words}");
+fn complain(message: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 fn usage(text: &str, most: u32) -> c_int {

@@ -19,7 +19,7 @@ fn start(agent: &Agent, script: &str) {
 }
 
 #[test]
-fn everyone_who_follows_sees_all_of_its_output_and_its_end() {
+fn every_client_that_follows_sees_all_of_its_output_and_its_end() {
     let agent = Agent::start();
     start(&agent, "echo out; echo err >&2; read x; exit 6");
     for _ in 0..2 {
@@ -62,7 +62,7 @@ fn it_runs_on_with_a_follower_that_does_not_read() {
 }
 
 #[test]
-fn what_it_has_written_is_counted_and_then_there_for_whoever_follows() {
+fn what_it_has_written_is_counted_and_then_there_for_clients_that_follow() {
     let agent = Agent::start();
     let written = agent.path("written");
     let script = format!(

@@ -5,8 +5,8 @@ use crate::journal::{Document, Plan, Row, read};
 use serde_json::Value;
 use std::path::Path;
 
-/// For each row, the earlier median over which this one's is the ratio's numerator:
-/// 0.5 is twice as fast. `None` where one of them has no such row.
+/// For each row, the ratio of this result's median to the earlier one's: 0.5 is twice as fast.
+/// `None` if one of the results has no such row.
 ///
 /// # Errors
 /// [`BenchError::OtherHost`]: figures of two hosts say nothing about a program;

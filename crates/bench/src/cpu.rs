@@ -1,4 +1,4 @@
-//! The processor time that a process has used.
+//! Reads the processor time that a process has used.
 
 use crate::stats::tenths;
 use procfs::process::Process;
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_process_has_used_only_grows_and_nobody_has_used_nothing() {
+    fn the_processor_time_of_a_process_only_grows_and_no_process_has_none() {
         let before = used_us(std::process::id()).unwrap();
         while used_us(std::process::id()).unwrap() <= before {}
         assert_eq!(used_us(0), None);

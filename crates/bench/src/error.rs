@@ -24,7 +24,7 @@ pub enum BenchError {
         /// This one.
         ours: String,
     },
-    /// Only the same program goes on with a result.
+    /// Only the same program can continue a result.
     #[error(
         "{path} is unfinished and of another build or setting ({theirs}), this is {ours}: name another file, or remove it"
     )]
@@ -122,12 +122,12 @@ pub enum BenchError {
         source: io::Error,
     },
     /// A plot could not be drawn.
-    #[error("cannot draw {path}: {words}")]
+    #[error("cannot draw {path}: {message}")]
     Plot {
         /// The plot.
         path: PathBuf,
         /// The library's message.
-        words: String,
+        message: String,
     },
 }
 

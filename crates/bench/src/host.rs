@@ -1,4 +1,4 @@
-//! The host and the program of a measurement.
+//! Describes the host and the program of a measurement.
 
 use hyperfork_host::PoolConfig;
 use hyperfork_vmm::kvm::{Host, HostKind, KvmError};
@@ -20,7 +20,7 @@ pub struct HostRecord {
     pub cores: usize,
     /// All of the host's memory, MiB.
     pub memory_mib: u64,
-    /// What executes guest code: `hardware` or `pvm`.
+    /// How the host runs guest code: `hardware` or `pvm`.
     pub kvm: String,
     /// The host kernel's release.
     pub kernel: String,

@@ -1,5 +1,5 @@
-//! Results in a file, which is complete at any moment: a run that was ended goes
-//! on where it was.
+//! Keeps results in a file that is valid at any moment, so that a run that was ended can be
+//! continued.
 
 use crate::error::BenchError;
 use crate::guest::Guest;
@@ -45,8 +45,8 @@ pub trait Plan: Clone + PartialEq + Serialize + DeserializeOwned {
     /// The same with another number of samples: what may be continued.
     fn with_samples_of(&self, other: &Self) -> Self;
 
-    /// Measures what is missing in the journal. A row that fails says why, and the
-    /// others go on.
+    /// Measures the samples missing in the journal. A row that fails records why, and the other
+    /// rows continue.
     ///
     /// # Errors
     /// What concerns all rows. What was measured until then is in the journal.
@@ -122,7 +122,7 @@ impl<P: Plan> Journal<P> {
             path: path.map(Path::to_owned),
             document,
         };
-        // Better to learn now that this is no place for a file.
+        // Fails now, and not after the measurement, if the file cannot be written.
         journal.save()?;
         Ok(journal)
     }

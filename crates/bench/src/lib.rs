@@ -1,4 +1,4 @@
-//! Experiments: what forking costs, measured so that others can check it.
+//! Experiments that measure the cost of forking, with raw results that others can check.
 //!
 //! | module | what |
 //! |---|---|

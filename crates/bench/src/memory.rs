@@ -1,4 +1,4 @@
-//! How much memory the host has, and how much of it a process takes.
+//! Reads how much memory the host has, and how much a process takes.
 
 use procfs::process::{MMapPath, MemoryMaps, Process};
 use procfs::{Current, Meminfo, ProcResult};

@@ -1,4 +1,4 @@
-//! Percentiles.
+//! Computes means and percentiles.
 
 use serde::{Deserialize, Serialize};
 

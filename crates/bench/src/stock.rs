@@ -1,4 +1,4 @@
-//! The shells that wait in the user's pool during a measurement.
+//! Fills the user's pool with shells for a measurement.
 
 use crate::error::BenchError;
 use crate::guest::Guest;

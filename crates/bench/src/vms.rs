@@ -1,5 +1,5 @@
-//! The VMs of an experiment: their names collide with no other VM's, and they end with
-//! the experiment.
+//! Makes and removes the VMs of an experiment. Their names do not collide with those of other VMs,
+//! and they end with the experiment.
 
 use crate::cpu;
 use crate::error::BenchError;
@@ -24,7 +24,7 @@ pub trait Watch {
 
 /// How long anything may take that a guest or a process does. Generous: hosts may
 /// be busy, and guests big.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The VMs of one run. Dropping it ends and removes all of them.
@@ -127,8 +127,8 @@ impl<'a> Vms<'a> {
         Ok(self.ask(parent, request)?)
     }
 
-    /// Has a nano guest of the mode `quick` write its marks again: it does so when it is
-    /// resumed. Returns when it has.
+    /// Makes a nano guest of the mode `quick` write its marks again, by resuming it. Returns when
+    /// it has.
     pub(crate) fn write_marks(&self, vm: &VmName) -> Result<(), BenchError> {
         let rounds = || {
             let console = self.console(vm);
@@ -165,7 +165,7 @@ impl<'a> Vms<'a> {
         let begun = Instant::now();
         while !holds() {
             self.check()?;
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 return Err(BenchError::Silent {
                     vm: vm.to_string(),
                     what,

@@ -1,4 +1,4 @@
-//! Digests of a build's inputs.
+//! Computes digests of a build's inputs.
 
 use std::fmt;
 

@@ -1,6 +1,5 @@
-//! Trees: a distribution's files as a tar archive, before anything of ours is
-//! added. They take longest to make and change least, so they are artifacts of
-//! their own.
+//! Makes trees: a distribution's files as a tar archive, before HyperFork's own files are added.
+//! They take longest to make and change least, so they are artifacts of their own.
 
 use crate::host;
 use crate::{BuildError, Digest, Environment, Hasher, Job, Recipe, Tool};

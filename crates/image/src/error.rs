@@ -1,5 +1,5 @@
-//! Errors: the cache cannot deliver an artifact, or its build failed, perhaps because the cache
-//! cannot deliver one of its inputs.
+//! The errors of the cache and of builds. They refer to each other: an artifact is missing because
+//! its build failed, or a build failed because one of its inputs is missing.
 
 use crate::{HostError, ToolError};
 use std::io;

@@ -198,7 +198,7 @@ Debian|main|bookworm|http://mirror.test/debian/
 Debian|contrib|bookworm|http://mirror.test/debian/
 Debian|main|bookworm-security|http://mirror.test/debian-security/
 Debian|main|trixie|http://mirror.test/debian/
-Somebody|main|bookworm|http://elsewhere.test/apt/
+Other|main|bookworm|http://elsewhere.test/apt/
 |main|bookworm|http://not-yet-updated.test/
 ";
         let sources = sources_among(targets, "bookworm");

@@ -1,4 +1,4 @@
-//! Root disks of another size.
+//! Copies a root disk with another size.
 
 use crate::{Tool, ToolError};
 use std::path::Path;

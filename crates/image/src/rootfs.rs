@@ -1,4 +1,4 @@
-//! Root disks: a tree with the agent and a few files of ours, as an ext4 image.
+//! Makes root disks: a tree with the agent and a few other files, as an ext4 image.
 
 use crate::distribution::TREE;
 use crate::{BuildError, Digest, Environment, Hasher, Job, Recipe, Tool};
@@ -147,7 +147,7 @@ impl Ext4Root {
             .arg(root)
             .arg(disk)
             .arg(format!("{}M", self.size_mib))
-            // This machine's preferences about new file systems are not ours.
+            // The host's settings for new file systems must not change the image.
             .env("MKE2FS_CONFIG", "/dev/null")
             .run(|_| ())?;
         Ok(())

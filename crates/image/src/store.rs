@@ -1,4 +1,4 @@
-//! Images by name: built, looked up, listed, removed.
+//! The image store: builds, finds, lists and removes images by name.
 
 use crate::cache::{Artifact, Cache, Id, Meta, Order};
 use crate::manifest::Manifest;
@@ -98,8 +98,8 @@ impl ImageStore {
         host::missing(&packages)
     }
 
-    /// Makes the image what its recipe and the packages on this machine say now;
-    /// at once where it is that already.
+    /// Builds the image from its recipe and the packages on this machine, unless the cache has it
+    /// already.
     ///
     /// # Errors
     /// No such recipe, or it cannot be built; what was there before stays.
@@ -125,9 +125,8 @@ impl ImageStore {
         self.image(name, &manifest)
     }
 
-    /// The image as it was built, if it was built by this recipe; never builds.
-    /// Unlike [`ImageStore::build`] it does not mind that the machine has newer
-    /// packages since.
+    /// The image as it was built, if it was built by this recipe; never builds. Unlike
+    /// [`ImageStore::build`] it accepts an image from older packages than the machine has now.
     ///
     /// # Errors
     /// No such recipe, or the cache cannot be read.

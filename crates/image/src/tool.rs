@@ -1,4 +1,4 @@
-//! Running the distribution's tools: make, tar, mke2fs and their like.
+//! Runs the distribution's tools, such as make, tar and mke2fs.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;

@@ -14,7 +14,9 @@ use hyperfork_sys::fds::FdTable;
 use hyperfork_vmm::devices::log::Log;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
 use hyperfork_vmm::kvm::Host;
-use hyperfork_vmm::machine::{Backends, Events, Machine, MachineError, Plug, Restored, Shell};
+use hyperfork_vmm::machine::{
+    Backends, Events, Machine, MachineError, NicBackend, Restored, Shell,
+};
 use hyperfork_vmm::snapshot::{MachineState, Preload};
 use std::error::Error;
 use std::io;
@@ -80,8 +82,8 @@ impl Prepared {
         let kind = shell.shape().net.as_ref();
         let network = kind.map(|kind| Namespace::prepare(&config.network(), kind));
         let network = network.transpose()?;
-        let plug = network.as_ref().map(|network| -> io::Result<_> {
-            Ok(Plug {
+        let nic = network.as_ref().map(|network| -> io::Result<_> {
+            Ok(NicBackend {
                 tap: network.tap().try_clone()?,
                 mac: network.mac(),
             })
@@ -90,7 +92,7 @@ impl Prepared {
         let overlays =
             has_devices.then(|| Overlays::in_directory(&overlay_directory(&config.run_dir)));
         let backends = Backends {
-            plug: plug.transpose()?,
+            nic: nic.transpose()?,
             log: Log::new(dir.create(&dir.console_log())?)?,
             console: UnixListener::bind(dir.console_socket())?,
             overlays: overlays.transpose()?,
@@ -169,7 +171,8 @@ impl Prepared {
         let built = Monotonic::now();
         let (_, shell, vm) = self.become_vm(new)?;
         let identity = &vm.new.identity;
-        let machine = Machine::go_on(shell, state, fds, identity, vm.backends(), vm.events())?;
+        let machine =
+            Machine::restore_inherited(shell, state, fds, identity, vm.backends(), vm.events())?;
         let restored = Restored {
             memory: built,
             state: Monotonic::now(),

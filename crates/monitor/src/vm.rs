@@ -8,7 +8,7 @@ use hyperfork_host::handover::{BuildShell, Order, Progress, VmEnd};
 use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, Program, RunDir};
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::sched::{self, Urgent};
+use hyperfork_sys::sched::{self, RealtimeBoost};
 use hyperfork_sys::{descriptors, fault, secrecy};
 use std::error::Error;
 use std::io;
@@ -26,7 +26,7 @@ pub(crate) fn main() -> Result<(), String> {
     let _ = rustix::process::setsid();
     descriptors::expect_many();
     // A caller of fork waits for this process, which must get the processor quickly.
-    sched::prefer_short_turns();
+    sched::use_short_time_slice();
     signals::hold().map_err(|error| one_line(&error))?;
     let socket = io::stdin().as_fd().try_clone_to_owned();
     let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| one_line(&error))?));
@@ -54,7 +54,7 @@ pub(crate) fn main() -> Result<(), String> {
 }
 
 /// A machine to run, and for a clone the urgent scheduling with which it starts.
-type VmToRun = (ReadyVm, Option<Urgent>);
+type VmToRun = (ReadyVm, Option<RealtimeBoost>);
 
 /// Builds a shell and boots or restores the ordered VM in it; `None` if the launcher wants none.
 fn build(
@@ -96,7 +96,7 @@ fn build(
 
 /// Waits for the next order with urgent scheduling: a launcher that has ordered a clone goes
 /// on with other work, which would keep this process from the processor.
-fn next_order(launcher: &VmEnd) -> io::Result<(Option<(Order, FdTable)>, Urgent)> {
-    let urgent = Urgent::now();
+fn next_order(launcher: &VmEnd) -> io::Result<(Option<(Order, FdTable)>, RealtimeBoost)> {
+    let urgent = RealtimeBoost::for_monitor();
     Ok((launcher.order()?, urgent))
 }

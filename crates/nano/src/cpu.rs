@@ -1,4 +1,4 @@
-//! The start, and the other CPUs.
+//! The entry point (start.s), and starting the other CPUs.
 
 use crate::interrupts::apic;
 use core::arch::global_asm;

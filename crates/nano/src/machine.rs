@@ -1,4 +1,4 @@
-//! What the monitor has written into memory about the machine.
+//! Reads what the monitor has written into memory about the machine.
 
 use crate::{Work, fail};
 use core::ffi::CStr;

@@ -1,4 +1,4 @@
-//! What the mode `cow` measures, as it is written on the console.
+//! The results of the mode `cow`: written on the console and parsed from it.
 
 use core::fmt;
 

@@ -1,30 +1,32 @@
-//! The addresses of VMs: blocks of four, out of a pool. Three are used: a guest's lies
-//! alone, so that everything else its kernel knows is the same in all of its clones.
+//! The addresses of VMs: each VM has a block of four from a pool.
+//!
+//! Three of them are used. The guest's own is a /32: apart from it, the network configuration that
+//! the guest's kernel has is the same in all clones.
 
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// Addresses that VMs may have, such as `10.213.0.0/16`.
+/// The addresses that VMs get, such as `10.213.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     base: Ipv4Addr,
     prefix: u8,
 }
 
-/// Four addresses for one VM: two for the link between its namespace and the host, and the
+/// The four addresses of one VM: two for the link between its namespace and the host, and the
 /// guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Block(u32);
 
-/// Bits of an address that both ends of the link to the host have in common: two machines,
-/// no broadcast (RFC 3021).
+/// Prefix length of the link between a namespace and the host: two addresses, no broadcast
+/// (RFC 3021).
 pub const LINK_PREFIX: u8 = 31;
 
-/// How the names of the host's interfaces to VMs begin, and no others.
+/// Prefix of the names of the host's interfaces to VMs, and of no other interface.
 pub const INTERFACE_PREFIX: &str = "hf";
 
-/// Bits of an address that stands for itself.
+/// Prefix length of a single address.
 pub const HOST_PREFIX: u8 = 32;
 
 impl Pool {
@@ -34,7 +36,7 @@ impl Pool {
         prefix: 16,
     };
 
-    /// Whether an address is one of its.
+    /// Whether the pool contains an address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (u32::from(address) ^ u32::from(self.base)) >> (32 - self.prefix) == 0
     }
@@ -44,7 +46,7 @@ impl Pool {
         self.base
     }
 
-    /// Bits of an address that all have in common.
+    /// Its prefix length.
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
@@ -54,7 +56,7 @@ impl Pool {
         (1 << (30 - self.prefix)) - 1
     }
 
-    /// Never.
+    /// Whether it has no block; it always has one.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -62,13 +64,13 @@ impl Pool {
     /// Block number `index`, from 0.
     ///
     /// # Panics
-    /// When it has fewer.
+    /// When the pool has fewer blocks.
     pub fn block(&self, index: u32) -> Block {
         assert!(index < self.len(), "a block of the pool");
         Block(u32::from(self.base) + 4 * (index + 1))
     }
 
-    /// What every guest of mode `same` sees: no VM has the first block.
+    /// The block that every guest of mode `same` sees: the first, which no VM gets.
     pub fn visible(&self) -> Block {
         Block(self.base.into())
     }
@@ -91,32 +93,33 @@ impl FromStr for Pool {
 }
 
 impl Block {
-    /// The namespace's end of the link to the host.
+    /// The address of the namespace's end of the link to the host.
     pub fn up(self) -> Ipv4Addr {
         self.0.into()
     }
 
-    /// The host's end.
+    /// The address of the host's end.
     pub fn host(self) -> Ipv4Addr {
         (self.0 + 1).into()
     }
 
-    /// The guest.
+    /// The guest's address.
     pub fn guest(self) -> Ipv4Addr {
         (self.0 + 3).into()
     }
 
-    /// The host's interface.
+    /// The name of the host's interface.
     pub fn interface(self) -> String {
         format!("{INTERFACE_PREFIX}{:08x}", self.0)
     }
 
-    /// The one that an address would be of.
-    pub fn around(address: Ipv4Addr) -> Self {
+    /// The block that contains an address.
+    pub fn containing(address: Ipv4Addr) -> Self {
         Self(u32::from(address) & !3)
     }
 
-    /// That of the VM whose interface on the host has this name, if it is one's.
+    /// The block of the VM whose interface on the host has this name; `None` for any other
+    /// interface.
     pub fn of_interface(name: &str) -> Option<Self> {
         let number = name.strip_prefix(INTERFACE_PREFIX)?;
         let block = u32::from_str_radix(number, 16).map(Self).ok()?;
@@ -151,7 +154,7 @@ mod tests {
             prop_assert_eq!(u32::from(block.up()) | 1, u32::from(block.host()));
             prop_assert_eq!(Block::of_interface(&block.interface()), Some(block));
             for address in all(block) {
-                prop_assert_eq!(Block::around(address), block);
+                prop_assert_eq!(Block::containing(address), block);
             }
             prop_assert!(block.interface().len() < 16);
         }

@@ -1,7 +1,8 @@
-//! The destinations that a guest may connect to, as rules: the first that matches a packet counts.
+//! The egress policy of a guest as a list of rules: the first rule that matches a packet decides.
 //!
-//! The rules apply to packets that begin a conversation; answers pass. In a namespace the
-//! kernel applies them ([`filter`](super::filter)); [`permits`] is the same check in this process.
+//! The rules apply to packets that begin a connection; replies pass. The kernel applies them in the
+//! guest's namespace ([`filter`](super::filter)); for tests, `permits` is the same check in this
+//! process.
 
 use hyperfork_api::Egress;
 use hyperfork_api::egress::{Destination, Place};
@@ -12,11 +13,11 @@ use std::net::Ipv4Addr;
 #[cfg(test)]
 use std::net::SocketAddrV4;
 
-/// What is said about some packets.
+/// Allows or refuses packets to some addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rule {
     pub(super) to: Net,
-    /// Only these, or all that IP carries.
+    /// The packets it is about; `None` for all that IP carries.
     pub(super) transport: Option<Transport>,
     pub(super) allow: bool,
 }
@@ -29,17 +30,16 @@ pub(super) struct Transport {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// What the keywords of a policy stand for.
+/// The addresses that the keywords of a policy stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Around {
+pub(super) struct HostAddresses {
     /// The name servers.
     pub(super) nameservers: Vec<Ipv4Addr>,
     /// This host's addresses.
     pub(super) host: Vec<Ipv4Addr>,
 }
 
-/// Addresses that no machine in the internet has, or that are not those of one machine (RFC 6890
-/// and the registry it began).
+/// Addresses that no host on the internet has, or that are not unicast (RFC 6890 and its registry).
 const SPECIAL: [Net; 14] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
@@ -57,49 +57,48 @@ const SPECIAL: [Net; 14] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-const EVERYBODY: Net = (Ipv4Addr::UNSPECIFIED, 0);
-const NAMES: (u16, u16) = (53, 53);
+const ANY_ADDRESS: Net = (Ipv4Addr::UNSPECIFIED, 0);
+const DNS_PORTS: (u16, u16) = (53, 53);
 
-/// The rules of a policy; what none of them is about is refused. `None` where everything is
-/// allowed.
-pub(super) fn rules(egress: &Egress, around: &Around) -> Option<Vec<Rule>> {
+/// The rules of a policy; a packet that no rule matches is refused. `None` if all are allowed.
+pub(super) fn rules(egress: &Egress, addresses: &HostAddresses) -> Option<Vec<Rule>> {
     let Egress::Only(destinations) = egress else {
         return None;
     };
     let mut rules = Vec::new();
     for destination in destinations {
         match destination {
-            Destination::Dns => rules.extend(around.nameservers.iter().flat_map(|&server| {
-                all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+            Destination::Dns => rules.extend(addresses.nameservers.iter().flat_map(|&server| {
+                all_protocols(Some(DNS_PORTS))
+                    .map(|transport| allowed((server, 32), Some(transport)))
             })),
             Destination::Host => {
-                rules.extend(around.host.iter().map(|&host| allowed((host, 32), None)));
+                rules.extend(addresses.host.iter().map(|&host| allowed((host, 32), None)));
             }
             Destination::Place(place) => rules.extend(of_place(place)),
-            // Last, for it refuses something.
+            // Its rules come last, because they refuse something.
             Destination::Public => {}
         }
     }
     if destinations.contains(&Destination::Public) {
-        let host = around.host.iter().map(|&host| (host, 32));
+        let host = addresses.host.iter().map(|&host| (host, 32));
         rules.extend(host.chain(SPECIAL).map(refused));
-        rules.push(allowed(EVERYBODY, None));
+        rules.push(allowed(ANY_ADDRESS, None));
     }
     Some(rules)
 }
 
-/// The rules that allow every destination but this host. If name servers run on this host, the
-/// guest may ask those for names.
-pub(super) fn all_but_the_host(around: &Around) -> Vec<Rule> {
-    let names = around.nameservers.iter().flat_map(|&server| {
-        all_protocols(Some(NAMES)).map(|transport| allowed((server, 32), Some(transport)))
+/// The rules that allow every destination but this host. A name server on this host is allowed.
+pub(super) fn all_but_the_host(addresses: &HostAddresses) -> Vec<Rule> {
+    let names = addresses.nameservers.iter().flat_map(|&server| {
+        all_protocols(Some(DNS_PORTS)).map(|transport| allowed((server, 32), Some(transport)))
     });
-    let host = around.host.iter().map(|&host| refused((host, 32)));
-    let rest = allowed(EVERYBODY, None);
+    let host = addresses.host.iter().map(|&host| refused((host, 32)));
+    let rest = allowed(ANY_ADDRESS, None);
     names.chain(host).chain([rest]).collect()
 }
 
-/// Whether a guest may begin to speak to a port.
+/// Whether a guest may connect to a port.
 #[cfg(test)]
 pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protocol) -> bool {
     let about = |rule: &&Rule| {
@@ -120,8 +119,8 @@ pub(super) fn permits(rules: Option<&[Rule]>, to: SocketAddrV4, protocol: Protoc
 
 /// Whether a policy has keywords that depend on the host's addresses.
 pub(super) fn is_about_the_host(egress: &Egress) -> bool {
-    let words = [Destination::Host, Destination::Public];
-    matches!(egress, Egress::Only(all) if all.iter().any(|one| words.contains(one)))
+    let keywords = [Destination::Host, Destination::Public];
+    matches!(egress, Egress::Only(all) if all.iter().any(|one| keywords.contains(one)))
 }
 
 fn allowed(to: Net, transport: Option<Transport>) -> Rule {
@@ -165,23 +164,23 @@ mod tests {
     use super::*;
     use Protocol::{Tcp, Udp};
 
-    fn around() -> Around {
-        Around {
+    fn addresses() -> HostAddresses {
+        HostAddresses {
             nameservers: vec![Ipv4Addr::new(10, 0, 0, 2)],
             host: vec![Ipv4Addr::new(10, 213, 0, 5), Ipv4Addr::new(80, 1, 2, 3)],
         }
     }
 
     fn may(words: &[&str], to: &str, protocol: Protocol) -> bool {
-        let rules = rules(&Egress::of(words).unwrap(), &around());
+        let rules = rules(&Egress::of(words).unwrap(), &addresses());
         permits(rules.as_deref(), to.parse().unwrap(), protocol)
     }
 
     #[test]
-    fn everybody_but_the_host_is_everybody_else_and_a_name_server_that_is_the_host() {
-        let mut around = around();
-        around.nameservers.push(around.host[1]);
-        let rules = all_but_the_host(&around);
+    fn all_but_the_host_allows_other_hosts_and_a_name_server_on_the_host() {
+        let mut addresses = addresses();
+        addresses.nameservers.push(addresses.host[1]);
+        let rules = all_but_the_host(&addresses);
         let may = |to: &str| permits(Some(&rules), to.parse().unwrap(), Tcp);
         assert!(may("8.8.8.8:80") && may("10.0.0.2:80") && may("80.1.2.3:53"));
         assert!(!may("80.1.2.3:80") && !may("10.213.0.5:53"));

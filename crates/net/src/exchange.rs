@@ -1,4 +1,5 @@
-//! Datagrams between one socket and the many of its conversations.
+//! Forwards datagrams between one socket and many peers, with one socket per peer (as UDP NAT
+//! does).
 
 use super::sessions::{LOOK, Sessions};
 use hyperfork_sys::epoll::{Epoll, EventFlags};
@@ -7,10 +8,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-/// The event of the one socket; those of conversations are their numbers.
+/// The epoll token of the one socket; the token of a conversation is its number.
 const ONE: u64 = u64::MAX;
 
-/// Conversations, and the wait for the next datagram of any of them.
+/// The conversations with all peers, and the epoll set of their sockets.
 #[derive(Debug)]
 pub struct Exchange<K, S> {
     sessions: Sessions<K, S>,
@@ -18,12 +19,12 @@ pub struct Exchange<K, S> {
     begun: Instant,
 }
 
-/// Where there is something to be read.
+/// Which socket is readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// At the one socket.
+    /// The one socket.
     One,
-    /// In the conversation of this number.
+    /// That of the conversation with this number.
     Session(u64),
 }
 

@@ -1,5 +1,5 @@
-//! The network around a VM: a namespace of its own, with a TAP for the guest's network
-//! device and a route out.
+//! The network of a VM: a network namespace of its own, with a TAP for the guest's network device
+//! and a route to the host.
 //!
 //! ```text
 //!  guest            namespace of the VM's process             host
@@ -7,14 +7,15 @@
 //!   .3      169.254.1.1 ──forward── .0                       .1
 //! ```
 //!
-//! Each VM has a block of four addresses out of the [pool](address). The guest's gateway is
-//! the same everywhere. Packets are routed, not bridged. In its namespace a VM's way to every
-//! other block of the pool is prohibited, and packets with a foreign source are dropped. The
-//! host's end of the veth carries the block in its name. So the kernel, which has every name
-//! once, leases the blocks: when the VM's process ends, for whatever reason, its descriptors
-//! close, and the namespace, the interface and the lease go.
+//! Each VM has a block of four addresses from the [pool](address). All guests have the same
+//! gateway. Packets are routed, not bridged. Each namespace has a prohibit route to all other
+//! blocks of the pool, and drops packets with a foreign source address. The host's end of the veth
+//! has the block in its name. Interface names are unique, so the kernel leases the blocks: when
+//! the VM's process ends, for whatever reason, its descriptors close, and the namespace, the
+//! interface and the lease go.
 
 pub mod address;
+mod connector;
 mod egress;
 pub mod exchange;
 mod filter;
@@ -22,14 +23,13 @@ mod inside;
 mod link;
 mod namespace;
 mod netns;
-mod reach;
 mod resolver;
 mod sessions;
 pub mod streams;
 pub mod user;
 
+pub use connector::GuestConnector;
 pub use namespace::{Namespace, NetError};
-pub use reach::Reach;
 
 use address::{Block, Pool};
 use hyperfork_api::NetMode;
@@ -42,21 +42,21 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-/// What the networks of VMs are made with.
+/// What it takes to make networks of VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
-    /// Their addresses.
+    /// The addresses of the VMs.
     pub pool: Pool,
-    /// The program that calls [`user::net_main`] when its first argument says so, for networks
-    /// without privileges.
+    /// The program that calls [`user::net_main`] if its first argument is
+    /// [`user::NET_ARGUMENT`], for networks without privileges.
     pub program: PathBuf,
 }
 
-/// What keeps VMs of this process from having a network of this mode, in one line. Nothing
-/// is made for it, so it takes well under a millisecond for mode `own`.
+/// Checks whether VMs of this process can have a network of this mode. It leaves nothing behind,
+/// and takes well under a millisecond for mode `own`.
 ///
 /// # Errors
-/// The reason and what to do.
+/// The reason and what to do, in one line.
 pub fn available(setup: &Setup, mode: NetMode) -> Result<(), String> {
     if let Err(error) = access("/dev/net/tun", Access::READ_OK | Access::WRITE_OK) {
         return Err(format!(
@@ -80,25 +80,24 @@ pub fn available(setup: &Setup, mode: NetMode) -> Result<(), String> {
     Ok(())
 }
 
-/// What translates addresses, and how to get it.
+/// The kernel modules for address translation and filters, and how to load them.
 pub const NF_TABLES: &str =
     "`modprobe -a nf_tables nft_chain_nat nft_ct nft_masq nft_nat nft_reject_ipv4` as root";
 
-/// Whether the host lets packets through between its interfaces: without that, guests
-/// reach only the host, and only the host reaches them.
+/// Whether the host forwards packets between its interfaces. Without that, guests reach only the
+/// host, and only the host reaches them.
 pub fn host_forwards() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
 }
 
-/// Whether the host can hide guests behind its own address. Leaves nothing behind.
+/// Whether the host can masquerade guests as its own address. Leaves nothing behind.
 pub fn host_translates(pool: &Pool) -> bool {
     Netlink::open(Subsystem::Filter).is_ok_and(|host| filter::can_hide_guests(&host, pool))
 }
 
-/// Whether an address is that of a VM with a network on this host, whatever pool it is of and
-/// whichever user's VM it is.
+/// Whether an address is that of a VM with a network on this host, of any pool and any user.
 pub fn is_of_a_vm(address: Ipv4Addr) -> bool {
-    address != Block::around(address).host() && is_of_a_link(address)
+    address != Block::containing(address).host() && is_of_a_link(address)
 }
 
 /// Whether an address is that of a VM or of its link to the host, the host's end included.
@@ -107,12 +106,13 @@ fn is_of_a_link(address: Ipv4Addr) -> bool {
 }
 
 fn is_known_to(host: &Netlink, address: Ipv4Addr) -> bool {
-    host.index_of(&Block::around(address).interface()).is_ok()
+    host.index_of(&Block::containing(address).interface())
+        .is_ok()
 }
 
-/// Removes what VMs share on the host: the pool's table if the pool has no VM left, and the table of
-/// all pools if there is no VM at all. VMs that are just ending get a moment, because the kernel
-/// removes interfaces later.
+/// Removes the filter tables that VMs share on the host: the pool's table if the pool has no VM
+/// left, and the table of all pools if there is no VM at all. It waits a moment for VMs that are
+/// just ending, because the kernel removes their interfaces later.
 pub fn tidy(pool: &Pool) {
     let host = (
         Netlink::open(Subsystem::Route),
@@ -136,11 +136,12 @@ fn tidy_up(pool: &Pool, route: &Netlink, host: &Netlink) {
     let none_of_the_pool = || none(&|address| pool.contains(address));
     let none_at_all = || none(&|_| true);
     let gone = (0..LOOKS).any(|look| {
-        // The first look is at once.
+        // The first check is at once.
         thread::sleep(MOMENT * look.min(1));
         none_of_the_pool()
     });
-    // What is removed may not be there. A VM that came meanwhile has found it still there.
+    // A table may not exist. If a VM was made meanwhile, it found the table that is removed here,
+    // so that table is made again.
     if gone {
         let _ = filter::show_guests(host, pool);
         if !none_of_the_pool() {

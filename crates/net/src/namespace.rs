@@ -1,10 +1,10 @@
-//! A VM's network namespace, made in advance.
+//! Makes the network namespace of a VM, before the VM needs it.
 
 use super::Setup;
 use super::address::{Block, HOST_PREFIX, LINK_PREFIX, Pool};
-use super::egress::{self, Around, Rule};
+use super::connector::GuestConnector;
+use super::egress::{self, HostAddresses, Rule};
 use super::inside::{EVERYWHERE, GATEWAY, GATEWAY_MAC, TO_GUEST, TO_HOST, connect_guest, set_up};
-use super::reach::Reach;
 use super::{NF_TABLES, filter, link, netns, resolver, user};
 use hyperfork_api::net::GuestNetwork;
 use hyperfork_api::{Egress, Mac, NetKind, NetMode};
@@ -18,12 +18,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// A network for one VM. The kernel removes it when this and all copies of the TAP are dropped.
 #[derive(Debug)]
 pub struct Namespace {
-    /// The block of addresses by which the host knows it; `None` without privileges.
+    /// The block of addresses that it has on the host; `None` without privileges.
     block: Option<Block>,
     visible: Block,
     tap: Tap,
     nameservers: Vec<Ipv4Addr>,
-    reach: Reach,
+    connector: GuestConnector,
     _inside: Option<OwnedFd>,
 }
 
@@ -35,10 +35,10 @@ pub enum NetError {
         "all {} blocks of addresses are in use: stop some VMs, or use a larger pool (HYPERFORK_NET_POOL)", .0.len()
     )]
     Exhausted(Pool),
-    /// The kernel cannot keep a guest from connecting to others.
+    /// The kernel cannot enforce the egress policy.
     #[error("this host cannot enforce --egress, leave it out or load what is missing: {NF_TABLES}")]
     Egress(#[source] io::Error),
-    /// No network without privileges either; the reason in one line.
+    /// A network without privileges failed; the reason in one line.
     #[error("{0}")]
     User(String),
     /// The kernel refuses.
@@ -63,7 +63,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> NetError {
 }
 
 impl Namespace {
-    /// Makes one, with a lease of addresses.
+    /// Makes a network, with a lease of addresses.
     ///
     /// # Errors
     /// [`NetError`].
@@ -79,7 +79,7 @@ impl Namespace {
         Ok(network)
     }
 
-    /// One with addresses of this pool, known to this host alone.
+    /// The same, without the host's filter tables: only this host reaches the guest.
     pub(super) fn prepare_in(setup: &Setup, kind: &NetKind) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let host = Netlink::open(Subsystem::Route).map_err(failed("speak to the kernel"))?;
@@ -120,12 +120,12 @@ impl Namespace {
             visible,
             tap,
             nameservers,
-            reach: Reach::direct(block.guest()),
+            connector: GuestConnector::direct(block.guest()),
             _inside: Some(inside),
         })
     }
 
-    /// A network without privileges: sockets of this process are its way out.
+    /// Makes a network without privileges: this process connects for the guest.
     fn without_privileges(
         setup: &Setup,
         host: &Netlink,
@@ -133,13 +133,13 @@ impl Namespace {
     ) -> Result<Self, NetError> {
         let pool = &setup.pool;
         let nameservers = resolver::nameservers();
-        // The sockets are this host's, so its other processes see their packets as the host's
-        // own: a guest reaches those processes, and ports published for other VMs, only if its
-        // policy names the host.
+        // Other processes of this host see the guest's connections as the host's own. So a guest
+        // reaches those processes, and ports published for other VMs, only if its policy names the
+        // host.
         let rules = match egress {
             Egress::All => {
-                let around = around(&nameservers, Vec::new(), host, pool)?;
-                Some(egress::all_but_the_host(&around))
+                let addresses = host_addresses(&nameservers, Vec::new(), host, pool)?;
+                Some(egress::all_but_the_host(&addresses))
             }
             egress => rules_of(egress, &nameservers, Vec::new(), host, pool)?,
         };
@@ -150,19 +150,19 @@ impl Namespace {
             visible,
             tap,
             nameservers,
-            reach: Reach::inside(visible.guest(), sockets),
+            connector: GuestConnector::inside(visible.guest(), sockets),
             _inside: None,
         })
     }
 
-    /// The VM's address as the host knows it, if it does.
+    /// The VM's address on the host, if the host has a route to it.
     pub fn ip(&self) -> Option<Ipv4Addr> {
         self.block.map(Block::guest)
     }
 
-    /// How this process reaches the guest.
-    pub fn reach(&self) -> &Reach {
-        &self.reach
+    /// Connects this process to the guest.
+    pub fn connector(&self) -> &GuestConnector {
+        &self.connector
     }
 
     /// The host's interface, and its address there.
@@ -195,7 +195,7 @@ impl Namespace {
     }
 }
 
-/// The rules of a policy; `ends` are addresses of the host that it has for this VM alone.
+/// The rules of a policy; `ends` are the host's addresses on links to this VM.
 fn rules_of(
     egress: &Egress,
     nameservers: &[Ipv4Addr],
@@ -203,30 +203,30 @@ fn rules_of(
     host: &Netlink,
     pool: &Pool,
 ) -> Result<Option<Vec<Rule>>, NetError> {
-    let around = match egress::is_about_the_host(egress) {
-        true => around(nameservers, ends, host, pool)?,
-        false => Around {
+    let addresses = match egress::is_about_the_host(egress) {
+        true => host_addresses(nameservers, ends, host, pool)?,
+        false => HostAddresses {
             nameservers: nameservers.to_vec(),
             host: ends,
         },
     };
-    Ok(egress::rules(egress, &around))
+    Ok(egress::rules(egress, &addresses))
 }
 
-/// With all addresses of the host that are not a link's.
-fn around(
+/// All addresses of the host but those of links to other VMs.
+fn host_addresses(
     nameservers: &[Ipv4Addr],
     ends: Vec<Ipv4Addr>,
     host: &Netlink,
     pool: &Pool,
-) -> Result<Around, NetError> {
+) -> Result<HostAddresses, NetError> {
     let addresses = host.addresses();
     let addresses = addresses.map_err(failed("list this host's addresses"))?;
-    let others = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
-    let others = addresses.into_iter().filter(others);
-    Ok(Around {
+    let is_own = |address: &Ipv4Addr| !pool.contains(*address) && !address.is_loopback();
+    let own = addresses.into_iter().filter(is_own);
+    Ok(HostAddresses {
         nameservers: nameservers.to_vec(),
-        host: ends.into_iter().chain(others).collect(),
+        host: ends.into_iter().chain(own).collect(),
     })
 }
 
@@ -234,8 +234,8 @@ fn random() -> u32 {
     getrandom::u32().unwrap_or(0)
 }
 
-/// Makes the link to the host under the name of the first block that is free, beginning
-/// somewhere, so that addresses are not used again at once.
+/// Leases a block: makes the veth to the host under the name of a free block. The search begins at
+/// a random block, so that addresses are not reused at once.
 fn lease(pool: &Pool, host: &Netlink, inside: BorrowedFd<'_>) -> Result<Block, NetError> {
     let begin = random() % pool.len();
     for step in 0..pool.len() {
@@ -267,7 +267,7 @@ fn connect(
     connect_guest(&mut batch, to_guest, visible.guest());
     batch
         .way(EVERYWHERE, block.host(), to_host)
-        // Other VMs are in the pool, and nothing else is.
+        // The pool has the addresses of other VMs, and no others.
         .prohibit((pool.base(), pool.prefix()));
     inside.request(&batch)?;
 

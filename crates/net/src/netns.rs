@@ -1,4 +1,4 @@
-//! Network namespaces.
+//! Makes network namespaces (namespaces(7)).
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{getegid, geteuid};
@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::thread;
 
-/// Makes a network namespace and has `work` done in it, on a thread of its own. The
-/// namespace lasts as long as anything that was made in it is open.
+/// Makes a network namespace and does `work` in it, on a new thread. The namespace lasts as long
+/// as a descriptor that was made in it is open.
 ///
 /// # Errors
 /// The kernel's: no `CAP_SYS_ADMIN`; and those of `work`.
@@ -17,8 +17,8 @@ pub(super) fn inside_a_new_one<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     let inside = || {
-        // SAFETY: only the network namespace of this thread changes, which owns nothing
-        // and shares nothing through it.
+        // SAFETY: only the network namespace of this new thread changes, which has used nothing
+        // of it.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET)? };
         work()
     };
@@ -32,16 +32,15 @@ pub(super) fn inside_a_new_one<T: Send>(
     })
 }
 
-/// Gives this process, which must have one thread, a network namespace of its own in a user
-/// namespace of its own, in which it may do everything. It takes no privilege, where the
-/// host's settings allow it.
+/// Moves this process, which must have one thread, into a new user namespace in which it has all
+/// capabilities, and into a new network namespace of that. This takes no privilege if the host's
+/// settings allow user namespaces.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn become_root_of_a_new_one() -> io::Result<()> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    // SAFETY: what changes are this process's rights and its network, neither of which it
-    // has used for anything yet.
+    // SAFETY: only this process's capabilities and network change, and it has used neither yet.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)? };
     // A process that may not set groups may map only its own (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
@@ -52,7 +51,7 @@ pub(super) fn become_root_of_a_new_one() -> io::Result<()> {
 /// The calling thread's network namespace.
 ///
 /// # Errors
-/// The kernel's: there is no /proc.
+/// The kernel's; when there is no /proc.
 pub(super) fn own() -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(open("/proc/thread-self/ns/net", flags, Mode::empty())?)

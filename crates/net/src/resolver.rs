@@ -1,13 +1,13 @@
-//! The host's name servers that a guest can reach.
+//! Finds the host's name servers that a guest can reach.
 
 use std::fs;
 use std::net::Ipv4Addr;
 
-/// Where the host's resolver is configured; the first file counts that names a server which a
-/// guest can reach. The second file is that of a resolver on the loopback interface.
+/// The configuration files of the host's resolver. The first file that has a server which a guest
+/// can reach is used. The second belongs to systemd-resolved, which itself listens on loopback.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// Most that a resolver looks at (resolv.conf(5)).
+/// Most name servers that a resolver uses (resolv.conf(5)).
 const MOST: usize = 3;
 
 /// The host's name servers.

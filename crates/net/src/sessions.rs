@@ -1,13 +1,12 @@
-//! Conversations in datagrams, which have no explicit end: remembered up to a number, and
-//! up to a time after the last datagram. Time is an argument.
+//! The table of datagram conversations. They have no explicit end, so each is forgotten some time
+//! after its last datagram, or when there are too many. Time is an argument.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::time::Duration;
 
-/// Conversations, each identified by its peer, `K`, and by a number, and held by a socket or
-/// the like, `S`.
+/// Conversations, each identified by its peer, `K`, and by a number, with a socket, `S`.
 #[derive(Debug)]
 pub(super) struct Sessions<K, S> {
     most: usize,
@@ -27,11 +26,11 @@ struct Session<K, S> {
 /// How long after its last datagram a conversation is remembered.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// How often to look for such, with [`Sessions::expire`].
+/// How often to call [`Sessions::expire`].
 pub(super) const LOOK: Duration = Duration::from_secs(15);
 
 impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
-    /// Room for `most` at a time.
+    /// A table of at most `most` conversations.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most: most.max(1),
@@ -46,8 +45,9 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
         self.all.is_empty()
     }
 
-    /// The conversation of `key`, which sends something now. If there is none, `open` makes
-    /// one with this number, which may replace the one that was silent for longest.
+    /// The conversation with the peer `key`, which sends something now. If there is none, `open`
+    /// makes its socket, given its number; if the table is full, the conversation that has been
+    /// silent for longest is forgotten.
     ///
     /// # Errors
     /// Those of `open`.
@@ -83,7 +83,7 @@ impl<K: Hash + Eq + Clone, S> Sessions<K, S> {
         Some((&session.key, &session.socket))
     }
 
-    /// Forgets those that have been silent for long.
+    /// Forgets conversations that have been silent for [`IDLE`].
     pub(super) fn expire(&mut self, now: Duration) {
         let numbers = &mut self.numbers;
         self.all.retain(|_, session| {

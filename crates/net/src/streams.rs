@@ -1,4 +1,4 @@
-//! Forwards bytes between two connections.
+//! Forwards bytes between two TCP connections.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -7,7 +7,7 @@ use std::thread;
 /// Copies both ways until both have ended, on this thread and one more.
 ///
 /// # Errors
-/// There is no thread. Whatever fails of the connections, both are closed then.
+/// When no thread can be started. A failure of one connection closes both and is no error.
 pub fn pass(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     for stream in [one, other] {
         stream.set_nodelay(true)?;
@@ -20,7 +20,7 @@ pub fn pass(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     })
 }
 
-/// Copies what comes from one to the other, then its end.
+/// Copies from one connection to the other until the end of the stream, then passes the end on.
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -28,7 +28,7 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
             Ok(0) => break,
             Ok(len) if to.write_all(&buffer[..len]).is_ok() => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Broken: neither way makes sense any more.
+            // One connection failed, so neither direction is of use any more.
             _ => {
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! On the host's own network, as root, with addresses of the documentation (RFC 5737).
+//! Tests on the host's own network, as root, with addresses for documentation (RFC 5737).
 
 mod links;
 
@@ -18,7 +18,7 @@ const PROTOCOL: usize = IP + 9;
 const SOURCE: usize = IP + 12;
 const DESTINATION: usize = IP + 16;
 
-/// What networks of this pool are made with; none of these tests needs a helper.
+/// A setup with this pool; none of these tests needs a helper.
 fn setup(pool: &Pool) -> Setup {
     Setup {
         pool: *pool,
@@ -156,7 +156,7 @@ fn a_namespace_that_is_dropped_leaves_nothing_and_its_addresses_are_free_again()
 }
 
 #[test]
-fn the_host_and_a_guest_reach_each_other_and_nobody_has_to_ask_for_an_address() {
+fn the_host_and_a_guest_reach_each_other_without_an_arp_request() {
     let pool = pool("198.51.100.0/26");
     let network = namespace(&pool, NetMode::Own);
     let (socket, address) = listener(&network);

@@ -1,9 +1,9 @@
-//! What belongs to a captured machine and is too large for a record.
+//! Blobs: the parts of a captured machine that are too large for a record.
 
 use serde::{Deserialize, Serialize};
 
-/// A blob's place in the table of its manifest. Records name their blobs by it, so wherever
-/// a blob is moved to, no record changes.
+/// A blob's index in the table of its manifest. Records refer to blobs by it, so no record changes
+/// when a blob is moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlobRef(pub u32);
 
@@ -25,21 +25,20 @@ pub enum BlobRole {
     RamBase,
     /// Pieces of guest RAM that were written since.
     RamLayer,
-    /// A disk's image, or a file that one lies on.
+    /// A disk's image, or a backing file of one.
     DiskImage,
     /// Clusters of a disk that were written.
     DiskLayer,
-    /// A directory of the host that the guest shares. Not contents: a name for them.
+    /// A directory of the host that the guest shares: a reference to it, not its contents.
     Directory,
 }
 
 /// How a carrier finds a blob. Encoded by number: new ones come last.
 ///
-/// A fork's blobs are descriptors. A store will find them by the digest of their contents,
-/// for which there will be a variant of its own: then a snapshot is a fork's manifest with
-/// other sources, and the rest of it stays as it is.
+/// A fork's blobs are descriptors. A store will find blobs by the digest of their contents, with
+/// another variant: a snapshot will then be a fork's manifest with other sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BlobSource {
-    /// A place in the table of descriptors that comes with the manifest.
+    /// An index in the table of descriptors that comes with the manifest.
     Table(u32),
 }

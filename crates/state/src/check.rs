@@ -1,10 +1,10 @@
-//! Whether a captured machine is all there and fits together.
+//! Checks a manifest against itself: that the captured machine is complete and consistent.
 
 use crate::devices::{self, DeviceKind};
 use crate::{BlobRef, BlobRole, BlobSource, Manifest, Record};
 use hyperfork_api::spec::SpecError;
 
-/// Why a manifest does not fit itself.
+/// How a manifest contradicts itself.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// There can be no such machine.
@@ -52,14 +52,13 @@ pub enum CheckError {
         /// Rings of its shape.
         said: u8,
     },
-    /// Its shape says that there is a kind of device, and there is none, or the other way
-    /// round.
+    /// Its shape says that it has this kind of device, but it has none; or the reverse.
     #[error("the captured machine contradicts itself on whether it has a {kind}")]
     Around {
         /// The device.
         kind: &'static str,
     },
-    /// A record refers to a blob that there is not.
+    /// A record refers to a blob that does not exist.
     #[error("a record of {kind} refers to blob {blob}, and there are {count}")]
     NoBlob {
         /// The record.
@@ -69,7 +68,7 @@ pub enum CheckError {
         /// How many there are.
         count: usize,
     },
-    /// A record refers to a blob that cannot be one of its own.
+    /// A record refers to a blob with a role that does not belong to it.
     #[error("a record of {kind} refers to blob {blob}, which is {role:?}")]
     Role {
         /// The record.
@@ -99,8 +98,7 @@ pub enum CheckError {
 }
 
 impl Manifest {
-    /// Checks the manifest against itself: that all is there that it says it has, and
-    /// nothing else.
+    /// Checks the manifest against itself: that it has all that its shape says, and nothing else.
     ///
     /// # Errors
     /// [`CheckError`], the first that is found.
@@ -122,7 +120,7 @@ impl Manifest {
         if found != said {
             return Err(CheckError::Devices { found, said });
         }
-        // The first place in the order that the next device can have.
+        // The lowest position in the order that the next device may have.
         let mut next = 0;
         for (slot, (device, &said)) in self.devices.iter().zip(&self.shape.rings).enumerate() {
             let Some(place) = place(&device.own) else {

@@ -26,7 +26,7 @@ const fn many(name: &'static str, rings: u8) -> DeviceKind {
     }
 }
 
-/// Disks. Of their rings, requests, one is used.
+/// Disks: one ring of requests.
 pub const BLOCK: DeviceKind = many("virtio-block", 1);
 /// A console: receive and transmit of its one port.
 pub const CONSOLE: DeviceKind = one("virtio-console", 2);
@@ -36,7 +36,7 @@ pub const VSOCK: DeviceKind = one("virtio-vsock", 3);
 pub const RNG: DeviceKind = one("virtio-rng", 1);
 /// A balloon: inflate, deflate, free page reports.
 pub const BALLOON: DeviceKind = one("virtio-balloon", 3);
-/// A network card: receive and transmit.
+/// A network device: receive and transmit.
 pub const NET: DeviceKind = one("virtio-net", 2);
 /// Shared directories: requests.
 pub const P9: DeviceKind = many("virtio-9p", 1);

@@ -1,4 +1,4 @@
-//! What stands before a manifest's bytes, so that a reader knows them for what they are.
+//! The header before a manifest's bytes: magic, version, length and checksum.
 //!
 //! | bytes | what, little-endian |
 //! |---|---|
@@ -21,10 +21,10 @@ pub(crate) const HEADER: usize = 24;
 /// The format that is written, and read.
 pub(crate) const FORMAT: u32 = 1;
 
-/// Why bytes are no captured machine, or not one that can be read here.
+/// Why bytes are not a captured machine, or cannot be read by this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// They are something else.
+    /// They have another magic.
     #[error("this is no captured machine")]
     Magic,
     /// They are from another version of HyperFork.
@@ -54,7 +54,7 @@ pub enum EnvelopeError {
     },
 }
 
-/// A body with its header before it. Says nothing of what is in the body.
+/// Puts the header before a body. The body's contents are not checked.
 pub fn seal(body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     bytes.extend_from_slice(body);

@@ -1,7 +1,7 @@
-//! Golden files: what a record, or all of a captured machine, was encoded as when its
-//! version came to be. Only for tests.
+//! Golden files: the encoding of a record, or of a whole captured machine, from when its version
+//! was introduced. Only for tests.
 //!
-//! A file that is there is never written again. To make the one of a new version:
+//! A golden file is never rewritten. To make the one of a new version:
 //!
 //! ```text
 //! HYPERFORK_WRITE_GOLDENS=1 cargo test -p hyperfork-vmm --lib golden
@@ -24,7 +24,7 @@ pub fn check_record<T: RecordType>(directory: &Path, sample: &T) {
     check_variant(directory, "", sample);
 }
 
-/// The same for one of several samples of a type, which `variant` sets apart.
+/// The same for one of several samples of a type, named by `variant`.
 ///
 /// # Panics
 /// As [`check_record`].

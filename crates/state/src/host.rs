@@ -1,15 +1,15 @@
-//! What of a host a machine that was captured there depends on.
+//! The fingerprint of a host: what a machine that was captured there depends on.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Who executes guest code. Encoded by number: new ones come last.
+/// How a host runs guest code. Encoded by number: new ones come last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostKind {
     /// The processor's virtualization extension (VT-x or AMD-V).
     Hardware,
     /// PVM: guest user mode runs natively, guest kernel code is emulated, about
-    /// 570 ns an instruction. Guests need a kernel that knows.
+    /// 570 ns an instruction. Guests need a kernel that is made for it.
     Pvm,
 }
 
@@ -33,12 +33,12 @@ pub struct CpuidLeaf {
     pub answer: [u32; 4],
 }
 
-/// The kernel's random number of this start of a host
-/// (`/proc/sys/kernel/random/boot_id`). Clocks and TSCs can be compared only within one.
+/// The random ID of one boot of a host (`/proc/sys/kernel/random/boot_id`). Clocks and TSCs can be
+/// compared only within one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
-/// A host, as far as machines that were captured on it depend on it.
+/// The properties of a host on which machines captured there depend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFingerprint {
     /// The kind of KVM.
@@ -49,11 +49,11 @@ pub struct HostFingerprint {
     pub xcr0: u64,
     /// The TSC's frequency, kHz; 0 where KVM does not tell.
     pub tsc_khz: u32,
-    /// Since when the host runs.
+    /// The boot of the host.
     pub boot: BootId,
 }
 
-/// In what two hosts differ.
+/// A difference between two hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// In the kind of KVM.
@@ -84,19 +84,19 @@ pub enum Difference {
         /// Of this host.
         here: u32,
     },
-    /// In when they were started.
+    /// In the boot.
     Boot,
 }
 
 /// A machine was captured on another host than this, or before this one was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it was captured on another host, or before this one was started: {}", Self::words(.0))]
+#[error("it was captured on another host, or before this one was started: {}", Self::list(.0))]
 pub struct OtherHost(pub Vec<Difference>);
 
 impl OtherHost {
-    fn words(differences: &[Difference]) -> String {
-        let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        words.join(", ")
+    fn list(differences: &[Difference]) -> String {
+        let list: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        list.join(", ")
     }
 }
 
@@ -119,8 +119,8 @@ impl fmt::Display for Difference {
 }
 
 impl HostFingerprint {
-    /// Whether a machine that was captured on the host `self` can go on `here`: only on the
-    /// same one, while that runs.
+    /// Checks whether a machine that was captured on the host `self` can be restored `here`: only
+    /// on the same host, in the same boot.
     ///
     /// # Errors
     /// [`OtherHost`], with all that differs.
@@ -136,7 +136,7 @@ impl HostFingerprint {
             differences.push(Difference::Xcr0 { there, here });
         }
         if self.boot != here.boot {
-            // Within one boot the kernel may have measured it better meanwhile.
+            // The kernel may have refined its measurement since, within one boot.
             if self.tsc_khz != here.tsc_khz {
                 let (there, here) = (self.tsc_khz, here.tsc_khz);
                 differences.push(Difference::TscKhz { there, here });
@@ -149,7 +149,7 @@ impl HostFingerprint {
         }
     }
 
-    /// Leaves that only one of them has, or that have another answer.
+    /// The leaves that only one of them has, or that have different answers.
     fn leaves_unlike(&self, here: &Self) -> Vec<Difference> {
         if self.cpuid == here.cpuid {
             return Vec::new();
@@ -216,8 +216,9 @@ mod tests {
             there.tsc_khz = 2_100_000;
             there.boot.0.clear();
         });
-        let words = "leaf 0x1, 0, the TSC has 2100000 kHz there, 2000000 here, the boot id differs";
-        assert!(said.ends_with(words), "{said}");
+        let expected =
+            "leaf 0x1, 0, the TSC has 2100000 kHz there, 2000000 here, the boot id differs";
+        assert!(said.ends_with(expected), "{said}");
         let said = difference(|there| there.cpuid.truncate(1));
         assert!(said.ends_with("CPUID differs in leaf 0x1, 0"), "{said}");
     }

@@ -8,9 +8,9 @@
 //!                  └─ source ──> a carrier finds it: a table of descriptors
 //! ```
 //!
-//! A [`Manifest`] can be checked against itself, moved, and told what its blobs are, without
-//! knowing what is inside of any record. What a record means is known only to the type of
-//! the part that it is of ([`RecordType`]), which lives with that part.
+//! A [`Manifest`] can be checked against itself, moved, and asked for its blobs without decoding
+//! any record. Only the type of a part ([`RecordType`]), which lives with that part's code, knows
+//! what its record means.
 //!
 //! `docs/snapshot-format.md` has the format.
 #![forbid(unsafe_code)]

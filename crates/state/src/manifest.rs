@@ -1,4 +1,4 @@
-//! A captured machine: what it consists of, and its bytes.
+//! The manifest of a captured machine, and its encoding.
 
 use crate::envelope::{self, EnvelopeError, HEADER};
 use crate::{Blob, HostFingerprint, Record, Shape};
@@ -8,11 +8,11 @@ use std::iter;
 /// All of a captured machine but its identity, which a clone does not inherit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Where it was captured.
+    /// The host it was captured on.
     pub host: HostFingerprint,
-    /// When.
+    /// When it was captured.
     pub taken: Taken,
-    /// How it is built.
+    /// Its vCPUs, memory and devices, in numbers.
     pub shape: Shape,
     /// Its interrupt controllers, timer and clocks.
     pub vm: Record,
@@ -20,13 +20,13 @@ pub struct Manifest {
     pub vcpus: Vec<Record>,
     /// Its serial port.
     pub serial: Record,
-    /// The port at which its guest asks for forks.
+    /// The port through which its guest asks for forks.
     pub signal_port: Record,
     /// Its virtio devices, by slot.
     pub devices: Vec<Device>,
     /// Its memory.
     pub ram: Record,
-    /// What its records refer to.
+    /// The blobs that its records refer to.
     pub blobs: Vec<Blob>,
 }
 
@@ -42,13 +42,13 @@ pub struct Taken {
 /// A virtio device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// What all devices have: registers and rings.
+    /// The part that all devices have: registers and rings.
     pub transport: Record,
-    /// What sets this one apart. Its kind says which one it is.
+    /// The part of this kind of device. The record's kind says which one it is.
     pub own: Record,
 }
 
-/// Why bytes are no manifest.
+/// Why bytes cannot be decoded as a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// They are not what was once written.
@@ -63,7 +63,7 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// As bytes.
+    /// Encodes the manifest.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.len_at_least());
         bytes.resize(HEADER, 0);
@@ -72,7 +72,7 @@ impl Manifest {
         bytes
     }
 
-    /// From bytes. What is in the records is not looked at.
+    /// Decodes a manifest. Its records are not decoded.
     ///
     /// # Errors
     /// [`ManifestError`].

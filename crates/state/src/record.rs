@@ -1,17 +1,17 @@
-//! The state of one part of a machine, as bytes that say what they are.
+//! Records: the state of one part of a machine, as bytes with a kind and a version.
 
 use crate::BlobRef;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// The state of one part of a machine. Its bytes are in [postcard](https://docs.rs/postcard)'s
-/// form of the type that `kind` and `version` name.
+/// The state of one part of a machine. Its bytes are the [postcard](https://docs.rs/postcard)
+/// encoding of the type that `kind` and `version` name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Of what part.
+    /// The part.
     pub kind: Cow<'static, str>,
-    /// In which form.
+    /// The version of its encoding.
     pub version: u16,
     /// The blobs that it refers to.
     pub blobs: Vec<BlobRef>,
@@ -20,10 +20,10 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
-/// A type whose values are records. A change to its encoding is a new version: golden files
-/// tell one that was not meant.
+/// A type that is encoded as a record. A change to its encoding needs a new version; golden files
+/// detect an accidental one.
 pub trait RecordType: Serialize + DeserializeOwned {
-    /// What its records are called.
+    /// The kind of its records.
     const KIND: &'static str;
     /// The version that is written, and read.
     const VERSION: u16;
@@ -168,8 +168,8 @@ mod tests {
             "{said}"
         );
         let said = refusal(|record| record.version = 4);
-        let words = "this program reads clockwork records of version 3, not 4";
-        assert_eq!(said, words);
+        let message = "this program reads clockwork records of version 3, not 4";
+        assert_eq!(said, message);
     }
 
     #[test]

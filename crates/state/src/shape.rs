@@ -1,12 +1,11 @@
-//! How a machine is built: all that has to be known before there is a guest.
+//! The shape of a machine: what a shell has to have before there is a guest.
 
 use crate::devices;
 use hyperfork_api::spec::{Guest, SpecError, check_size};
 use hyperfork_api::{Bytes, NetKind, VmSpec};
 use serde::{Deserialize, Serialize};
 
-/// How a machine is built. A machine can be restored only where one of the same shape
-/// was prepared.
+/// The shape of a machine. It can be restored only in a shell of the same shape.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shape {
     /// Virtual CPUs.
@@ -15,15 +14,15 @@ pub struct Shape {
     pub memory: Bytes,
     /// How many rings each virtio device has, by slot.
     pub rings: Vec<u8>,
-    /// The kind of network around it, if any.
+    /// The kind of its network, if it has one.
     pub net: Option<NetKind>,
     /// Whether it has shared directories, whose devices open files by name.
     pub shares: bool,
 }
 
 impl Shape {
-    /// How a machine for `spec` is built. A Linux guest has, in the order of the slots:
-    /// its disks, console, vsock, rng, balloon, its network card, its shared directories.
+    /// The shape of a machine for `spec`. A Linux guest has, in the order of the slots: its disks,
+    /// console, vsock, rng, balloon, its network device, its shared directories.
     pub fn of(spec: &VmSpec) -> Self {
         let (rings, shares) = match &spec.guest {
             Guest::Nano { .. } => (Vec::new(), false),
@@ -35,9 +34,9 @@ impl Shape {
                     devices::RNG.rings,
                     devices::BALLOON.rings,
                 ];
-                let card = guest.network.iter().map(|_| devices::NET.rings);
+                let nic = guest.network.iter().map(|_| devices::NET.rings);
                 let shares = guest.shares.iter().map(|_| devices::P9.rings);
-                let all = disks.chain(always).chain(card).chain(shares);
+                let all = disks.chain(always).chain(nic).chain(shares);
                 (all.collect(), !guest.shares.is_empty())
             }
         };

@@ -1,4 +1,4 @@
-//! Accepts connections, without end.
+//! Accepts connections in an endless loop.
 
 use crate::note;
 use std::io;

@@ -1,4 +1,4 @@
-//! Connecting to a Unix socket without waiting for its owner.
+//! Connects to a Unix socket with a timeout.
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};

@@ -1,4 +1,4 @@
-//! Fault points: named steps at which a test has a process fail.
+//! Fault points: named steps at which a test can make a process fail.
 //!
 //! Each step of a capture, a hand-over and a restore begins with a [`point`]. In builds with
 //! debug assertions, which are those that tests use, a point looks into the file `.faults` in
@@ -12,7 +12,8 @@
 //! clone.record kill not=77    in all others
 //! ```
 //!
-//! A point that strikes says so in `.faults.struck`: a test can tell that it got there.
+//! A point that strikes writes its name to `.faults.struck`, so a test can tell that the process
+//! got there.
 
 #[cfg(debug_assertions)]
 mod armed;
@@ -23,7 +24,7 @@ use std::path::Path;
 /// The file that arms points, in the run directory.
 pub const FILE: &str = ".faults";
 
-/// Where points that strike put down their names, in the run directory.
+/// The file with the names of points that have struck, in the run directory.
 pub const STRUCK: &str = ".faults.struck";
 
 /// Whether points can strike in this build.

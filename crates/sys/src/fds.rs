@@ -1,12 +1,12 @@
-//! Descriptors that travel beside serialised data.
+//! A table of descriptors that is sent beside serialised data.
 //!
-//! What is serialised cannot hold a descriptor: it crosses a process. So it holds a place in
-//! an [`FdTable`], and the table goes with it over `SCM_RIGHTS`.
+//! Serialised data cannot hold a descriptor, because it goes to another process. So it holds an
+//! index in an [`FdTable`], and the table goes with it over `SCM_RIGHTS`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Descriptors by their places.
+/// Descriptors by their indices.
 #[derive(Debug, Default)]
 pub struct FdTable(Vec<OwnedFd>);
 
@@ -16,7 +16,7 @@ impl FdTable {
         Self(fds)
     }
 
-    /// Adds a duplicate of `fd`. Gives its place.
+    /// Adds a duplicate of `fd`; returns its index.
     ///
     /// # Errors
     /// When the process is out of descriptors.

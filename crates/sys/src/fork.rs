@@ -1,24 +1,23 @@
-//! `fork(2)` of this process, from one thread of many.
+//! `fork(2)` of a process with many threads.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::thread;
 
-/// Forks; the child runs `life` and then exits. Returns the child's process id, which the
-/// caller waits for. Of the process's descriptors the child has `keep` and standard input,
-/// output and error.
+/// Forks; the child runs `life` and then exits. Returns the child's PID; the caller has to wait for
+/// it. The child keeps only the descriptors in `keep` and standard input, output and error.
 ///
-/// The child has a copy of all memory, in which only the calling thread exists. What
-/// other threads were in the middle of stays so for ever: a lock that one of them held
-/// is never released, a thread that is joined never ends. So `life` may use
-/// - what the caller has at rest and lends it exclusively, and
-/// - what it makes itself; the allocator, standard error and threads work.
+/// The child has a copy of all memory, but only the calling thread. What other threads were in the
+/// middle of is never finished: a lock that one of them held is never released, and joining one
+/// never returns. So `life` may use
+/// - what the caller lends it exclusively, and no other thread was using, and
+/// - what it makes itself; the allocator, standard error and new threads work.
 ///
 /// # Safety
-/// `life` must neither lock, wait for, nor drop anything that another thread may be at, and
-/// no descriptor but those that the caller lists. Nothing of the caller's is dropped in
-/// the child.
+/// `life` must neither lock, wait for, nor drop anything that another thread may be using, and
+/// must use no descriptor that the caller does not list. Nothing of the caller's is dropped in the
+/// child.
 ///
 /// # Errors
 /// As `fork(2)`.
@@ -43,9 +42,8 @@ pub unsafe fn fork(keep: &[RawFd], life: impl FnOnce() -> ExitCode + Send) -> io
 
 fn be_child(keep: &[RawFd], life: impl FnOnce() -> ExitCode + Send) -> ! {
     close_all_but(keep);
-    // On a stack of its own. This thread's holds all of the parent's frames, and stacks
-    // would grow from each generation to the next; those of threads that are no more are
-    // used again.
+    // On a new thread's stack. This thread's stack holds all frames of the parent, and would grow
+    // from each generation to the next; stacks of ended threads are reused.
     let ended = thread::scope(|scope| {
         let life = thread::Builder::new()
             .name("owner".into())

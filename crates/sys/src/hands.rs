@@ -1,4 +1,4 @@
-//! Idle threads help another thread with its work.
+//! Lets idle threads help another thread with its work.
 //!
 //! A VM's vCPU threads are idle while the machine is paused. Scoped threads would have to be
 //! started, which takes longer than most of the work does.
@@ -23,7 +23,7 @@ impl Helpers for NoHelpers {
     }
 }
 
-/// Holds the work while there is some. Helpers look here when they are woken.
+/// The work that helpers share. They look here when they are woken.
 #[derive(Default)]
 pub struct WorkShare {
     work: Mutex<Work>,
@@ -33,14 +33,15 @@ pub struct WorkShare {
 
 #[derive(Default)]
 struct Work {
-    /// Lives as long as it is here or a helper runs it: see [`WorkShare::run`].
+    /// The current work, valid as long as it is here or a helper runs it: see
+    /// [`WorkShare::run`].
     now: Option<&'static (dyn Fn() + Sync)>,
-    /// Which it is, so that no helper that has finished begins again.
+    /// The number of the current work, so that no helper runs the same work twice.
     number: u64,
     helpers: usize,
 }
 
-/// The work that a helper has last helped with.
+/// The number of the work that a helper has helped with last.
 #[derive(Debug, Default)]
 pub struct LastHelp(u64);
 

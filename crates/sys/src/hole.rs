@@ -1,4 +1,4 @@
-//! Holes in files.
+//! Punches holes in files.
 
 use super::seccomp::{Argument, Is};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 const FLAGS: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 
-/// By this argument of fallocate(2) holes are made, and nothing else.
+/// The argument of fallocate(2) that punches holes, for seccomp filters.
 pub const PUNCH: Argument = Argument {
     index: 1,
     is: Is::Exactly("PUNCH_HOLE | KEEP_SIZE", FLAGS.bits()),
@@ -19,7 +19,7 @@ pub const PUNCH: Argument = Argument {
 ///
 /// # Errors
 /// As `fallocate(2)`: `EOPNOTSUPP` where the file system knows no holes, `EPERM` when the file
-/// is [sealed](super::memfd::seal).
+/// is [sealed](super::memfd::MemoryFile::freeze).
 pub fn punch(file: impl AsFd, range: Range<u64>) -> io::Result<()> {
     Ok(fallocate(
         file,

@@ -1,8 +1,8 @@
-//! What a host is, as far as the kernel and the processor tell at once.
+//! Properties of the host: its boot ID and XCR0.
 
 use std::io;
 
-/// The random number that the kernel has taken when it started.
+/// The random ID that the kernel has chosen at boot.
 ///
 /// # Errors
 /// As `read(2)`: where `/proc` is not mounted.
@@ -11,8 +11,8 @@ pub fn boot_id() -> io::Result<String> {
     Ok(id.trim().to_owned())
 }
 
-/// The register sets that the kernel has switched on (XCR0, SDM vol. 1, 13.3); 0 for a
-/// processor without XSAVE.
+/// The register states that the kernel has enabled (XCR0, SDM vol. 1, 13.3); 0 for a processor
+/// without XSAVE.
 pub fn xcr0() -> u64 {
     // The standard library looks at OSXSAVE for it: the instruction is there and allowed.
     match std::arch::is_x86_feature_detected!("xsave") {

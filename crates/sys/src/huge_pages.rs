@@ -1,18 +1,19 @@
-//! Huge pages for shared memory, which guest memory is
+//! The host's setting of huge pages for shared memory, such as guest memory
 //! (Documentation/admin-guide/mm/transhuge.rst).
 
 use std::fs;
 
-/// Where the host's setting is.
+/// The file with the setting.
 pub const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// The setting; none where the kernel has no such pages.
+/// The setting; `None` if the kernel has no huge pages.
 pub fn setting() -> Option<String> {
     let choices = fs::read_to_string(SETTING).ok()?;
     chosen(&choices).map(str::to_owned)
 }
 
-/// Whether with this setting memory gets them that [asks](super::mapping::Mapping::prefer_huge_pages).
+/// Whether, with this setting, memory that [asks](super::mapping::Mapping::prefer_huge_pages) for
+/// huge pages gets them.
 pub fn are_given(setting: &str) -> bool {
     matches!(setting, "always" | "within_size" | "advise" | "force")
 }

@@ -1,4 +1,4 @@
-//! Getting a thread out of `KVM_RUN`.
+//! Kicks threads out of `KVM_RUN`.
 //!
 //! A signal alone is not enough: it may arrive just before the thread enters the
 //! kernel. So its handler also sets `kvm_run.immediate_exit`, upon which the next
@@ -25,7 +25,7 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// Threads that are kicked together, by any of them or by others.
+/// Threads that are kicked together.
 #[derive(Debug)]
 pub struct KickGroup(Mutex<Vec<libc::pthread_t>>);
 
@@ -85,7 +85,7 @@ impl Drop for Kickable<'_> {
     }
 }
 
-/// Once for the process. Where it has failed, it has failed for every thread.
+/// Installs the handler once per process; every later call returns the first result.
 fn install_handler() -> io::Result<()> {
     static OUTCOME: OnceLock<Result<(), i32>> = OnceLock::new();
     let outcome = OUTCOME.get_or_init(|| {

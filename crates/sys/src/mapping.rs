@@ -1,4 +1,4 @@
-//! Ranges of the process's address space that the monitor owns.
+//! Ranges of the process's address space that the monitor owns, and what is mapped there.
 //!
 //! ```text
 //! Mapping ──────────> Arc<AddressRange> <────── regions of guest memory, tracking, free pages
@@ -18,13 +18,13 @@ use vm_memory::VolatileSlice;
 /// Alignment of every range, so that huge pages can back it.
 const ALIGN: usize = 2 << 20;
 
-/// Addresses that are reserved as long as anything refers to them, whatever is mapped there.
+/// Addresses that stay reserved as long as a value refers to them, whatever is mapped there.
 ///
-/// What lies there is guest memory: the guest, its devices and the kernel change it at any
-/// time. So no reference to it is ever made; it is accessed volatilely, and by system calls.
-/// What is mapped may be replaced meanwhile: the kernel does that in one step, after which an
-/// access finds other bytes, as if they had been written. Where nothing is mapped an access
-/// ends the process by a signal.
+/// The memory there is guest memory: the guest, its devices and the kernel change it at any time.
+/// So no Rust reference to it is ever made; it is accessed by volatile operations and by system
+/// calls. The mapping may be replaced meanwhile: the kernel does that in one step, and a later
+/// access finds other bytes, as if they had been written. An access where nothing is mapped kills
+/// the process by a signal.
 #[derive(Debug)]
 pub struct AddressRange {
     base: NonNull<u8>,
@@ -33,12 +33,12 @@ pub struct AddressRange {
 
 // SAFETY: the addresses are the process's, not a thread's.
 unsafe impl Send for AddressRange {}
-// SAFETY: as said above: all methods either touch no memory, or access it volatilely or by
-// system calls, which others may do at the same time. The exception is unsafe to call.
+// SAFETY: see above: all methods either touch no memory, or access it by volatile operations or
+// system calls, which other threads may do at the same time. The exception is unsafe to call.
 unsafe impl Sync for AddressRange {}
 
-/// The owner of an [`AddressRange`], by which what is mapped there changes. The addresses
-/// never do, which is what lets KVM keep a memory slot over it.
+/// The owner of an [`AddressRange`], who alone can change what is mapped there. The addresses
+/// never change, so KVM can keep a memory slot over them.
 #[derive(Debug)]
 pub struct Mapping(Arc<AddressRange>);
 
@@ -85,13 +85,13 @@ impl Mapping {
         })))
     }
 
-    /// The addresses, for others to keep.
+    /// The addresses, for other values to refer to.
     pub fn range(&self) -> &Arc<AddressRange> {
         &self.0
     }
 
     /// Maps the first bytes of `file` here, shared: writes go to the file. Children made
-    /// by `fork(2)` do not inherit it: they could write what is sealed for all others.
+    /// by `fork(2)` do not inherit it: they could write a file that is sealed for all others.
     ///
     /// # Errors
     /// As `mmap(2)` and `madvise(2)`.
@@ -100,7 +100,7 @@ impl Mapping {
         keep_from_children(self.base.as_ptr(), self.len)
     }
 
-    /// Asks for huge pages, where the host gives them on request.
+    /// Asks for huge pages, if the host gives them on request.
     pub fn prefer_huge_pages(&mut self) {
         // SAFETY: a hint, which changes no contents. The kernel may ignore it.
         unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
@@ -152,9 +152,9 @@ impl Mapping {
         Ok(())
     }
 
-    /// Moves what is mapped in `range`, with its page tables, to the same place in `aside`.
-    /// The file that was mapped here still is, without page tables. Mapping over a
-    /// populated range instead would tear them down while the guest waits.
+    /// Moves the mapping in `range`, with its page tables, to the same offset in `aside`. The file
+    /// stays mapped here, but without page tables. Mapping over a populated range instead would
+    /// tear the page tables down while the guest waits.
     ///
     /// # Errors
     /// As `mremap(2)`.
@@ -176,8 +176,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes over what is mapped here, private pages included, from a mapping that is of no
-    /// use any more: in a child made by `fork(2)`, that of the parent.
+    /// Takes over this mapping, private pages included, in a child made by `fork(2)`, where the
+    /// parent's value is of no use any more.
     pub fn inherit(&mut self) -> Self {
         Self(self.0.clone())
     }
@@ -199,8 +199,8 @@ impl Mapping {
 }
 
 impl AddressRange {
-    /// Drops the pages in `range` that have become this process's own: where a file is
-    /// mapped privately, the file's contents show again.
+    /// Drops the private pages in `range`: where a file is mapped privately, its contents show
+    /// again.
     ///
     /// # Errors
     /// As `madvise(2)`, `MADV_DONTNEED`.

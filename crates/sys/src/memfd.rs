@@ -1,8 +1,8 @@
-//! Memory files, and what makes one safe to share.
+//! Memory files (memfd_create(2)), and the seals that make one safe to share.
 //!
 //! ```text
-//! MemoryFile ──freeze──> FrozenFile    seals SHRINK, GROW, FUTURE_WRITE: mappings for writing
-//!     │                      │         that are there may go on, but no new writer begins
+//! MemoryFile ──freeze──> FrozenFile    seals SHRINK, GROW, FUTURE_WRITE: existing mappings may
+//!     │                      │         still write, but there are no new writers
 //!     │                   complete
 //!     │                      v
 //!     └──────complete──> FrozenFile    and WRITE: it never changes again
@@ -40,17 +40,16 @@ pub fn create(name: &str, len: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// A memory file that this process fills. Its descriptor can be written, and so does not
-/// leave the process.
+/// A memory file that this process fills. Its descriptor is writable, so it must not leave the
+/// process.
 #[derive(Debug)]
 pub struct MemoryFile {
     file: File,
-    /// Opened in advance: it takes ten times as long as all else that freezing takes.
+    /// Opened in advance, because that takes ten times as long as the rest of freezing.
     reader: Arc<File>,
 }
 
-/// A memory file that admits no new writers, by a descriptor that cannot be
-/// written.
+/// A memory file that admits no new writers, with a read-only descriptor.
 #[derive(Debug, Clone)]
 pub struct FrozenFile(Arc<File>);
 
@@ -114,8 +113,8 @@ impl MemoryFile {
         })
     }
 
-    /// Admits no new writers. Mappings that are shared and writable already may still write, but
-    /// no hole can be punched any more, not even through those.
+    /// Seals it against new writers. Existing shared writable mappings may still write, but no hole
+    /// can be punched any more, not even through those.
     ///
     /// # Errors
     /// [`SealError::Freeze`]. The file is then as it was.
@@ -125,8 +124,8 @@ impl MemoryFile {
         Ok(FrozenFile(self.reader.clone()))
     }
 
-    /// Forbids every change, for ever and to all processes. May take a second: the kernel refuses while
-    /// a page is held for a moment, as I/O does.
+    /// Seals it against every change, by any process. It may take up to a second: the kernel
+    /// refuses while a page is pinned, as by I/O.
     ///
     /// # Errors
     /// [`SealError::Complete`], with `EBUSY` while it is mapped shared and writable.

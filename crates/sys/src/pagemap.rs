@@ -1,6 +1,6 @@
-//! Which pages of a private mapping have become the process's own
-//! (Documentation/admin-guide/mm/pagemap.rst): asked by `PAGEMAP_SCAN`, which
-//! answers with ranges, or before Linux 6.7 by reading a word per page.
+//! Finds the private pages of a mapping, and those written since they were protected
+//! (Documentation/admin-guide/mm/pagemap.rst): by `PAGEMAP_SCAN`, which returns ranges, or before
+//! Linux 6.7 by reading a word per page.
 
 use super::check;
 use super::mapping::AddressRange;
@@ -43,7 +43,7 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
-/// A page of a process's own is anonymous: present or swapped, and not the file's.
+/// A private page is anonymous: present or swapped, and not the file's.
 /// This category is inverted in all scans.
 const PRIVATE: u64 = PAGE_IS_FILE;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
@@ -63,7 +63,7 @@ const BATCH: usize = 128;
 pub struct Pagemap(File);
 
 impl Pagemap {
-    /// Those of this process.
+    /// Opens the page tables of this process.
     ///
     /// # Errors
     /// When `/proc/self/pagemap` cannot be opened.
@@ -97,8 +97,8 @@ impl Pagemap {
         }
     }
 
-    /// Those in a part of the mapping that have been written since they were
-    /// [protected](Self::protect), or never were.
+    /// The private pages in a part of the mapping that have been written since they were
+    /// [protected](Self::protect), or never were protected.
     ///
     /// # Errors
     /// When the page tables cannot be read, or the kernel cannot tell (Linux 6.7).
@@ -110,11 +110,11 @@ impl Pagemap {
         scan(&self.0, mapping, part, PRIVATE | PAGE_IS_WRITTEN)
     }
 
-    /// Has writes to `ranges` of a mapping noticed, which is
-    /// [watched](super::userfault::Userfault::watch).
+    /// Write-protects `ranges` of a mapping that is
+    /// [watched](super::userfault::Userfault::watch), so that writes to them show.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the mapping is not watched.
     pub fn protect(&self, mapping: &AddressRange, ranges: &[Range<usize>]) -> io::Result<()> {
         let base = mapping.base() as u64;
         for range in ranges {

@@ -30,12 +30,12 @@ impl Peers {
 pub fn stranger_at(socket: &std::path::Path) -> UnixStream {
     use std::fs::{Permissions, set_permissions};
     use std::os::unix::fs::PermissionsExt;
-    let nobody = Uid::from_raw(65534);
+    let other = Uid::from_raw(65534);
     let directory = socket.parent().expect("a directory");
     set_permissions(directory, Permissions::from_mode(0o711)).expect("our directory");
     set_permissions(socket, Permissions::from_mode(0o777)).expect("our socket");
     let connect = || {
-        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root's right");
+        rustix::thread::set_thread_res_uid(other, other, other).expect("root's right");
         UnixStream::connect(socket)
     };
     let connected = std::thread::scope(|scope| scope.spawn(connect).join());

@@ -1,4 +1,4 @@
-//! Another process, without mistaking it for one that has its number later.
+//! A handle to another process that never refers to a later process with the same PID (pidfd).
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 /// Whether the process of this number, a child that has not been reaped, was stopped.
 pub fn stands_still(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Its name, in parentheses, may have any in it.
+    // The process's name, in parentheses, may contain any characters.
     let state = stat
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.chars().next());

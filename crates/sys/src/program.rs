@@ -6,10 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// A program of ours, under the name by which process lists show it, in the root directory.
-/// It gets nothing of the caller's environment: what is in there, such as credentials, is not
-/// for a process that may live for days beside untrusted guests. Of the caller's descriptors it
-/// gets the standard streams that are set on the result.
+/// A command that runs one of HyperFork's programs in the root directory; process lists show it as
+/// `name`. It gets none of the caller's environment, which may contain credentials, because it may
+/// run for days beside untrusted guests. The only descriptors that it gets are the standard streams
+/// set on the result.
 ///
 /// # Errors
 /// When the kernel cannot close descriptors at an execve(2) (Linux before 5.11).
@@ -20,11 +20,11 @@ pub fn clean(program: &Path, name: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Has all descriptors of this process, but the standard streams, close when a program is
-/// executed. Our own are made so; but this process may have inherited others.
+/// Sets close-on-exec for all descriptors of this process but the standard streams. HyperFork opens
+/// its own that way, but this process may have inherited others.
 ///
-/// In this process rather than in the new one: a closure for that would make the
-/// standard library duplicate our page tables, guest memory's included, for each start.
+/// This is done here and not in the new process: with a closure for that the standard library would
+/// use fork(2), which copies the page tables, those of guest memory included, at each start.
 fn close_all_on_exec() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
     // SAFETY: changes flags of descriptors, none of which is used by a number after an

@@ -1,11 +1,11 @@
-//! Which thread gets the processor first (sched_setattr(2)).
+//! Scheduling of the calling thread (sched_setattr(2)): time slices, and a real-time boost.
 //!
-//! The slice length: since Linux 6.12 a thread that asks for short slices gets the
-//! processor sooner when it wakes, from threads with longer ones, but no larger share.
-//! Earlier kernels ignore it.
+//! Time slices: since Linux 6.12 a thread that asks for short slices gets the processor sooner
+//! when it wakes, before threads with longer ones, but no larger share. Earlier kernels ignore it.
 //!
-//! Urgency (`SCHED_RR`): an urgent thread does not wait for threads that compute. It needs a
-//! privilege, and lasts for the fraction of a millisecond in which a clone starts.
+//! Boost: a thread with the real-time policy `SCHED_RR` preempts all threads with the default
+//! policy. It needs a privilege, and is used for the fraction of a millisecond in which a clone
+//! starts.
 
 /// `struct sched_attr` of linux/sched/types.h, its first version.
 #[repr(C)]
@@ -22,7 +22,7 @@ struct Attr {
 }
 
 impl Attr {
-    /// The calling thread's.
+    /// The attributes of the calling thread.
     fn own() -> Option<Self> {
         let mut attr = Self::default();
         let size = size_of::<Self>();
@@ -36,13 +36,13 @@ impl Attr {
         self.policy == libc::SCHED_OTHER as u32
     }
 
-    /// Makes them the calling thread's. That the kernel may refuse does no harm.
+    /// Sets them for the calling thread. Returns whether the kernel allowed it.
     fn set(&self) -> bool {
         const CALLER: libc::pid_t = 0;
         self.set_for(CALLER)
     }
 
-    /// Makes them another thread's, which no confined thread may do.
+    /// Sets them for any thread of the process. The filters of confined threads forbid this.
     fn set_for(&self, thread: libc::pid_t) -> bool {
         let attr = Self {
             size: size_of::<Self>() as u32,
@@ -53,24 +53,24 @@ impl Attr {
     }
 }
 
-/// The shortest turns there are.
+/// The shortest time slice that Linux grants.
 const SHORT_NS: u64 = 100_000;
 
-/// For the calling thread, and those it will start: one that has little to do, for which
-/// others wait.
-pub fn prefer_short_turns() {
-    set_turns(SHORT_NS);
+/// For a thread that has little to do and that other threads wait for. Threads that it starts
+/// inherit this.
+pub fn use_short_time_slice() {
+    set_time_slice(SHORT_NS);
 }
 
-/// For the calling thread: one that computes.
-pub fn take_usual_turns() {
-    set_turns(0);
+/// For a thread that computes.
+pub fn use_default_time_slice() {
+    set_time_slice(0);
 }
 
-/// Waits by `wait`, and gets the processor afterwards when others are done or the
-/// next tick comes, but preempts no thread: the thread that wakes this one continues first.
-pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
-    // Otherwise another policy was chosen for this thread.
+/// Calls `wait`, and does not preempt the thread that ends the wait: this thread continues when
+/// the processor is free or the next tick comes.
+pub fn wait_without_preempting<T>(wait: impl FnOnce() -> T) -> T {
+    // A thread that was given another policy keeps it.
     let Some(own) = Attr::own().filter(Attr::is_ordinary) else {
         return wait();
     };
@@ -78,46 +78,47 @@ pub fn wait_politely<T>(wait: impl FnOnce() -> T) -> T {
         runtime_ns: 0,
         ..own
     };
-    let polite = Attr {
+    // A thread with this policy preempts no other when it wakes.
+    let batch = Attr {
         policy: libc::SCHED_BATCH as u32,
         ..usual
     };
-    polite.set();
+    batch.set();
     let result = wait();
     usual.set();
     result
 }
 
-/// While this lives, the thread that made it is urgent (`SCHED_RR`), if the user has the
-/// privilege: `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that it starts are not.
-/// Other threads may end its urgency, as long as it runs.
+/// A real-time boost (`SCHED_RR`) of the thread that made it, until it is dropped; without effect
+/// unless the user has `CAP_SYS_NICE` or `RLIMIT_RTPRIO`. Threads and processes that the thread
+/// starts are not boosted. Any thread may drop it, as long as the boosted one runs.
 ///
-/// (Lower niceness does not work: the scheduler makes a thread that was preferred by weight
-/// wait afterwards, up to seconds.)
+/// (A lower nice value does not do: the scheduler makes a thread that was preferred by weight wait
+/// afterwards, up to seconds.)
 #[derive(Debug)]
-#[must_use = "it ends when dropped"]
-pub struct Urgent {
+#[must_use = "the boost ends when this is dropped"]
+pub struct RealtimeBoost {
     thread: libc::pid_t,
-    /// The policy before, if this changed it.
+    /// The attributes before, if this changed them.
     usual: Option<Attr>,
 }
 
-impl Urgent {
-    /// Makes the calling thread urgent, which runs only the monitor's own code.
-    pub fn now() -> Self {
+impl RealtimeBoost {
+    /// Boosts the calling thread, which runs only the monitor's own code.
+    pub fn for_monitor() -> Self {
         Self::with_priority(2)
     }
 
-    /// Makes the calling thread urgent, which will run a guest. Its priority is below that of the
-    /// monitor's own threads, so that those can end its urgency.
-    pub fn guest() -> Self {
+    /// Boosts the calling thread, which will run a guest, to a lower priority than the monitor's
+    /// own threads, so that those get the processor to end the boost.
+    pub fn for_vcpu() -> Self {
         Self::with_priority(1)
     }
 
     fn with_priority(priority: u32) -> Self {
         const RESET_ON_FORK: u64 = 0x01;
         let usual = Attr::own().filter(Attr::is_ordinary);
-        let urgent = Attr {
+        let boosted = Attr {
             policy: libc::SCHED_RR as u32,
             priority,
             flags: RESET_ON_FORK,
@@ -125,7 +126,7 @@ impl Urgent {
         };
         Self {
             thread: own_id(),
-            usual: usual.filter(|_| urgent.set()),
+            usual: usual.filter(|_| boosted.set()),
         }
     }
 
@@ -135,7 +136,7 @@ impl Urgent {
     }
 }
 
-impl Drop for Urgent {
+impl Drop for RealtimeBoost {
     fn drop(&mut self) {
         if let Some(usual) = &self.usual {
             match self.thread == own_id() {
@@ -146,16 +147,16 @@ impl Drop for Urgent {
     }
 }
 
-/// The calling thread's number.
+/// The calling thread's ID.
 fn own_id() -> libc::pid_t {
     // SAFETY: it takes nothing and only tells.
     unsafe { libc::gettid() }
 }
 
-fn set_turns(runtime_ns: u64) {
+fn set_time_slice(runtime_ns: u64) {
     if let Some(own) = Attr::own() {
-        let turns = Attr { runtime_ns, ..own };
-        turns.set();
+        let changed = Attr { runtime_ns, ..own };
+        changed.set();
     }
 }
 
@@ -163,45 +164,45 @@ fn set_turns(runtime_ns: u64) {
 mod tests {
     use super::*;
 
-    /// As the kernel has it, whose answer before Linux 6.12 is always 0.
-    fn turns_ns() -> u64 {
+    /// The calling thread's time slice; always 0 before Linux 6.12.
+    fn time_slice_ns() -> u64 {
         Attr::own().unwrap().runtime_ns
     }
 
     #[test]
-    fn who_is_urgent_is_so_until_that_is_over_and_starts_nobody_who_is() {
+    fn a_boost_lasts_until_it_is_dropped_and_is_not_inherited() {
         std::thread::spawn(|| {
-            prefer_short_turns();
+            use_short_time_slice();
             let policy = || Attr::own().unwrap().policy as libc::c_int;
-            let (usual, turns) = (policy(), turns_ns());
-            let urgent = Urgent::now();
-            let expected = match urgent.is_granted() {
+            let (usual, slice) = (policy(), time_slice_ns());
+            let boost = RealtimeBoost::for_monitor();
+            let expected = match boost.is_granted() {
                 true => libc::SCHED_RR,
                 // Not privileged.
                 false => usual,
             };
             assert_eq!(policy(), expected);
             assert_eq!(std::thread::spawn(policy).join().unwrap(), usual);
-            drop(urgent);
-            assert_eq!((policy(), turns_ns()), (usual, turns));
-            // Others can end it, too.
-            let urgent = Urgent::guest();
+            drop(boost);
+            assert_eq!((policy(), time_slice_ns()), (usual, slice));
+            // Another thread can end it, too.
+            let boost = RealtimeBoost::for_vcpu();
             assert_eq!(policy(), expected);
-            std::thread::spawn(|| drop(urgent)).join().unwrap();
-            assert_eq!((policy(), turns_ns()), (usual, turns));
+            std::thread::spawn(|| drop(boost)).join().unwrap();
+            assert_eq!((policy(), time_slice_ns()), (usual, slice));
         })
         .join()
         .unwrap();
     }
 
     #[test]
-    fn short_turns_are_inherited_and_given_up() {
-        let usual = turns_ns();
-        prefer_short_turns();
+    fn a_short_time_slice_is_inherited_and_can_be_given_up() {
+        let usual = time_slice_ns();
+        use_short_time_slice();
         let inherited = std::thread::spawn(|| {
-            let inherited = turns_ns();
-            take_usual_turns();
-            (inherited, turns_ns())
+            let inherited = time_slice_ns();
+            use_default_time_slice();
+            (inherited, time_slice_ns())
         });
         let short = if usual == 0 { 0 } else { SHORT_NS };
         assert_eq!(inherited.join().unwrap(), (short, usual));

@@ -1,4 +1,4 @@
-//! Bytes and descriptors together over a Unix stream socket.
+//! Sends and receives messages with descriptors over a Unix stream socket (`SCM_RIGHTS`).
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Most descriptors in one message (the kernel's `SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
 
-/// Longest message in bytes: a guard against a peer that is not one.
+/// Longest message in bytes: a guard against a peer that speaks another protocol.
 const MAX_LEN: u64 = 1 << 30;
 
 /// Sends one message with descriptors.
@@ -47,8 +47,8 @@ pub fn send(mut socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Resul
 
 /// Receives one message; `None` when the peer has closed.
 ///
-/// It waits by poll(2): a thread that waits in recvmsg(2) is woken for nothing whenever its
-/// peer takes something out of the socket, and may take the processor from it.
+/// It waits in poll(2): a thread that waits in recvmsg(2) is woken without need whenever its peer
+/// reads from the socket, and may preempt the peer.
 ///
 /// # Errors
 /// The socket's, also when it closes inside a message; when the process may not have as many

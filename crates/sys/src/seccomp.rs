@@ -1,4 +1,4 @@
-//! What a thread may ask of the host's kernel (seccomp(2)).
+//! Seccomp filters for threads that handle untrusted input (seccomp(2)).
 //!
 //! The threads that handle what a guest writes need few system calls, and few values of
 //! their arguments. Any other call ends the whole process at once
@@ -14,11 +14,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-/// What threads of one kind may ask for.
+/// The system calls that one kind of thread may make.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowed {
-    /// System calls beside those that [every thread](COMMON) may make; of one that is there
-    /// already, further cases.
+    /// System calls beyond those that [every thread](COMMON) may make, or further cases of those.
     pub calls: &'static [&'static [Call]],
     /// Requests of ioctl(2), the most frequent first.
     pub requests: &'static [&'static [Request]],
@@ -31,7 +30,7 @@ pub struct Call {
     pub name: &'static str,
     /// Its number.
     pub number: libc::c_long,
-    /// What its arguments must be: one of these. None are given where anything goes.
+    /// The cases of arguments that are allowed; empty if any arguments are.
     pub cases: &'static [Case],
 }
 
@@ -50,8 +49,8 @@ pub struct Argument {
 /// What the value of an argument must be.
 #[derive(Debug, Clone, Copy)]
 pub enum Is {
-    /// This number, which has a name. The upper 32 bits are not looked at: the kernel takes
-    /// no notice of them in a number.
+    /// This number, which has a name. The upper 32 bits are not compared: the kernel ignores them
+    /// in an `int`.
     Exactly(&'static str, u32),
     /// Without this bit, which has a name and is one of the lower 32.
     Without(&'static str, u32),
@@ -151,8 +150,7 @@ const COMMON: &[&[Call]] = &[
         SYS_write
     ],
     &[
-        // The standard library looks, where it is compiled for debugging, whether what it
-        // closes is open.
+        // In debug builds the standard library checks whether a descriptor that it closes is open.
         call!(SYS_fcntl, &[&[exactly!(1, F_GETFD)]]),
         call!(SYS_madvise, &[&[exactly!(2, MADV_DONTNEED)]]),
         call!(
@@ -160,7 +158,7 @@ const COMMON: &[&[Call]] = &[
             &[&[without!(2, PROT_EXEC), without!(3, MAP_SHARED)]]
         ),
         call!(SYS_mprotect, &[&[without!(2, PROT_EXEC)]]),
-        // As realloc(3) does it. By an old length of 0 a shared mapping would be duplicated.
+        // As realloc(3) does it. An old length of 0 would duplicate a shared mapping.
         call!(
             SYS_mremap,
             &[&[
@@ -173,16 +171,16 @@ const COMMON: &[&[Call]] = &[
         ),
         call!(SYS_sched_getattr, &[&[OWN_THREAD]]),
         call!(SYS_sched_setattr, &[&[OWN_THREAD]]),
-        // A vCPU that can never run again has its peers stop.
+        // A vCPU thread that fails kicks the others.
         call!(SYS_tgkill, &[&[OWN_PROCESS, KICK]]),
     ],
 ];
 
-/// What libraries ask and can do without: the C library's allocator how many processors there
-/// are and whether memory is overcommitted, the panic handler where the program's symbols are.
+/// Calls that libraries make and can do without: the C library's allocator asks for the number of
+/// processors and whether memory is overcommitted, the panic handler for the program's symbols.
 const PROBES: &[Call] = calls![SYS_getcwd SYS_openat SYS_readlink SYS_sched_getaffinity];
 
-/// A confinement that threads can enter, for good.
+/// Filters that a thread can enter, permanently.
 #[derive(Debug)]
 pub struct Confinement {
     /// Refuses probes. The kernel runs all filters and takes the strictest answer.
@@ -227,7 +225,7 @@ impl Confinement {
     /// # Errors
     /// The kernel's.
     pub fn enter(&self) -> io::Result<()> {
-        // The second does not allow what loads a filter.
+        // In this order: the second filter forbids loading another.
         [&self.refusing, &self.ending]
             .into_iter()
             .try_for_each(|program| seccompiler::apply_filter(program))

@@ -1,4 +1,4 @@
-//! TAP devices: a network interface of the host whose other end is a descriptor.
+//! TAP and TUN devices: network interfaces of the host whose other end is a descriptor.
 
 use super::check;
 use rustix::fs::{Mode, OFlags, open};
@@ -18,12 +18,12 @@ const TUNSETOFFLOAD: libc::Ioctl = SET_OFFLOAD as libc::Ioctl;
 /// `_IOW('T', 216, int)`.
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 
-/// What the reader of a TAP takes from it beyond whole frames with checksums.
+/// The offloads that the reader of a TAP supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offload {
     /// Frames whose checksum is still to be computed.
     pub checksum: bool,
-    /// TCP over IPv4 in pieces that are still to be cut.
+    /// TCP over IPv4 that is still to be segmented.
     pub tso4: bool,
     /// TCP over IPv6 likewise.
     pub tso6: bool,
@@ -32,7 +32,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// All there is.
+    /// All of them.
     pub const ALL: Self = Self {
         checksum: true,
         tso4: true,
@@ -88,8 +88,8 @@ impl Tap {
         }
     }
 
-    /// Something else that keeps frames apart, such as one end of a pair of datagram
-    /// sockets.
+    /// Another descriptor that preserves frame boundaries, such as one end of a pair of datagram
+    /// sockets, in place of a TAP.
     ///
     /// # Errors
     /// When it cannot be made non-blocking.
@@ -98,12 +98,13 @@ impl Tap {
         Ok(Self { fd, offload: None })
     }
 
-    /// Says what frames may be like that are read from now on.
+    /// Sets the offloads that frames may use that are read from now on.
     ///
     /// # Errors
     /// The kernel's.
     pub fn set_offload(&mut self, offload: Offload) -> io::Result<()> {
-        // The kernel takes a lock for it that is often held for long.
+        // The ioctl is skipped if possible: the kernel takes a lock for it that is often held for
+        // long.
         if self.offload.is_none_or(|set| set == offload) {
             return Ok(());
         }
@@ -114,7 +115,7 @@ impl Tap {
         Ok(())
     }
 
-    /// Reads a frame and gives its length with the header; `None` when there is none.
+    /// Reads a frame and returns its length with the header; `None` if there is none.
     ///
     /// # Errors
     /// The kernel's.

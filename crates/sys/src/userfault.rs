@@ -75,7 +75,7 @@ impl From<UserfaultError> for io::Error {
     }
 }
 
-/// Writes to a range are noticed while this lives.
+/// Writes to a range are tracked while this lives.
 #[derive(Debug)]
 pub struct Watch {
     userfault: Arc<Userfault>,
@@ -153,7 +153,7 @@ impl Userfault {
         self.faults
     }
 
-    /// Has writes to `range` noticed once its pages are protected.
+    /// Tracks writes to `range` once its pages are protected.
     ///
     /// # Errors
     /// [`UserfaultError::Busy`] when the range has another userfaultfd.
@@ -178,7 +178,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut span = span(&self.range);
         // SAFETY: the argument is what the call wants, and lives across it. Should it fail,
-        // writes go on being noticed, which costs a little time.
+        // writes are still tracked, which costs a little time.
         unsafe { libc::ioctl(self.userfault.fd.as_raw_fd(), UFFDIO_UNREGISTER, &mut span) };
     }
 }

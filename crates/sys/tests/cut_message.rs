@@ -1,5 +1,5 @@
-//! A message whose descriptors find no room. In a program of its own, for it limits the
-//! descriptors of its process.
+//! Test of a message with more descriptors than the receiver may open. It is a separate test
+//! program, because it limits the descriptors of its process.
 
 use hyperfork_sys::scm;
 use rustix::process::{Resource, getrlimit, setrlimit};

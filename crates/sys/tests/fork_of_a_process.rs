@@ -1,5 +1,5 @@
-//! `fork(2)` of a process with threads, in a test program of its own: for a moment its
-//! children have all that is open in it.
+//! Tests of `fork(2)` in a process with threads. They are a separate test program, because for a
+//! moment the children have all descriptors of the process.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use hyperfork_sys::fork;
@@ -15,7 +15,7 @@ use std::thread;
 /// Forks the test's process.
 fn fork(keep: &[RawFd], life: impl FnOnce() -> ExitCode + Send) -> io::Result<u32> {
     // SAFETY: what the tests' children use is lent to them exclusively or their own, and no
-    // other thread is at it.
+    // other thread uses it.
     unsafe { fork::fork(keep, life) }
 }
 

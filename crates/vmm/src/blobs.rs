@@ -1,21 +1,20 @@
-//! The blobs of a captured machine: how they are collected, and how they are found again.
+//! The blobs of a captured machine: collecting them, and opening them again.
 //!
-//! What is too large for a record (memory, disks) is a [`Blob`], and a record names it by its
-//! place in the machine's table of blobs. Where the contents are is the business of a carrier
-//! ([`Blobs`]). A fork carries descriptors; a store will be another carrier, and one that
-//! fetches what is read a third.
+//! Memory and disks, which are too large for a record, are [`Blob`]s. A record refers to a blob by
+//! its index in the machine's table of blobs. A carrier ([`Blobs`]) finds the contents. A fork's
+//! carrier is a table of descriptors; a store and a pager will be others.
 
 use crate::sys::fds::FdTable;
 use hyperfork_state::{Blob, BlobRef, BlobRole, BlobSource};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A carrier of blobs.
+/// A carrier of blobs: finds their contents.
 pub trait Blobs {
-    /// Opens what is found there.
+    /// Opens the blob at `source`.
     ///
     /// # Errors
-    /// `InvalidData` when nothing is; when the process is out of descriptors.
+    /// `InvalidData` if there is none; when the process is out of descriptors.
     fn open(&self, source: BlobSource) -> io::Result<OwnedFd>;
 }
 
@@ -34,8 +33,7 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
-    /// Adds the file, directory or device that `fd` is open on, of which the machine uses
-    /// `len` bytes.
+    /// Adds the file, directory or device behind `fd`, of which the machine uses `len` bytes.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -45,12 +43,12 @@ impl BlobWriter {
         Ok(BlobRef((self.table.len() - 1) as u32))
     }
 
-    /// The table, and what it is of.
+    /// The table of blobs, and the descriptors that carry them.
     pub fn into_parts(self) -> (Vec<Blob>, FdTable) {
         (self.table, self.fds)
     }
 
-    /// What has been collected so far, to be found again.
+    /// A reader of the blobs collected so far.
     pub fn reader(&self) -> BlobReader<'_> {
         BlobReader::new(&self.table, &self.fds)
     }
@@ -64,7 +62,7 @@ pub struct BlobReader<'a> {
 }
 
 impl<'a> BlobReader<'a> {
-    /// Those of `table`, by what carries them.
+    /// A reader of the blobs in `table`, which `carrier` finds.
     pub fn new(table: &'a [Blob], carrier: &'a dyn Blobs) -> Self {
         Self { table, carrier }
     }
@@ -77,21 +75,21 @@ impl<'a> BlobReader<'a> {
     /// Opens one.
     ///
     /// # Errors
-    /// `InvalidData` for one that there is not, or that is not found; when the process is out
-    /// of descriptors.
+    /// `InvalidData` if the table has no such blob, or the carrier does not find it; when the
+    /// process is out of descriptors.
     pub fn open(&self, blob: BlobRef) -> io::Result<OwnedFd> {
         self.carrier.open(self.get(blob)?.source)
     }
 
-    /// What there is to say of one.
+    /// The entry of one in the table.
     ///
     /// # Errors
-    /// `InvalidData` for one that there is not.
+    /// `InvalidData` if the table has no such blob.
     pub fn get(&self, BlobRef(place): BlobRef) -> io::Result<&'a Blob> {
         self.table.get(place as usize).ok_or_else(|| {
             let count = self.table.len();
-            let words = format!("the state refers to blob {place}, and there are {count}");
-            io::Error::new(io::ErrorKind::InvalidData, words)
+            let message = format!("the state refers to blob {place}, and there are {count}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! From an address to the device behind it, for port I/O and for MMIO.
+//! A bus: finds the device behind an address, for port I/O and for MMIO.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
-/// The same for a device that several vCPUs reach at a time.
+/// The same for a device that several vCPUs access at a time.
 pub trait SharedBusDevice: Send + Sync {
     /// The guest reads; the device fills all of `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -20,7 +20,7 @@ pub trait SharedBusDevice: Send + Sync {
     fn write(&self, offset: u64, data: &[u8]);
 }
 
-/// One vCPU after the other. A device that panicked is still a device: its registers are
+/// A lock lets in one vCPU after the other. A device that panicked stays usable: its registers are
 /// plain data.
 impl<D: BusDevice> SharedBusDevice for Mutex<D> {
     fn read(&self, offset: u64, data: &mut [u8]) {

@@ -1,4 +1,4 @@
-//! What code might try that has taken over a confined thread: each attempt in a process of its
+//! Attempts of code that has taken over a confined thread, for tests: each in a process of its
 //! own, which must not survive it.
 
 use crate::sys::seccomp::Confinement;
@@ -27,15 +27,15 @@ macro_rules! attempt {
             || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) },
         )
     };
-    ($words:literal: $name:ident $(, $argument:expr)*) => {
+    ($name_of_call:literal: $name:ident $(, $argument:expr)*) => {
         // SAFETY: as above.
-        ($words, || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) })
+        ($name_of_call, || unsafe { libc::syscall(libc::$name $(, $argument as libc::c_long)*) })
     };
 }
 
 const NOWHERE: *const u8 = null();
 const NO_FILE: i32 = -1;
-const NOBODY: i32 = i32::MAX;
+const NO_PROCESS: i32 = i32::MAX;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 const ATTEMPTS: &[Attempt] = &[
@@ -44,24 +44,24 @@ const ATTEMPTS: &[Attempt] = &[
     attempt!(SYS_execveat, NO_FILE, NOWHERE, 0, 0, 0),
     attempt!(SYS_clone, -1, 0, 0, 0, 0),
     attempt!(SYS_clone3, NOWHERE, 0),
-    attempt!(SYS_ptrace, -1, NOBODY, 0, 0),
-    attempt!(SYS_process_vm_readv, NOBODY, NOWHERE, 0, NOWHERE, 0, 0),
-    attempt!(SYS_process_vm_writev, NOBODY, NOWHERE, 0, NOWHERE, 0, 0),
-    attempt!(SYS_pidfd_open, NOBODY, 0),
+    attempt!(SYS_ptrace, -1, NO_PROCESS, 0, 0),
+    attempt!(SYS_process_vm_readv, NO_PROCESS, NOWHERE, 0, NOWHERE, 0, 0),
+    attempt!(SYS_process_vm_writev, NO_PROCESS, NOWHERE, 0, NOWHERE, 0, 0),
+    attempt!(SYS_pidfd_open, NO_PROCESS, 0),
     attempt!(SYS_pidfd_getfd, NO_FILE, 0, 0),
     // Signals, and what other threads do about them.
-    attempt!(SYS_kill, NOBODY, 0),
-    attempt!(SYS_tkill, NOBODY, 0),
-    attempt!(SYS_tgkill, NOBODY, NOBODY, 0),
+    attempt!(SYS_kill, NO_PROCESS, 0),
+    attempt!(SYS_tkill, NO_PROCESS, 0),
+    attempt!(SYS_tgkill, NO_PROCESS, NO_PROCESS, 0),
     ("tgkill of its own process", || {
         // SAFETY: there is no such thread.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), NOBODY, libc::SIGUSR1) }
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), NO_PROCESS, libc::SIGUSR1) }
     }),
     attempt!(SYS_rt_sigaction, libc::SIGUSR1, NOWHERE, NOWHERE, 8),
-    attempt!("sched_setattr of others": SYS_sched_setattr, NOBODY, NOWHERE, 0),
-    attempt!("sched_getattr of others": SYS_sched_getattr, NOBODY, NOWHERE, 0, 0),
-    attempt!(SYS_sched_setscheduler, NOBODY, 0, NOWHERE),
-    attempt!(SYS_prlimit64, NOBODY, 0, NOWHERE, NOWHERE),
+    attempt!("sched_setattr of others": SYS_sched_setattr, NO_PROCESS, NOWHERE, 0),
+    attempt!("sched_getattr of others": SYS_sched_getattr, NO_PROCESS, NOWHERE, 0, 0),
+    attempt!(SYS_sched_setscheduler, NO_PROCESS, 0, NOWHERE),
+    attempt!(SYS_prlimit64, NO_PROCESS, 0, NOWHERE, NOWHERE),
     // Memory.
     attempt!("mmap for others to see": SYS_mmap, 0, 4096, READ_WRITE, libc::MAP_SHARED, NO_FILE, 0),
     attempt!("mmap of what can be executed": SYS_mmap, 0, 4096, libc::PROT_EXEC, libc::MAP_PRIVATE, NO_FILE, 0),
@@ -102,7 +102,7 @@ const ATTEMPTS: &[Attempt] = &[
     // Other doors of the kernel's.
     attempt!(SYS_bpf, -1, NOWHERE, 0),
     attempt!(SYS_io_uring_setup, 0, NOWHERE),
-    attempt!(SYS_perf_event_open, NOWHERE, NOBODY, 0, NO_FILE, 0),
+    attempt!(SYS_perf_event_open, NOWHERE, NO_PROCESS, 0, NO_FILE, 0),
     attempt!(SYS_prctl, -1, 0, 0, 0, 0),
     attempt!(SYS_seccomp, -1, 0, NOWHERE),
     attempt!(SYS_setns, NO_FILE, 0),
@@ -156,6 +156,6 @@ pub(crate) fn make(confinement: Confinement) {
     confined.join().unwrap();
 }
 
-fn say(words: &str) {
-    io::stdout().write_all(words.as_bytes()).unwrap();
+fn say(message: &str) {
+    io::stdout().write_all(message.as_bytes()).unwrap();
 }

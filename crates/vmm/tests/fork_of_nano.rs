@@ -1,4 +1,4 @@
-//! What a fork must be, shown on a guest that checks itself (crates/nano).
+//! Tests of forks with a guest that checks itself (crates/nano).
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 #[allow(dead_code)]
@@ -198,7 +198,7 @@ fn an_hour_for_which_a_state_was_at_rest_has_not_been_for_the_machine_made_of_it
     let up = clocks.at.since(Monotonic::from_ns(0)).unwrap();
     clocks.at = match up > HOUR {
         true => clocks.at.before(HOUR),
-        // It was in another life of the host.
+        // It was captured in another boot of the host.
         false => Monotonic::from_ns(u64::MAX / 2),
     };
     clocks.host_tsc = clocks.host_tsc.wrapping_sub(an_hour_of_cycles);
@@ -318,10 +318,13 @@ fn a_state_of_another_boot_or_processor_is_refused_in_words_and_the_parent_goes_
         let shell = Shell::new(&Host::open().unwrap(), capture.state.shape.clone()).unwrap();
         one_line(&support::restore(shell, capture).unwrap_err())
     };
-    let words = refusal(parent.capture(), |host| host.boot.0.push('0'));
-    assert!(words.ends_with("the boot id differs"), "{words}");
-    let words = refusal(parent.capture(), |host| host.cpuid[0].answer[0] += 1);
-    assert!(words.contains("CPUID differs in leaf 0x0, 0"), "{words}");
+    let message = refusal(parent.capture(), |host| host.boot.0.push('0'));
+    assert!(message.ends_with("the boot id differs"), "{message}");
+    let message = refusal(parent.capture(), |host| host.cpuid[0].answer[0] += 1);
+    assert!(
+        message.contains("CPUID differs in leaf 0x0, 0"),
+        "{message}"
+    );
     let clone = parent.fork(1).remove(0);
     assert_eq!(clone.done(), work(options).answer(1), "{}", clone.console());
 }

@@ -1,5 +1,4 @@
-//! Forks that the guest asks for, on a guest that waits for them (crates/nano,
-//! `mode=fork`).
+//! Tests of forks that the guest asks for (crates/nano, `mode=fork`).
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 #[allow(dead_code)]
@@ -26,19 +25,19 @@ fn the_guest_goes_on_in_parent_and_clones_knowing_which_one_it_is() {
         let mut parent = waiting(cpus, 3);
         parent.machine().guest_fork().begin();
         let mut clones = parent.fork(3);
-        // None goes on before it is told to.
+        // No clone continues before it is told its index.
         parent.machine().guest_fork().complete();
         assert_eq!(parent.done(), report(0), "{}", parent.console());
         for (clone, index) in clones.iter_mut().zip(1..) {
             assert!(clone.has_said_nothing(), "{}", clone.console());
-            clone.machine().guest_fork().born();
+            clone.machine().guest_fork().complete_in_clone();
             assert_eq!(clone.done(), report(index), "{}", clone.console());
         }
     }
 }
 
 #[test]
-fn a_clone_that_somebody_else_made_does_not_take_itself_for_one_of_the_fork() {
+fn a_clone_of_a_fork_from_outside_does_not_take_itself_for_one_of_the_guests_fork() {
     let mut parent = waiting(1, 2);
     let other = parent.fork(1).remove(0);
     assert_eq!(other.done(), BAD);
@@ -50,7 +49,7 @@ fn a_clone_that_somebody_else_made_does_not_take_itself_for_one_of_the_fork() {
     // The request is still its parent's.
     parent.machine().guest_fork().begin();
     let mut clones = parent.fork(2);
-    clones[1].machine().guest_fork().born();
+    clones[1].machine().guest_fork().complete_in_clone();
     assert_eq!(clones[1].done(), report(2), "{}", clones[1].console());
     parent.machine().guest_fork().complete();
     assert_eq!(parent.done(), report(0), "{}", parent.console());

@@ -1,5 +1,5 @@
-//! Writes what the fuzz targets begin with into `corpus/`: messages, files and packets by
-//! those who write them in earnest, and scripts of drivers that get somewhere.
+//! Writes the first inputs of the fuzz targets into `corpus/`: messages, files and packets from
+//! the code that writes real ones, and scripts of drivers that reach deep into a device.
 //!
 //! ```text
 //! cargo run --manifest-path fuzz/Cargo.toml --example seeds

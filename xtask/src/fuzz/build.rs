@@ -1,4 +1,4 @@
-//! Building the targets with the pinned stable compiler.
+//! Builds the fuzz targets with the pinned stable compiler.
 //!
 //! An LLVM pass that stable rustc can run reports edges and comparisons of each run to
 //! libFuzzer. A sanitizer would take a nightly compiler; the code under test

@@ -1,4 +1,4 @@
-//! The kept inputs, and those that a run has found.
+//! The corpora of the fuzz targets: the kept inputs, and those that a run has found.
 
 use super::libfuzzer::libfuzzer;
 use super::{directory, target_dir};

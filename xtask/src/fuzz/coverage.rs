@@ -1,4 +1,4 @@
-//! Which lines the kept corpora reach, by LLVM's coverage.
+//! Measures which lines the kept corpora reach, by LLVM's coverage.
 
 use super::build::{Purpose, instrumented};
 use super::libfuzzer::libfuzzer;

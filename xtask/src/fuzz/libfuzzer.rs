@@ -1,4 +1,4 @@
-//! A target's program, as libFuzzer is started.
+//! The command line of a fuzz target's program (libFuzzer).
 
 use anyhow::{Context, Result};
 use std::fs::{self, File};

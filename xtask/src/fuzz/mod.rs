@@ -141,7 +141,7 @@ fn run_all(targets: &[String], programs: &Path, args: &Args) -> Result<Vec<Row>>
     for outcome in outcomes {
         match outcome? {
             Outcome::Ran(row) => rows.push(row),
-            Outcome::Found(words) => findings.push(words),
+            Outcome::Found(message) => findings.push(message),
         }
     }
     rows.sort_by(|one, other| one.target.cmp(&other.target));

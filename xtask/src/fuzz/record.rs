@@ -64,7 +64,7 @@ impl Record {
             host: Host {
                 cpu: processor().unwrap_or_else(|| "unknown".to_owned()),
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
-                kernel: words("/proc/sys/kernel/osrelease").unwrap_or_default(),
+                kernel: trimmed("/proc/sys/kernel/osrelease").unwrap_or_default(),
                 rustc: told("rustc", &["--version"]),
                 commit: commit(),
                 ended_unix_s: since_1970.map_or(0, |since| since.as_secs()),
@@ -127,7 +127,7 @@ fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-fn words(path: &str) -> Option<String> {
+fn trimmed(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
 

@@ -138,10 +138,10 @@ stat::number_of_executed_units: 4096
     fn a_finding_is_told_with_the_input_that_brings_it_about_again() {
         let said =
             "panicked at x\nartifact_prefix='a/'; Test unit written to a/crash-1\nBase64: AA";
-        let words = finding("block", Path::new("/b/block"), said);
+        let message = finding("block", Path::new("/b/block"), said);
         assert!(
-            words.contains("/b/block a/crash-1") && words.contains("panicked at x"),
-            "{words}"
+            message.contains("/b/block a/crash-1") && message.contains("panicked at x"),
+            "{message}"
         );
         assert!(finding("block", Path::new("/b/block"), "killed").contains("no input"));
     }

@@ -1,4 +1,4 @@
-//! Circles in an import graph.
+//! Finds circles in an import graph.
 
 use super::imports::Imports;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,4 +1,4 @@
-//! Which file of a crate imports from which: the arrows of its import graph.
+//! The import graph of a crate: which file imports from which.
 //!
 //! A file imports from another where it names something that the other defines, by
 //! whatever way: `use`, a path in the code, or a name that a third file re-exports with

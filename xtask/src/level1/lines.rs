@@ -1,4 +1,4 @@
-//! Output that comes in pieces, passed on line by line.
+//! Passes output that comes in pieces on line by line.
 
 /// Gives each line to `output` as soon as it is whole.
 pub(super) struct Lines<'a> {

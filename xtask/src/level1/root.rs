@@ -191,8 +191,8 @@ fn script(job: &Job) -> Result<Vec<u8>> {
         script.extend(quoted(value));
         script.push(b'\n');
     }
-    let patience = job.limit.saturating_sub(THREADS_TAKE).as_secs();
-    script.extend(format!("(sleep {patience}; exec /bin/sh /threads >&4) 3>&- &\n").bytes());
+    let timeout = job.limit.saturating_sub(THREADS_TAKE).as_secs();
+    script.extend(format!("(sleep {timeout}; exec /bin/sh /threads >&4) 3>&- &\n").bytes());
     for Command { argv, directory } in &job.commands {
         script.extend(b"(cd ");
         script.extend(quoted(directory.as_os_str()));

@@ -1,4 +1,4 @@
-//! A file or a tree as an archive.
+//! Packs a file or a directory tree into an archive.
 
 use super::failed;
 use hyperfork_api::guest::Failure;

@@ -1,4 +1,4 @@
-//! An archive as files.
+//! Unpacks an archive.
 //!
 //! No entry reaches outside the directory that the archive is unpacked into:
 //! the agent refuses names with `..`, and has the kernel follow links only while

@@ -1,4 +1,4 @@
-//! Setting the clock.
+//! Sets the clock.
 
 use super::check;
 use std::io;

@@ -1,4 +1,4 @@
-//! Which processors a process may run on.
+//! The CPU affinity of the agent and of the programs that it starts.
 
 use super::check;
 use libc::cpu_set_t;

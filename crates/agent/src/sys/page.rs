@@ -1,4 +1,4 @@
-//! Files that change without a system call: written through a mapping.
+//! Files written through a mapping, without a system call.
 
 use std::fs::File;
 use std::io;

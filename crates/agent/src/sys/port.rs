@@ -1,4 +1,4 @@
-//! I/O ports of 32 bits, from user space.
+//! Accesses I/O ports of 32 bits from user space.
 
 use super::check;
 use std::arch::asm;

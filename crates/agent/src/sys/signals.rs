@@ -1,4 +1,4 @@
-//! Signals as a descriptor, and sending them.
+//! Receives signals through a descriptor, and sends signals.
 
 use super::check;
 use std::io;

@@ -1,4 +1,4 @@
-//! Starting a program without copying anything of the agent's.
+//! Starts a program without copying the agent's memory or page tables.
 //!
 //! `fork` would copy the agent's page tables, and `posix_spawn` of the GNU C
 //! library asks the kernel about each of 64 signals; both cost tens of
@@ -145,7 +145,7 @@ unsafe fn prepare_and_execute(child: &Child) -> (Step, c_int) {
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
         if let Some(cpus) = child.cpus {
-            // It is as well started on few.
+            // If this fails, the program still runs, on fewer processors.
             libc::sched_setaffinity(0, size_of::<cpu_set_t>(), cpus);
         }
         if libc::setsid() == -1 {

@@ -24,7 +24,7 @@ pub(crate) const CLONE: u32 = 4;
 pub(crate) const SHORT: &str = "/var/tmp";
 
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An agent, ended when dropped.
 pub(crate) struct Agent {
@@ -33,7 +33,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts one that does not know yet who it is.
+    /// Starts one that has no identity yet.
     pub(crate) fn unidentified() -> Self {
         let directory = tempfile::tempdir_in(SHORT).unwrap();
         // The tests may run where signals are ignored, as under `nohup`.
@@ -148,8 +148,8 @@ pub(crate) struct End {
 impl Talk {
     pub(crate) fn to(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self { stream }
     }
 
@@ -258,7 +258,7 @@ pub(crate) fn wait_for(path: &Path) {
 
 /// Waits until something is so.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TIMEOUT;
     while !is_so() {
         assert!(std::time::Instant::now() < deadline, "in vain: {what}");
         thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! What writing memory costs before and after a fork (HyperFork paper, section 5.1
+//! Measures the time to write memory before and after a fork (HyperFork paper, section 5.1
 //! and figure 3).
 //!
 //! The guest writes 128 random bytes into each page, twice, and then is forked; the
@@ -140,7 +140,7 @@ fn fork_and_read(
 ) -> Result<(Passes, Passes), BenchError> {
     let before = passes(parent, vms)?;
     let report = vms.fork(parent, strategy, 1)?;
-    // The clone's first word is that it is done.
+    // The clone's first message says that it is done.
     let after = report.clones.first().map(|clone| passes(&clone.name, vms));
     vms.remove_clones(&report);
     Ok((before, after.unwrap_or_else(|| Err(silent(parent)))?))

@@ -1,4 +1,4 @@
-//! Rows of passes over memory.
+//! Results of passes over memory.
 
 use super::CowPlan;
 use crate::fork::Method;

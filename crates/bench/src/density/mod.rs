@@ -1,4 +1,4 @@
-//! Memory per clone, by the number of clones.
+//! Measures memory per clone, by the number of clones.
 
 mod row;
 
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use std::thread;
 use std::time::Duration;
 
-/// How long the host is left alone before its memory is read: what has ended is
-/// freed, what has begun has settled.
+/// The pause before the host's memory is read, in which the memory of ended processes is freed and
+/// new processes settle.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// What is to be measured.
@@ -130,7 +130,7 @@ fn fork_and_count(
         Method::ProcessFork => Strategy::ProcessFork,
         _ => Strategy::Image,
     };
-    // What only the first fork does must not be counted as the clones'.
+    // Memory that only the first fork takes must not be counted as the clones'.
     vms.remove_clones(&vms.fork(parent, strategy, 1)?);
     // Before and after, the same number of shells is in the pool.
     let stock = Stock::fill(guest, row.vcpus, row.memory_mib, row.clones, vms)?;

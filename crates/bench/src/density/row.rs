@@ -1,4 +1,4 @@
-//! Rows of memory per clone.
+//! Results of memory per clone.
 
 use super::DensityPlan;
 use crate::fork::Method;

@@ -1,4 +1,4 @@
-//! Which parents can run at the same time.
+//! Splits an experiment into batches of parents that fit into the host's memory together.
 
 use super::{ForkRow, Method};
 use crate::error::BenchError;

@@ -1,5 +1,5 @@
-//! Samples as columns: `"total_us": [12.0, 13.5, …]`, so that a figure's values stand side
-//! by side and its name once. What a sample lacks is `null`.
+//! Serialises samples as columns: `"total_us": [12.0, 13.5, …]`, so that each name is written only
+//! once. A value that a sample lacks is `null`.
 
 use super::sample::Sample;
 use serde::de::Error as _;

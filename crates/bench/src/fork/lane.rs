@@ -1,4 +1,4 @@
-//! One cell's VMs, which run from the first sample until the last.
+//! Takes the samples of one cell: its VMs run from the first sample until the last.
 
 use super::raw::Template;
 use super::{ForkPlan, ForkRow, Method, Sample};
@@ -181,7 +181,7 @@ fn silent(parent: &VmName) -> BenchError {
     }
 }
 
-/// Has the host forget all files that it has read (proc_sys_vm(5)). Needs root.
+/// Drops the host's page cache (proc_sys_vm(5)). Needs root.
 fn drop_page_cache() -> Result<(), BenchError> {
     const SWITCH: &str = "/proc/sys/vm/drop_caches";
     const PAGE_CACHE: &str = "1";

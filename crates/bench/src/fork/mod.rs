@@ -1,5 +1,5 @@
-//! Fork time by memory size (HyperFork paper, figure 2), beside cold boot and what
-//! KVM alone takes.
+//! Measures fork time by memory size (HyperFork paper, figure 2), cold boot, and the time that KVM
+//! alone takes.
 //!
 //! Every cell, a strategy at a memory size with so many pages written between forks, so
 //! many clones at once and so many generations before, has a parent of its own. Cells take

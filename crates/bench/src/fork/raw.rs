@@ -1,12 +1,11 @@
-//! The limit: a fork without processes, messages, devices and threads, by KVM's
-//! calls alone.
+//! Measures the lower limit of a fork: KVM's calls alone, without processes, messages, devices and
+//! threads.
 //!
-//! A VM with its vCPUs and its memory slot is there beforehand, has run once, and has
-//! the image mapped, as the shells of a pool have. (Mapping it under a slot that is in
-//! use takes 0.3 us a MiB on PVM, where KVM looks through its records of all pages; into
-//! addresses where nothing is mapped it takes 4 us.) What is timed is only what no fork
-//! by images can do without: memory is made the clone's, all state is set, and the first
-//! vCPU runs until it comes out.
+//! A VM with its vCPUs and its memory slot is made in advance, has run once, and has the image
+//! mapped, as the shells of a pool have. (Mapping the image under a slot in use takes 0.3 us a MiB
+//! on PVM, where KVM searches its records of all pages; at addresses where nothing is mapped it
+//! takes 4 us.) Only the steps that every fork by images needs are timed: the clone's memory is
+//! placed, all state is set, and the first vCPU runs until its first exit.
 
 use super::sample::Sample;
 use crate::error::BenchError;
@@ -27,9 +26,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How long the guest may take to boot.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long it may take from its last word to its halt.
+/// How long it may take from its last message to its halt.
 const TO_HALT: Duration = Duration::from_millis(100);
 
 /// A captured machine.
@@ -71,7 +70,7 @@ impl Template {
         let mut machine = Machine::boot(shell, &host, &spec, &identity, &backends, tell)?;
         machine.resume();
         await_ready(&events)?;
-        // It halts after its word, as the parents of forks have when they are forked.
+        // The guest halts after its message. It is captured halted, as forked parents are.
         std::thread::sleep(TO_HALT);
         let capture = machine.pause().capture()?;
         drop(machine);
@@ -94,7 +93,7 @@ impl Template {
     /// KVM's.
     pub(crate) fn fork(&self) -> Result<Sample, BenchError> {
         let mut blank = Blank::new(&self.host, &self.shape)?;
-        // What KVM makes only when a vCPU runs is there afterwards.
+        // After this KVM has also made what it makes only when a vCPU runs.
         blank.become_clone(self)?;
         blank.vcpus[0].complete();
         blank
@@ -107,7 +106,7 @@ impl Template {
 
 fn backends(directory: &std::path::Path) -> io::Result<Backends> {
     Ok(Backends {
-        plug: None,
+        nic: None,
         log: Log::new(File::create_new(directory.join("console.log"))?)?,
         console: UnixListener::bind(directory.join("console.sock"))?,
         overlays: None,
@@ -115,7 +114,7 @@ fn backends(directory: &std::path::Path) -> io::Result<Backends> {
 }
 
 fn await_ready(events: &Receiver<Event>) -> Result<(), BenchError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match events.recv_timeout(left) {
@@ -131,8 +130,8 @@ fn await_ready(events: &Receiver<Event>) -> Result<(), BenchError> {
     }
 }
 
-/// A VM with nothing in it yet. Its fields go in this order: the memory after the VM
-/// that has its addresses.
+/// A VM without a guest. Its fields are dropped in this order: the memory after the VM, whose
+/// memory slots refer to its addresses.
 struct Blank {
     vcpus: Vec<Vcpu>,
     vm: Vm,
@@ -184,7 +183,7 @@ impl Blank {
     }
 }
 
-/// Runs the guest until it comes out.
+/// Runs the guest until its first exit.
 fn run_once(vcpu: &mut Vcpu) -> Result<(), BenchError> {
     match vcpu.run() {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! A row of fork times.
+//! Results of fork times.
 
 use super::{ForkPlan, Method, Sample};
 use crate::guest::{self, NANO};
@@ -20,7 +20,7 @@ pub(super) struct Case {
 /// One strategy at one memory size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForkRow {
-    /// How VMs came to life.
+    /// How VMs were made.
     pub strategy: Method,
     /// Name of the guest's image.
     pub guest: String,
@@ -151,7 +151,7 @@ impl ForkRow {
         format!("{}{clones}{depth}{first}", self.strategy)
     }
 
-    /// How many of `n` samples are there, or never will be.
+    /// How many of `n` samples were taken, or cannot be.
     pub(super) fn finished(&self, n: usize) -> usize {
         match self.failed {
             Some(_) => n,

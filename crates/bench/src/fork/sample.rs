@@ -1,4 +1,4 @@
-//! One fork or boot.
+//! One sample: a fork or a boot.
 
 use crate::stats::tenths;
 use hyperfork_api::{CloneReport, ForkReport, ShellSource};
@@ -11,7 +11,7 @@ pub struct Sample {
     /// From the request to the first guest instruction known to be executed, in the clone
     /// that came last; for a boot, to ready.
     pub total_us: f64,
-    /// From the request to the guest's first word, in the clone that said it last.
+    /// From the request to the guest's first message, in the clone that sent it last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ready_us: Option<f64>,
     /// How long the parent was paused.

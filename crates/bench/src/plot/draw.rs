@@ -1,4 +1,4 @@
-//! Drawing lines with error bars.
+//! Draws lines with error bars.
 
 use crate::error::BenchError;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
@@ -96,7 +96,7 @@ pub(super) fn draw(path: &Path, panels: &[Panel]) -> Result<(), BenchError> {
     };
     draw().map_err(|error| BenchError::Plot {
         path: path.to_owned(),
-        words: error.to_string(),
+        message: error.to_string(),
     })
 }
 

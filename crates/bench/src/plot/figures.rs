@@ -1,4 +1,4 @@
-//! From rows to figures.
+//! Makes figures from rows of results.
 
 use super::draw::{Panel, Point, Scale, Series, Unit};
 use crate::cow::{CowRow, Phase};

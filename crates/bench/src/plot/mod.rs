@@ -1,4 +1,4 @@
-//! Plots as SVG, and the same figures as CSV beside them.
+//! Writes plots as SVG, and the same values as CSV.
 //!
 //! Only SVG: it is sharp at any size and leaves its text to the viewer's fonts. A
 //! bitmap would need fonts of the system, and a library to find them.

@@ -189,8 +189,8 @@ mod tests {
         assert_eq!(census().grown_since(&before), None);
         let mut leaked: Vec<File> = Vec::new();
         leaked.resize_with(40, || File::open("/dev/null").unwrap());
-        let words = census().grown_since(&before).unwrap();
-        assert!(words.starts_with("parent's descriptors: "), "{words}");
+        let message = census().grown_since(&before).unwrap();
+        assert!(message.starts_with("parent's descriptors: "), "{message}");
 
         let children = children_of(&[Some(own)]);
         let mut child = std::process::Command::new("true").spawn().unwrap();

@@ -1,5 +1,5 @@
-//! Many forks in a row leave nothing behind: what there is of the parent, the pool and the
-//! host is counted after the first of them, now and then, and after the last.
+//! Checks that many forks in a row leave nothing behind: counts the resources of the parent, the
+//! pool and the host after the first forks, now and then, and after the last.
 
 mod census;
 mod row;
@@ -36,15 +36,15 @@ pub struct SoakPlan {
     pub n: usize,
 }
 
-/// Counted first after so many forks, or half of them where they are few: what is made
-/// once and kept is there by then.
+/// The first count is after this many forks, or half of them if they are few: by then everything
+/// that is made once and kept exists.
 const FIRST_COUNT: usize = 100;
 /// How often it is counted in all, about.
 const COUNTS: usize = 10;
 /// How many clones are there before they are removed.
 const AT_ONCE: usize = 10;
-/// How long what is not needed any more may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long resources that are not needed any more may take to be released.
+const TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(250);
 
 impl Plan for SoakPlan {
@@ -155,8 +155,8 @@ fn fork_again_and_again(
     judge(parent, row, &stock, vms)
 }
 
-/// Says what there is more of after the last fork than after the first ones, once that has
-/// had time to go.
+/// Records the resources of which there are more after the last fork than after the first ones,
+/// once they have had time to be released.
 fn judge(
     parent: &VmName,
     row: &mut SoakRow,
@@ -169,7 +169,7 @@ fn judge(
     };
     while let Some(last) = row.census.last_mut() {
         row.grown = last.grown_since(&before);
-        if row.grown.is_none() || begun.elapsed() > PATIENCE {
+        if row.grown.is_none() || begun.elapsed() > TIMEOUT {
             break;
         }
         vms.check()?;

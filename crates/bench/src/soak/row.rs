@@ -1,4 +1,4 @@
-//! A row of a soak.
+//! Results of a soak.
 
 use super::{Census, SoakPlan};
 use crate::fork::Method;

@@ -41,7 +41,7 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
     // end the pool.
     let _ = rustix::process::setsid();
     descriptors::expect_many();
-    sched::prefer_short_turns();
+    sched::use_short_time_slice();
     let served = serve(&config);
     // The shells' network namespaces have ended with them.
     hyperfork_net::tidy(&config.settings.addresses);

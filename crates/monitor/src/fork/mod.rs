@@ -28,7 +28,7 @@ use hyperfork_host::run_dir::Claim;
 use hyperfork_host::{Config, identity, record};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::fds::FdTable;
-use hyperfork_sys::sched::Urgent;
+use hyperfork_sys::sched::RealtimeBoost;
 use hyperfork_sys::{fault, note};
 use hyperfork_vmm::machine::{Capture, Machine, MachineError};
 use hyperfork_vmm::memory::DeferredCleanup;
@@ -56,7 +56,8 @@ pub(crate) struct Parent<'a> {
 }
 
 /// Runs a machine that is ready, until the VM's end.
-pub(crate) type RunVm = fn(ReadyVm, Option<Urgent>, VmEnd, Config, Claim) -> Result<(), String>;
+pub(crate) type RunVm =
+    fn(ReadyVm, Option<RealtimeBoost>, VmEnd, Config, Claim) -> Result<(), String>;
 
 /// A fork whose clones have received their orders.
 pub(crate) struct StartedFork {
@@ -108,7 +109,7 @@ pub(crate) fn begin(
         Some(error) => Err(error),
         None => capture(parent, machine, logged, arrival),
     };
-    let urgent = Urgent::now();
+    let urgent = RealtimeBoost::for_monitor();
     *pool = shells.receive(&mut names, count, captured.is_ok());
     let failure = shells.failure();
     let (named, unused, missing) = shells.into_parts();

@@ -223,7 +223,7 @@ fn rebuild(
     let (state, fds) = (&mut capture.state, mem::take(&mut capture.fds));
     let ram = paused.inherit_memory(state, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
-    let shell = Shell::around(&host, state.shape.clone(), ram)?;
+    let shell = Shell::with_ram(&host, state.shape.clone(), ram)?;
     let prepared = Prepared::with_shell(config, &claim.dir, running, host, shell)?;
     prepared.restore_inherited(new, state, &fds, running)
 }

@@ -56,7 +56,7 @@ impl Owner {
         }
         if self.readiness() != Readiness::Agent {
             // A guest without an agent learns from the signal port alone that it is a clone.
-            self.machine.guest_fork().born();
+            self.machine.guest_fork().complete_in_clone();
             return;
         }
         let (Some(vsock), Guest::Linux(guest)) = (self.machine.vsock().cloned(), &self.spec.guest)
@@ -95,7 +95,7 @@ impl Owner {
             return;
         }
         self.deadline = None;
-        self.machine.guest_fork().born();
+        self.machine.guest_fork().complete_in_clone();
         let vsock = self.machine.vsock();
         let published = fault::point("clone.publish").and_then(|()| {
             vsock.map_or(Ok(()), |vsock| {
@@ -106,7 +106,7 @@ impl Owner {
             note!("the guest's sockets cannot be published: {error}");
         }
         if let Some(network) = &self.network {
-            self.published.serve(network.reach());
+            self.published.serve(network.connector());
         }
         let at = Monotonic::now();
         self.info.status.state = VmState::Running;

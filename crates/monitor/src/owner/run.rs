@@ -6,7 +6,7 @@ use crate::task::Task;
 use hyperfork_host::Config;
 use hyperfork_host::handover::VmEnd;
 use hyperfork_host::run_dir::Claim;
-use hyperfork_sys::sched::Urgent;
+use hyperfork_sys::sched::RealtimeBoost;
 use hyperfork_sys::{fault, note};
 use std::io;
 use std::sync::mpsc::Sender;
@@ -27,7 +27,7 @@ const URGENT_RUN: Duration = Duration::from_micros(200);
 /// Why the machine could not be started, in one line.
 pub(crate) fn run_vm(
     mut vm: ReadyVm,
-    urgent: Option<Urgent>,
+    urgent: Option<RealtimeBoost>,
     launcher: VmEnd,
     config: Config,
     claim: Claim,
@@ -38,9 +38,9 @@ pub(crate) fn run_vm(
     }
     // Before anything else: the caller of a fork waits for the guest's first instruction, and
     // any other work here takes the processor that the vCPUs could run on.
-    let urgent = urgent.filter(Urgent::is_granted);
+    let urgent = urgent.filter(RealtimeBoost::is_granted);
     match urgent {
-        Some(_) => vm.machine.set_off(URGENT_RUN),
+        Some(_) => vm.machine.start(URGENT_RUN),
         None => vm.machine.resume(),
     }
     drop(urgent);

@@ -1,7 +1,7 @@
 //! UDP: one socket towards the guest for each client, so that answers reach the right client.
 
 use super::is_a_vm;
-use hyperfork_net::Reach;
+use hyperfork_net::GuestConnector;
 use hyperfork_net::exchange::{Exchange, Ready};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,14 +15,14 @@ const BATCH: usize = 32;
 #[derive(Debug)]
 pub(super) struct Datagrams {
     outside: UdpSocket,
-    reach: Reach,
+    reach: GuestConnector,
     port: u16,
     exchange: Exchange<SocketAddr, UdpSocket>,
     buffer: Vec<u8>,
 }
 
 impl Datagrams {
-    pub(super) fn new(outside: UdpSocket, reach: Reach, port: u16) -> io::Result<Self> {
+    pub(super) fn new(outside: UdpSocket, reach: GuestConnector, port: u16) -> io::Result<Self> {
         outside.set_nonblocking(true)?;
         Ok(Self {
             exchange: Exchange::new(&outside, MAX_SESSIONS)?,
@@ -109,7 +109,7 @@ mod tests {
         let (guest, published) = (local(), local());
         let (guest_at, published_at) =
             (guest.local_addr().unwrap(), published.local_addr().unwrap());
-        let reach = Reach::direct(Ipv4Addr::LOCALHOST);
+        let reach = GuestConnector::direct(Ipv4Addr::LOCALHOST);
         thread::spawn(move || {
             Datagrams::new(published, reach, guest_at.port())
                 .unwrap()

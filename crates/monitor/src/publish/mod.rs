@@ -9,7 +9,7 @@ mod streams;
 use datagrams::Datagrams;
 use hyperfork_api::port::{Protocol, PublishedPort};
 use hyperfork_host::handover::NewVm;
-use hyperfork_net::{Namespace, Reach};
+use hyperfork_net::{GuestConnector, Namespace};
 use hyperfork_sys::note;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -88,7 +88,7 @@ fn bind(port: PublishedPort) -> io::Result<(u16, BoundPort)> {
 
 impl Published {
     /// Starts forwarding to the guest.
-    pub(super) fn serve(&mut self, reach: &Reach) {
+    pub(super) fn serve(&mut self, reach: &GuestConnector) {
         let connections = Arc::new(AtomicU32::new(0));
         for (bound, port) in self.0.drain(..) {
             let (connections, reach) = (connections.clone(), reach.clone());

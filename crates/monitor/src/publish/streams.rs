@@ -1,7 +1,7 @@
 //! TCP: two threads for each connection.
 
 use super::is_a_vm;
-use hyperfork_net::{Reach, streams};
+use hyperfork_net::{GuestConnector, streams};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Forwards connections to the guest. Never returns.
 pub(super) fn accept(
     listener: &TcpListener,
-    reach: &Reach,
+    reach: &GuestConnector,
     port: u16,
     connections: &Arc<AtomicU32>,
 ) {
@@ -50,6 +50,6 @@ pub(super) fn accept(
     }
 }
 
-fn pass(outside: &TcpStream, reach: &Reach, port: u16) -> io::Result<()> {
+fn pass(outside: &TcpStream, reach: &GuestConnector, port: u16) -> io::Result<()> {
     streams::pass(outside, &reach.stream(port, CONNECT_TIMEOUT)?)
 }

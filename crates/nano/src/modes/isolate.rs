@@ -1,6 +1,6 @@
-//! The mode `isolate`: all CPUs go over all pages, each over its own, again and
-//! again. In every page there must be what this very machine wrote the last time
-//! around; no two machines ever write the same word after their fork.
+//! The mode `isolate`: all CPUs check and rewrite all pages, each CPU its own, again and again.
+//! Every page must hold what this machine wrote the last time. No two machines ever write the same
+//! word after their fork.
 
 use super::{Job, done};
 use crate::interrupts::{self, DOORBELLS};

@@ -1,4 +1,4 @@
-//! What the guest does, by its command line.
+//! The modes of the guest, chosen by its command line.
 
 mod cow;
 mod flood;

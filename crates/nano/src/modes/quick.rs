@@ -1,5 +1,5 @@
-//! The mode `quick`: nothing is checked, so that a clone is ready at once and a
-//! guest of any size costs a measurement nothing but what is measured.
+//! The mode `quick`: nothing is checked, so that a clone is ready at once and a measurement takes
+//! no extra time, whatever the guest's size.
 
 use super::{Job, done};
 use crate::interrupts::{self, DOORBELLS, wait};

@@ -1,4 +1,4 @@
-//! VMs of different pools on one host, which here is a network namespace of its own.
+//! Tests of VMs of different pools on one host, which here is a network namespace.
 
 use super::super::{is_known_to, is_of_a_vm, tidy_up};
 use super::*;

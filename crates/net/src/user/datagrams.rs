@@ -1,4 +1,4 @@
-//! UDP of a guest: a socket of this process for each of the guest's ports and each of its peers.
+//! Forwards a guest's UDP: one socket of this process for each guest port and peer.
 
 use super::super::exchange::{Exchange, Ready};
 use super::packet::Datagram;
@@ -11,8 +11,8 @@ use std::thread;
 
 /// Most conversations at a time.
 const MOST: usize = 256;
-/// Datagrams of one socket before the others get their turn.
-const TURN: usize = 32;
+/// Datagrams that are read from one socket before the other sockets are served.
+const BATCH: usize = 32;
 
 /// A source and a destination.
 type Pair = (SocketAddrV4, SocketAddrV4);
@@ -24,36 +24,36 @@ struct Datagrams {
     buffer: Vec<u8>,
 }
 
-/// Passes datagrams on from now on.
+/// Starts the thread that forwards datagrams.
 pub(super) fn serve(tun: OwnedFd) -> io::Result<()> {
     let mut datagrams = Datagrams {
         exchange: Exchange::new(&tun, MOST)?,
         tun,
         buffer: vec![0; 1 << 16],
     };
-    let passing = thread::Builder::new().name("datagrams".into());
-    let passing = passing.spawn(move || {
-        while datagrams.pass().is_ok() {}
-        hyperfork_sys::note!("the guest's datagrams are passed on no more");
+    let forwarder = thread::Builder::new().name("datagrams".into());
+    let forwarder = forwarder.spawn(move || {
+        while datagrams.forward().is_ok() {}
+        hyperfork_sys::note!("the guest's datagrams are no longer forwarded");
     });
-    passing.map(drop)
+    forwarder.map(drop)
 }
 
 impl Datagrams {
-    /// What there is now, or comes next.
-    fn pass(&mut self) -> io::Result<()> {
+    /// Waits for datagrams and forwards them.
+    fn forward(&mut self) -> io::Result<()> {
         for ready in self.exchange.wait()? {
             match ready {
-                Ready::One => self.ask()?,
-                Ready::Session(number) => self.answer(number),
+                Ready::One => self.forward_from_guest()?,
+                Ready::Session(number) => self.forward_to_guest(number),
             }
         }
         Ok(())
     }
 
-    /// To the world. What is no datagram for it is lost.
-    fn ask(&mut self) -> io::Result<()> {
-        for _ in 0..TURN {
+    /// Forwards what the guest sends. Packets that are no datagrams to another host are dropped.
+    fn forward_from_guest(&mut self) -> io::Result<()> {
+        for _ in 0..BATCH {
             let len = match read(&self.tun, &mut self.buffer[..]) {
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
                 len => len?,
@@ -76,12 +76,12 @@ impl Datagrams {
         Ok(())
     }
 
-    /// To the guest.
-    fn answer(&mut self, number: u64) {
+    /// Forwards what a peer sends to the guest.
+    fn forward_to_guest(&mut self, number: u64) {
         let Some(((guest, other), outside)) = self.exchange.get(number) else {
             return;
         };
-        for _ in 0..TURN {
+        for _ in 0..BATCH {
             match outside.recv(&mut self.buffer) {
                 Ok(len) => {
                     let text = &self.buffer[..len];
@@ -90,7 +90,7 @@ impl Datagrams {
                     let _ = packet.map(|packet| write(&self.tun, &packet));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // No program listens there.
+                // ICMP errors: no program listens there.
                 Err(_) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! The helper process, which makes a namespace, and sockets in it.
+//! The helper process of a network without privileges: makes the namespace, and sockets in it.
 
 use super::super::egress::Rule;
 use super::super::inside::{EVERYWHERE, GATEWAY, TO_GUEST, TO_HOST, connect_guest, set_up};
@@ -23,13 +23,15 @@ pub(super) struct Order {
     pub(super) rules: Vec<Rule>,
 }
 
-/// What it answers: with the TAP, the TUN and the listening socket, or why there is nothing.
+/// Its answer: `Ok` comes with the descriptors of the TAP, the TUN and the listening socket; `Err`
+/// is the reason in one line.
 pub(super) type Answer = Result<(), String>;
 
-/// Longest datagram with its headers: the TUN gets them whole.
-const WHOLE: u32 = 65_535;
+/// The TUN's MTU: the longest IPv4 packet, so that datagrams are not fragmented.
+const MTU: u32 = 65_535;
 
-/// Becomes the helper. Its standard input is a socket of the process that wants a namespace.
+/// The helper's main function. Its standard input is a socket of the process that wants a
+/// namespace.
 pub fn net_main() -> ExitCode {
     let served = io::stdin()
         .as_fd()
@@ -48,7 +50,7 @@ fn serve(socket: &UnixStream) -> io::Result<()> {
     let order: Order = frame::from_bytes(&order).map_err(io::Error::other)?;
     let (answer, fds): (Answer, _) = match make(&order) {
         Ok(fds) => (Ok(()), fds),
-        Err(words) => (Err(words), Vec::new()),
+        Err(message) => (Err(message), Vec::new()),
     };
     let answer = postcard::to_stdvec(&answer).map_err(io::Error::other)?;
     scm::send(socket, &answer, &fds)?;
@@ -86,12 +88,13 @@ fn make(order: &Order) -> Result<Vec<OwnedFd>, String> {
     Ok(vec![tap, tun, listener.into()])
 }
 
-/// Connects both ends, and listens where the guest's connections will be translated to.
+/// Configures both interfaces, and listens on the address to which the guest's connections are
+/// translated.
 fn connect(guest: Ipv4Addr) -> io::Result<TcpListener> {
     let inside = Netlink::open(Subsystem::Route)?;
     let (to_guest, out) = (inside.index_of(TO_GUEST)?, inside.index_of(TO_HOST)?);
     let mut batch = Batch::new();
-    batch.mtu(out, WHOLE).up(out);
+    batch.mtu(out, MTU).up(out);
     connect_guest(&mut batch, to_guest, guest);
     batch.link_to(EVERYWHERE, out);
     inside.request(&batch)?;

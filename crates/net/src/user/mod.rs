@@ -1,5 +1,5 @@
-//! A network without privileges: a user who may make a user namespace may do in it what takes
-//! `CAP_NET_ADMIN` outside.
+//! A network without privileges: in a user namespace of its own a process may do what takes
+//! `CAP_NET_ADMIN` elsewhere.
 //!
 //! ```text
 //!  guest        namespace of a user of its own                     this process
@@ -7,10 +7,11 @@
 //!                 └─────all else: forwarded to up0 (a TUN)───────> datagrams: UDP, by sockets
 //! ```
 //!
-//! A [helper](helper) process makes the namespace, sends its descriptors to this process, and stays
-//! for one thing: to make sockets in the namespace, through which this process serves published
-//! ports. The helper ends when this process does. A socket belongs to the namespace it was made in,
-//! whichever process uses it; so one process reaches the guest by those, and the world by its own.
+//! A [helper](helper) process makes the namespace and sends its descriptors to this process. After
+//! that it only makes sockets in the namespace, through which this process serves published ports.
+//! The helper ends when this process does. A socket belongs to the namespace that it was made in,
+//! whichever process uses it, so this process reaches the guest through the helper's sockets and
+//! all other hosts through its own.
 
 mod datagrams;
 #[cfg(feature = "fuzzing")]
@@ -37,16 +38,15 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The first argument that makes a program of ours the helper: its `main` calls
-/// [`net_main`] then.
+/// The first argument of the helper process; a program's `main` calls [`net_main`] for it.
 pub const NET_ARGUMENT: &str = "net";
 
-/// The connection to the helper, which makes sockets in the namespace as long as this is open.
+/// The connection to the helper, which makes sockets in the namespace while this is open.
 #[derive(Debug)]
 pub(super) struct Sockets(Mutex<UnixStream>);
 
 impl Sockets {
-    /// A fresh socket there.
+    /// Makes a socket in the namespace.
     pub(super) fn make(&self, protocol: Protocol) -> io::Result<OwnedFd> {
         let helper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         scm::send(&helper, &[protocol.number()], &[])?;
@@ -58,46 +58,45 @@ impl Sockets {
 }
 
 /// Makes a namespace, and threads that forward the guest's packets to the destinations that the
-/// first matching rule allows. They end with this process.
+/// rules allow. The threads end with this process.
 ///
 /// # Errors
-/// Why there can be none, in one line.
+/// The reason in one line.
 pub(super) fn prepare(
     setup: &Setup,
     visible: Block,
     rules: Option<Vec<Rule>>,
 ) -> Result<(Tap, Arc<Sockets>), String> {
-    let words = |error: io::Error| format!("no network without privileges: {error}");
-    let (ours, theirs) = UnixStream::pair().map_err(words)?;
+    let message = |error: io::Error| format!("no network without privileges: {error}");
+    let (ours, theirs) = UnixStream::pair().map_err(message)?;
     program::clean(&setup.program, "hyperfork-vm")
-        .map_err(words)?
+        .map_err(message)?
         .arg(NET_ARGUMENT)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(words)?;
+        .map_err(message)?;
     let order = Order {
         guest: visible.guest(),
         rules: fenced(&setup.pool, rules),
     };
     let order = postcard::to_stdvec(&order).map_err(|error| error.to_string())?;
-    scm::send(&ours, &order, &[]).map_err(words)?;
+    scm::send(&ours, &order, &[]).map_err(message)?;
     let (answer, fds) = scm::receive(&ours)
-        .map_err(words)?
+        .map_err(message)?
         .ok_or("no network without privileges: its helper ended")?;
     let answer: Answer = frame::from_bytes(&answer).map_err(|error| error.to_string())?;
     answer?;
     let [tap, tun, listener]: [OwnedFd; 3] = fds
         .try_into()
         .map_err(|_| "no network without privileges: its helper gave too little")?;
-    streams::serve(listener.into()).map_err(words)?;
-    datagrams::serve(tun).map_err(words)?;
+    streams::serve(listener.into()).map_err(message)?;
+    datagrams::serve(tun).map_err(message)?;
     Ok((Tap::from_created(tap), Arc::new(Sockets(Mutex::new(ours)))))
 }
 
-/// The rules, and before them what no policy allows: other VMs, and the gateway, which is
-/// this process.
+/// The rules, preceded by what no policy allows: other VMs, and the gateway, which is this process.
 fn fenced(pool: &Pool, rules: Option<Vec<Rule>>) -> Vec<Rule> {
     let refused = [(pool.base(), pool.prefix()), (GATEWAY, 32)];
     let refused = refused.map(|to| Rule {

@@ -1,4 +1,5 @@
-//! TCP of a guest: accepted in its namespace, and connected by this process.
+//! Forwards a guest's TCP: accepts its connections in its namespace, and connects to their
+//! destinations from this process.
 
 use super::super::{is_of_a_link, streams};
 use rustix::net::sockopt::{ip_original_dst, set_socket_linger};
@@ -9,14 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Most connections at a time, each with two threads. Others wait.
+/// Most connections at a time, each with two threads. Further ones wait in the backlog.
 const MOST: u32 = 1024;
-/// How long to wait where there are so many, or no descriptors.
+/// The pause when there are so many connections, or no descriptors left.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long the world has to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a destination has to accept a connection.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Accepts from now on.
+/// Starts the thread that accepts connections.
 pub(super) fn serve(listener: TcpListener) -> io::Result<()> {
     let accepting = thread::Builder::new().name("out".into());
     accepting.spawn(move || accept(&listener)).map(drop)
@@ -41,7 +42,7 @@ fn accept(listener: &TcpListener) {
                 .and_then(|outside| streams::pass(&inside, &outside))
                 .is_err()
             {
-                // The guest's side is accepted already, so it can only be closed now.
+                // The guest's side is accepted already, so it can only be reset now.
                 let _ = set_socket_linger(&inside, Some(Duration::ZERO));
             }
             drop(inside);
@@ -59,11 +60,11 @@ fn connect(inside: &TcpStream) -> io::Result<TcpStream> {
     if !is_elsewhere(to) {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     }
-    TcpStream::connect_timeout(&to.into(), PATIENCE)
+    TcpStream::connect_timeout(&to.into(), TIMEOUT)
 }
 
-/// Whether an address is neither one by which a process means its own host (the guest means
-/// itself by it, this process the host), nor a VM's of any pool.
+/// Whether an address belongs to another host. It does not if it is local (such an address means
+/// the guest to the guest, but the host to this process), multicast, broadcast, or a VM's.
 pub(super) fn is_elsewhere(to: SocketAddrV4) -> bool {
     let ip = to.ip();
     let is_here = ip.is_loopback() || ip.octets()[0] == 0;

@@ -1,4 +1,4 @@
-//! Points that strike.
+//! Fault points in builds with debug assertions.
 
 use super::{FILE, STRUCK};
 use rustix::io::Errno;

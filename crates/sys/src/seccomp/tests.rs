@@ -32,7 +32,7 @@ fn a_confined_thread_goes_on_with_memory_locks_and_messages() {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping, which no code uses.
         unsafe { mmap_anonymous(null_mut(), 4096, protection, MapFlags::PRIVATE) }?;
-        drop(crate::sched::Urgent::guest());
+        drop(crate::sched::RealtimeBoost::for_vcpu());
         Ok::<_, Errno>(receiver.recv().unwrap())
     });
     assert_eq!(result.unwrap(), Ok(64 << 20));

@@ -1,5 +1,5 @@
-//! ACPI tables (ACPI specification 6.5, chapters 5 and 6), by which kernels of
-//! distributions find CPUs, interrupts and our devices.
+//! ACPI tables (ACPI specification 6.5, chapters 5 and 6), through which distribution
+//! kernels find CPUs, interrupts and devices.
 //!
 //! Our own kernel has no ACPI: it reads the MP table and the command line, which
 //! costs a PVM host less. Both describe the same machine. It is not a
@@ -22,8 +22,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where the root pointer lies, the tables behind it: in the area where kernels
-/// that were not told look for it (5.2.5.1).
+/// The address of the root pointer, with the tables after it: in the area where kernels
+/// search for it (5.2.5.1).
 pub(super) const ADDRESS: u64 = 0xe_0000;
 
 /// First port of the power management registers (4.8.3): status and enable, then

@@ -26,21 +26,21 @@ const PVM: &str = concat!(
     "thash_entries=256",
 );
 
-/// Has free memory reported in runs of 512 KiB instead of 2 MiB: much of what a small guest
-/// frees has neighbours in use. Where memory may be in huge pages 2 MiB leave them whole. But
-/// not on a PVM host, whose guests count only what they have used once (patch 0010), and report
-/// nothing while that is less than 32 runs.
+/// Makes the guest report free memory in runs of 512 KiB instead of 2 MiB, because much of what a
+/// small guest frees has neighbours in use. If memory may be in huge pages, runs of 2 MiB keep
+/// those whole. A PVM host needs the small runs in any case: its guests count only memory that
+/// they have used before (patch 0010), and report nothing while that is less than 32 runs.
 const SMALL_FREE_RUNS: &str = "page_reporting.page_reporting_order=7";
 
-/// The command line of a Linux guest: the monitor's words, then the user's, which
-/// so have the last word.
+/// The command line of a Linux guest: the monitor's parameters, then the user's, which thus
+/// override them.
 pub fn linux(host: HostKind, huge_pages: bool, virtio_devices: usize, user: &str) -> String {
     let pvm = host == HostKind::Pvm;
     let mut line = ALWAYS.to_owned();
-    for (is_wanted, words) in [(pvm, PVM), (pvm || !huge_pages, SMALL_FREE_RUNS)] {
+    for (is_wanted, parameters) in [(pvm, PVM), (pvm || !huge_pages, SMALL_FREE_RUNS)] {
         if is_wanted {
             line.push(' ');
-            line.push_str(words);
+            line.push_str(parameters);
         }
     }
     for slot in 0..virtio_devices {

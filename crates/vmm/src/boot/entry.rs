@@ -1,4 +1,4 @@
-//! The vCPUs' first state: 64-bit mode with paging, as the boot protocol asks.
+//! The initial state of the vCPUs: 64-bit mode with paging, as the boot protocol requires.
 
 use super::{BootError, Entry, params};
 use crate::kvm::VcpuState;

@@ -1,7 +1,7 @@
-//! The VM generation identifier (Microsoft, "Virtual Machine Generation ID"): 16 random bytes
-//! in guest memory that are others in every clone, and a device that says where and, by the
-//! doorbell interrupt, when. Kernels with a driver for it (Linux has one since 5.18; our kernel has no ACPI)
-//! start their random generator anew by themselves.
+//! The VM generation ID (Microsoft, "Virtual Machine Generation ID"): 16 random bytes in guest
+//! memory that differ in every clone, and an ACPI device that tells their address and, by the
+//! doorbell interrupt, that they have changed. A kernel with a driver for it (Linux since 5.18)
+//! then reseeds its random number generator. The kernel of this project has no ACPI.
 
 use crate::memory::{GuestMemoryMmap, layout};
 use acpi_tables::Aml;
@@ -9,7 +9,7 @@ use acpi_tables::aml::{Device, Interrupt, Method, Name, Notify, Package, Path, R
 use hyperfork_api::Identity;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-/// Where the identifier is: behind the tables, in memory that no guest takes for its own.
+/// The address of the ID: after the ACPI tables, in memory that no kernel allocates.
 pub const ADDRESS: u64 = 0xf_0000;
 
 /// Puts the machine's identifier there.
@@ -20,7 +20,7 @@ pub fn write(memory: &GuestMemoryMmap, identity: &Identity) -> Result<(), GuestM
     memory.write_slice(&identity.boot_id.into_bytes(), GuestAddress(ADDRESS))
 }
 
-/// The device with its address, and the one whose interrupt is the news (ACPI 6.5, 5.6.9).
+/// The device with the address, and the one whose interrupt reports a change (ACPI 6.5, 5.6.9).
 pub(super) fn devices() -> Vec<u8> {
     const HAS_CHANGED: u8 = 0x80;
     let mut devices = Vec::new();

@@ -1,4 +1,4 @@
-//! Loading a kernel and its initrd.
+//! Loads a kernel and its initrd into guest memory.
 
 use super::{Boot, BootError, Entry, Loaded, acpi, cmdline, mptable, params};
 use crate::kvm::HostKind;

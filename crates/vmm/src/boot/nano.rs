@@ -1,4 +1,4 @@
-//! The embedded guest (crates/nano).
+//! Loads the embedded guest (crates/nano) into guest memory.
 
 use super::kernel::load_embedded;
 use super::{Boot, BootError, Entry};

@@ -13,7 +13,7 @@ const SETUP_DATA: u64 = 0x1_0000;
 const CMDLINE: u64 = 0x2_0000;
 /// End of low memory that is RAM; MP and ACPI tables are above it.
 const EBDA: u64 = mptable::ADDRESS;
-/// Where RAM goes on after the legacy area.
+/// Where RAM continues after the legacy area.
 const HIGH_MEMORY: u64 = 1 << 20;
 
 /// `boot_flag`, and "HdrS" (boot.rst, "The real-mode kernel header").
@@ -26,7 +26,7 @@ const SETUP_RNG_SEED: u32 = 9;
 const LOADER_UNDEFINED: u8 = 0xff;
 /// E820 type of usable memory.
 const E820_RAM: u32 = 1;
-/// E820 type of memory the kernel keeps off.
+/// E820 type of reserved memory.
 const E820_RESERVED: u32 = 2;
 
 pub(super) fn write(

@@ -1,5 +1,5 @@
-//! Where a guest's console output goes: a file that keeps the newest part, and
-//! the last lines in memory for whoever has to say why a guest died.
+//! The log of a guest's console output: a file that keeps the newest part, and the last lines in
+//! memory for the report of why a guest died.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -28,8 +28,7 @@ struct Inner {
 }
 
 impl Log {
-    /// Goes on at the end of `file`, which must be open for reading and
-    /// writing, and not for appending.
+    /// Appends to `file`, which must be open for reading and writing, but not with `O_APPEND`.
     ///
     /// # Errors
     /// When the file's length cannot be read.

@@ -1,7 +1,7 @@
-//! The 8250 serial port: a kernel's first words and its last.
+//! The serial port (8250), for early kernel output and panics.
 //!
-//! Output only. Input comes through the virtio console, whose interrupts a
-//! guest pays for by the buffer and not by the byte.
+//! It is output only. Input comes through the virtio console, which takes one interrupt per buffer
+//! and not per byte.
 
 use super::log::Log;
 use crate::bus::BusDevice;

@@ -1,9 +1,9 @@
-//! A lock between the device thread, which takes it again and again, and others, which want
-//! it now and then and do not wait until the device thread has nothing left to do.
+//! A lock that the device thread takes again and again without starving the threads that want it
+//! now and then.
 //!
 //! ```text
 //!   device thread     lock_last ── a piece of work ── lock_last ───(waits)─── a piece ──
-//!   another                     lock ──────(waits)──> has it ──> gives it back
+//!   another thread              lock ──────(waits)──> holds it ──> releases it
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Turns<T> {
     value: Mutex<T>,
-    /// Threads that wait for it, other than the device thread.
+    /// Threads other than the device thread that wait for the lock.
     waiting: Arc<AtomicUsize>,
     none_waits: Condvar,
 }
@@ -28,17 +28,17 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Takes the lock as soon as its holder gives it back.
+    /// Takes the lock as soon as its holder releases it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let value = self.lock_value();
-        // Under the lock: the device thread cannot miss it between its look and its wait.
+        // Under the lock, so the device thread cannot miss it between its check and its wait.
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         self.none_waits.notify_one();
         value
     }
 
-    /// For the device thread: takes the lock when no other thread waits for it.
+    /// For the device thread: takes the lock after all other threads that wait for it.
     pub fn lock_last(&self) -> MutexGuard<'_, T> {
         let mut value = self.lock_value();
         while self.is_wanted() {
@@ -53,7 +53,7 @@ impl<T> Turns<T> {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// The same, asked by a device that has the value.
+    /// The same check, for the device that is behind the lock.
     pub fn preemption(&self) -> Preemption {
         Preemption {
             waiting: self.waiting.clone(),
@@ -62,13 +62,13 @@ impl<T> Turns<T> {
     }
 
     fn lock_value(&self) -> MutexGuard<'_, T> {
-        // What panicked under the lock has been given up by its device's transport.
+        // After a panic under the lock the transport has marked its device as failed.
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether the device thread has to come back from a device, be it in the middle of its
-/// work: a pause is wanted, or a vCPU waits for the device's registers.
+/// Whether the device thread has to return from a device even in the middle of a request: the
+/// machine is to be paused, or a vCPU waits for the device's registers.
 #[derive(Debug, Clone, Default)]
 pub struct Preemption {
     waiting: Arc<AtomicUsize>,
@@ -76,12 +76,12 @@ pub struct Preemption {
 }
 
 impl Preemption {
-    /// Whether it has to. Asked between two pieces of work.
+    /// Whether it has to. A device checks this between two pieces of work.
     pub fn is_wanted(&self) -> bool {
         self.pause.load(Ordering::SeqCst) || self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Has this also be wanted while `pause` is set.
+    /// Makes [`is_wanted`](Self::is_wanted) also true while `pause` is set.
     pub fn pause_by(&mut self, pause: Arc<AtomicBool>) {
         self.pause = pause;
     }
@@ -94,7 +94,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn the_device_thread_lets_everybody_else_in_before_it_takes_the_lock_again() {
+    fn the_device_thread_lets_all_waiting_threads_in_before_it_takes_the_lock_again() {
         let turns = Turns::new(0);
         let preemption = turns.preemption();
         let deadline = Instant::now() + Duration::from_secs(60);

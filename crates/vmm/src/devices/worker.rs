@@ -12,19 +12,17 @@
 //!                        (drop, or a failure)
 //! ```
 //!
-//! A thread that fails tells of it at once, and counts as at rest from then on.
+//! A thread that fails reports it at once, and counts as at rest from then on.
 //!
-//! At rest nothing of guest memory is being touched. Requests that the driver has
-//! queued but the thread has not seen stay in their rings, which are guest memory:
-//! parent and clone both find them when they resume. So does a request that the
-//! thread was in the middle of: it is the next one of its ring again, and how far it
-//! has got is the device's state.
+//! At rest the thread does not touch guest memory. Requests that the driver has queued but the
+//! thread has not seen stay in their rings, which are guest memory: parent and clone both find
+//! them when they resume. The same holds for a request that the thread was in the middle of: it is
+//! again the next one of its ring, and its progress is part of the device's state.
 //!
-//! How long a pause waits for the thread does not depend on how much there is to do:
-//! it [preempts](super::turns::Preemption) the device that works, which comes back
-//! after the piece of work it is at.
+//! How long a pause waits does not depend on how many requests are queued: it
+//! [preempts](super::turns::Preemption) the device at work, which returns after its current piece.
 
-use super::confinement::Names;
+use super::confinement::FileAccess;
 use super::virtio::transport::{MmioTransport, Slot};
 use crate::sys::epoll::{Epoll, EventFlags};
 use std::any::Any;
@@ -36,15 +34,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// The devices a thread serves, shared with the bus.
+/// The devices that the thread serves, shared with the MMIO bus.
 pub type Devices = Vec<Arc<Slot>>;
 
 /// What the thread is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Serve.
+    /// Serve the devices.
     Running,
-    /// Stand still.
+    /// Rest.
     Paused,
     /// End.
     Stopped,
@@ -52,8 +50,7 @@ enum Mode {
 
 /// The device thread. Dropping it ends the thread.
 ///
-/// In a child made by `fork(2)` there is no such thread: forget the value there,
-/// do not drop it.
+/// A child made by `fork(2)` does not have the thread, so it must forget the value, not drop it.
 pub struct DeviceWorker {
     control: Arc<Control>,
     thread: Option<JoinHandle<()>>,
@@ -61,41 +58,41 @@ pub struct DeviceWorker {
 
 struct Control {
     phase: Mutex<Phase>,
-    /// What the thread has to serve, until it has taken it.
+    /// What the thread has to serve; it takes this when it first runs.
     work: Mutex<Option<(Devices, Sources)>>,
     changed: Condvar,
-    /// Gets the thread out of its wait.
+    /// Wakes the thread while it waits for events.
     wake: EventFd,
-    /// Gets it out of the middle of a device's work.
+    /// Makes the device at work return.
     preempt: Arc<AtomicBool>,
-    /// Whom to tell that the thread has failed.
-    fault_teller: OnceLock<FaultTeller>,
+    /// Called when the thread has failed.
+    fault_reporter: OnceLock<FaultReporter>,
 }
 
-type FaultTeller = Box<dyn Fn(String) + Send + Sync>;
+type FaultReporter = Box<dyn Fn(String) + Send + Sync>;
 
 struct Phase {
     wanted: Mode,
     /// The thread touches nothing until `wanted` changes.
     at_rest: bool,
-    /// Why the thread has ended, if its machine did not end it.
+    /// Why the thread has failed, if it has.
     failure: Option<Failure>,
 }
 
-/// Why the device thread has ended.
+/// Why the device thread has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the device thread {0}")]
 struct Failure(String);
 
 impl DeviceWorker {
-    /// Starts the thread, confined ([`seccomp`](crate::sys::seccomp)) to what devices need
-    /// that open such `names`, paused and without devices.
+    /// Starts the thread, paused and without devices, confined ([`seccomp`](crate::sys::seccomp))
+    /// to what devices with this access to files need.
     ///
     /// # Errors
     /// When the process is out of descriptors or threads, or the host's kernel cannot
     /// confine them.
-    pub fn spawn(names: Names) -> io::Result<Self> {
-        let confinement = names.confinement()?;
+    pub fn spawn(files: FileAccess) -> io::Result<Self> {
+        let confinement = files.confinement()?;
         Self::spawn_confined(move || confinement.enter())
     }
 
@@ -113,11 +110,11 @@ impl DeviceWorker {
             changed: Condvar::new(),
             wake: EventFd::new(EFD_NONBLOCK)?,
             preempt: Arc::default(),
-            fault_teller: OnceLock::new(),
+            fault_reporter: OnceLock::new(),
         });
         let thread = thread::Builder::new().name("devices".into()).spawn({
             let control = control.clone();
-            move || live(&control, confine)
+            move || main(&control, confine)
         })?;
         Ok(Self {
             control,
@@ -125,8 +122,8 @@ impl DeviceWorker {
         })
     }
 
-    /// Gives the thread, which is paused and has none, its devices. `fault` is told, on the
-    /// device thread and at most once, if it can no longer serve them.
+    /// Gives the paused thread its devices. If the thread can no longer serve them, it calls
+    /// `fault`, at most once.
     ///
     /// # Errors
     /// When the process is out of descriptors, or the thread could not be confined.
@@ -140,23 +137,23 @@ impl DeviceWorker {
             device.lock().pause_by(self.control.preempt.clone());
         }
         *self.control.work() = Some((devices, sources));
-        if self.control.fault_teller.set(Box::new(fault)).is_err() {
+        if self.control.fault_reporter.set(Box::new(fault)).is_err() {
             unreachable!("a shell becomes a machine once");
         }
-        // Whatever fails from here on is told.
+        // A failure before this is returned here; a later one is reported to `fault`.
         match self.control.phase().failure.clone() {
             None => Ok(()),
             Some(failure) => Err(io::Error::other(failure)),
         }
     }
 
-    /// Has the thread come to rest soon; [`pause`](Self::pause) waits for that.
+    /// Asks the thread to come to rest; [`pause`](Self::pause) waits for it.
     pub fn begin_pause(&self) {
         self.control.want(Mode::Paused);
     }
 
-    /// Brings the thread to rest, where it also is when it is no more. Returns whether it is,
-    /// for it waits no longer than `most`.
+    /// Brings the thread to rest; one that has ended counts as at rest. Returns whether it came to
+    /// rest within `most`.
     pub fn pause(&self, most: Duration) -> bool {
         self.begin_pause();
         let (phase, changed) = (self.control.phase(), &self.control.changed);
@@ -165,8 +162,8 @@ impl DeviceWorker {
         phase.at_rest
     }
 
-    /// Lets the thread go on. It looks at every ring once first, so nothing
-    /// signalled while it rested is lost.
+    /// Lets the thread run. It first looks at every ring once, so no notification that came
+    /// during the pause is lost.
     pub fn resume(&self) {
         self.control.want(Mode::Running);
     }
@@ -176,7 +173,7 @@ impl Drop for DeviceWorker {
     fn drop(&mut self) {
         self.control.want(Mode::Stopped);
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, has been told by the panic hook.
+            // A panic has been reported by the panic hook.
             let _ = thread.join();
         }
     }
@@ -196,20 +193,20 @@ impl Control {
         if phase.wanted != Mode::Stopped {
             phase.wanted = mode;
         }
-        // Under the lock, so that a pause that follows a resume at once cannot
-        // take the rest before it for its own. A thread that has ended rests for good.
+        // Set under the lock, so that a pause right after a resume cannot mistake the rest before
+        // the resume for its own. A thread that has ended stays at rest.
         if phase.wanted == Mode::Running {
             phase.at_rest = false;
         }
         self.preempt
             .store(phase.wanted != Mode::Running, Ordering::SeqCst);
         self.changed.notify_all();
-        // Fails only when the count is at its limit: then the thread is awake.
+        // Fails only if the eventfd's counter is at its limit: then the thread is awake.
         let _ = self.wake.write(1);
     }
 
-    /// On the device thread: rests while that is wanted. Returns whether to go
-    /// on, and whether there was a rest.
+    /// On the device thread: rests while that is wanted. Returns whether it rested; `None` when
+    /// the thread has to end.
     fn checkpoint(&self) -> Option<Rested> {
         let mut rested = Rested(false);
         let mut phase = self.phase();
@@ -226,7 +223,7 @@ impl Control {
         (phase.wanted == Mode::Running).then_some(rested)
     }
 
-    /// At rest for good.
+    /// Marks the thread as ended, which counts as at rest, and reports a failure.
     fn end(&self, failure: Option<Failure>) {
         {
             let mut phase = self.phase();
@@ -235,18 +232,18 @@ impl Control {
             phase.failure = failure.clone();
             self.changed.notify_all();
         }
-        if let (Some(failure), Some(tell)) = (failure, self.fault_teller.get()) {
-            tell(failure.to_string());
+        if let (Some(failure), Some(report)) = (failure, self.fault_reporter.get()) {
+            report(failure.to_string());
         }
     }
 }
 
 struct Rested(bool);
 
-/// Everything the thread waits for.
+/// The event sources that the thread waits for.
 struct Sources(Epoll);
 
-/// What an event is about; the number it carries in the epoll set.
+/// What an event is about, encoded as the number that it carries in the epoll set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Wake,
@@ -298,21 +295,21 @@ impl Sources {
     }
 }
 
-/// All of the thread's life.
-fn live(control: &Control, confine: impl FnOnce() -> io::Result<()>) {
+/// The thread's main function.
+fn main(control: &Control, confine: impl FnOnce() -> io::Result<()>) {
     let served = catch_unwind(AssertUnwindSafe(|| {
         confine().map_err(|error| Failure(format!("cannot be confined: {error}")))?;
         run(control)
     }));
     let panicked = |panic: Box<dyn Any + Send>| {
-        let words = panic_message(&*panic);
-        Err(Failure(format!("panicked: {words}")))
+        let message = panic_message(&*panic);
+        Err(Failure(format!("panicked: {message}")))
     };
     control.end(served.unwrap_or_else(panicked).err());
 }
 
 fn run(control: &Control) -> Result<(), Failure> {
-    // The thread begins paused: here it waits for its devices, too.
+    // The thread begins paused: this waits until it has its devices and may run.
     if control.checkpoint().is_none() {
         return Ok(());
     }
@@ -322,7 +319,8 @@ fn run(control: &Control) -> Result<(), Failure> {
     // The first time round counts as a rest, however short it was: the devices may have
     // been restored.
     let mut first = true;
-    // Whose turn it is to be resumed first: where pauses come often, each gets to do something.
+    // The device that is resumed first; it changes, so that each makes progress if pauses come
+    // often.
     let mut turn = (0..devices.len().max(1)).cycle();
     while let Some(Rested(rested)) = control.checkpoint() {
         if rested || first {
@@ -355,7 +353,7 @@ fn run(control: &Control) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
@@ -366,8 +364,8 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[error("a bug in the device's code")]
 struct Panicked;
 
-/// A device that panics must not take the others down: it fails towards its
-/// driver. (The panic hook has told where.)
+/// Runs `work` on a device. If it panics, only that device fails, and its driver sees that it
+/// needs a reset. (The panic hook has reported where.)
 fn guarded(device: &Slot, work: impl FnOnce(&mut MmioTransport)) {
     let mut transport = device.lock_last();
     let result = catch_unwind(AssertUnwindSafe(|| work(&mut transport)));

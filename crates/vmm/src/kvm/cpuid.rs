@@ -1,29 +1,29 @@
-//! What a guest is told of its processor (CPUID: Intel SDM vol. 2A, AMD APM vol. 3 appendix E,
-//! and Linux's Documentation/virt/kvm/x86/cpuid.rst).
+//! The CPUID that a guest sees (Intel SDM vol. 2A, AMD APM vol. 3 appendix E, and Linux's
+//! Documentation/virt/kvm/x86/cpuid.rst).
 //!
-//! An allow-list: what is not in it, a guest does not see, however new the host's kernel and
-//! processor are. It has what programs compute with, what kernels need to run well, and
-//! which of the processor's faults are mended. It has not: nested virtualization (VMX, SVM), whose state a
-//! capture does not have; performance counters and tracing; transactional memory, SGX, MPX,
-//! AMX, CET, memory encryption; anything by which a guest could hold up its host.
+//! It is filtered by an allow-list: a guest does not see what is not in it, however new the host's
+//! kernel and processor are. The list has instructions for programs, what kernels need to run well,
+//! and which processor bugs are mitigated. It does not have nested virtualization (VMX, SVM), whose
+//! state a capture does not contain; performance counters and tracing; transactional memory, SGX,
+//! MPX, AMX, CET, memory encryption; or anything by which a guest could hold up its host.
 //!
 //! On a PVM host guests see the processor's own leaves, whatever KVM is told.
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-/// Which vCPU asks, and of what machine.
+/// The vCPU and the machine that the CPUID is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GuestCpu {
     pub(super) index: u8,
     pub(super) count: u8,
-    /// KVM never lists the TSC deadline, for only with a local APIC in the kernel it has
-    /// it (api.rst, KVM_GET_SUPPORTED_CPUID). It matters: without it a guest finds out by
-    /// counting ticks of the PIT how fast its APIC's timer is. Of a guest that was kept
-    /// waiting, KVM makes up for all ticks at once, and from then on its timers fire many
-    /// times too often, which on a slow host is all it ever does.
+    /// Whether local APICs have the TSC-deadline mode. KVM never lists it, because it depends on
+    /// the in-kernel local APIC (api.rst, KVM_GET_SUPPORTED_CPUID). It matters: without it a guest
+    /// calibrates its APIC timer by counting ticks of the PIT. If the guest was preempted
+    /// meanwhile, KVM delivers all missed ticks at once, and the guest's timers then fire many
+    /// times too often; a slow host does nothing else after that.
     pub(super) tsc_deadline: bool,
-    /// Whether hypercalls return. On a PVM host none of an emulated kernel ever does, so a
-    /// guest with more than two CPUs would hang as soon as two are to hear of the same thing.
+    /// Whether hypercalls return. On a PVM host no hypercall of an emulated kernel ever returns, so
+    /// a guest with more than two CPUs would hang at the first interrupt to several CPUs.
     pub(super) hypercalls: bool,
 }
 
@@ -36,11 +36,11 @@ const MORE_FEATURES: u32 = 7;
 const XSAVE: u32 = 0xd;
 const KVM_FEATURES: u32 = 0x4000_0001;
 
-/// The registers of XCR0 that a guest may have: x87, SSE, AVX, AVX-512 (three), PKRU.
+/// The components of XCR0 that a guest may use: x87, SSE, AVX, AVX-512 (three), PKRU.
 const XCR0: u32 = bits(&[0, 1, 2, 5, 6, 7, 9]);
 
-/// Of KVM's features what guests do by hypercalls: wake a CPU, flush another's TLB, interrupt
-/// several at once, yield to one.
+/// The KVM features that use hypercalls: waking a CPU, flushing another CPU's TLB, interrupting
+/// several at once, yielding to one.
 const BY_HYPERCALL: u32 = bits(&[7, 9, 11, 13]);
 
 const fn bits(numbers: &[u32]) -> u32 {
@@ -151,7 +151,7 @@ fn allowed(function: u32, index: u32) -> Option<[u32; 4]> {
     })
 }
 
-/// What a vCPU is told, of what KVM could tell it.
+/// The CPUID of a vCPU: the allowed part of what KVM supports.
 pub(super) fn of_guest(supported: &[kvm_cpuid_entry2], cpu: GuestCpu) -> Vec<kvm_cpuid_entry2> {
     let allowed = supported.iter().filter_map(|entry| {
         let [eax, ebx, ecx, edx] = allowed(entry.function, entry.index)?;

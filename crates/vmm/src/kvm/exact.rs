@@ -1,7 +1,7 @@
-//! KVM's structures in records: of exactly their size.
+//! Decodes KVM's structures in records, and insists on their exact size.
 //!
-//! The library that has them pads what is too short with zeroes, and leaves out what is too
-//! long. In a captured machine either is damage, or another kernel's structure.
+//! The library's own decoding pads bytes that are too short with zeroes, and ignores those that are
+//! too long. In a captured machine either means damage, or a structure of another kernel.
 
 use serde::de::value::BytesDeserializer;
 use serde::de::{Deserialize, Deserializer, Error};
@@ -19,7 +19,7 @@ where
     T::deserialize(BytesDeserializer::new(bytes))
 }
 
-/// Any number of them.
+/// A list of structures.
 pub(super) mod each {
     use super::{Deserialize, Deserializer};
 

@@ -1,4 +1,4 @@
-//! What of this host a captured machine depends on.
+//! The fingerprint of this host: what a captured machine depends on.
 
 use super::{Host, KvmError, Vcpu, call};
 use crate::sys::host::{boot_id, xcr0};

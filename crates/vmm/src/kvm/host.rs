@@ -1,4 +1,4 @@
-//! What kind of KVM this host has.
+//! The host's KVM: opening it, and what it supports.
 
 use super::cpuid::{self, GuestCpu};
 use super::{KvmError, call};
@@ -16,13 +16,13 @@ pub struct Host {
     pub(super) kvm: Kvm,
     kind: HostKind,
     cpuid: CpuId,
-    /// Whether local APICs can be told a time of the TSC at which to interrupt.
+    /// Whether local APICs have the TSC-deadline mode.
     tsc_deadline: bool,
     /// See [`fingerprint`](Self::fingerprint).
     pub(super) fingerprint: OnceLock<Arc<HostFingerprint>>,
 }
 
-/// Capabilities without which nothing works.
+/// The KVM capabilities that the monitor needs.
 const NEEDED: [(Cap, &str); 9] = [
     (Cap::Irqchip, "an in-kernel interrupt controller"),
     (Cap::Irqfd, "irqfd"),
@@ -63,12 +63,12 @@ impl Host {
         })
     }
 
-    /// Who executes guest code here.
+    /// How this host runs guest code.
     pub fn kind(&self) -> HostKind {
         self.kind
     }
 
-    /// Whether KVM can tell and set the guest's clock against real time.
+    /// Whether KVM supports KVM_CLOCK_REALTIME.
     pub fn clock_knows_realtime(&self) -> bool {
         let flags = self.kvm.check_extension_int(Cap::AdjustClock);
         flags as u32 & kvm_bindings::KVM_CLOCK_REALTIME != 0

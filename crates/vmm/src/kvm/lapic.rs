@@ -1,5 +1,5 @@
-//! What has to be known of a local APIC's registers (SDM vol. 3A, table 12-1) to save and
-//! restore it without an interrupt of its timer too many or too few.
+//! Corrects a saved local APIC (registers: SDM vol. 3A, table 12-1) so that its timer delivers no
+//! interrupt twice after a restore, and loses none.
 
 use kvm_bindings::{kvm_lapic_state, kvm_msr_entry};
 
@@ -34,10 +34,9 @@ pub(super) fn wire_local_interrupts(lapic: &mut kvm_lapic_state) {
     set_register(lapic, LINT1, MODE_NMI);
 }
 
-/// A one-shot timer that has expired would expire again when its state is set: KVM starts
-/// it with the count that is left, 0. Where its interrupt can be seen, requested or in
-/// service, it has come, and must not come twice. (Where it cannot, KVM may have it still
-/// to deliver, and then it comes by that.)
+/// A one-shot timer that has expired would expire again when its state is set: KVM starts it with
+/// the remaining count, 0. If its interrupt is requested or in service, it has been delivered, and
+/// must not be again. (Otherwise KVM may still have to deliver it, and the restarted timer does.)
 pub(super) fn forget_delivered_timer(lapic: &mut kvm_lapic_state) {
     let timer = register(lapic, LVT_TIMER);
     let is_one_shot = timer & TIMER_MODE == ONE_SHOT;
@@ -49,9 +48,9 @@ pub(super) fn forget_delivered_timer(lapic: &mut kvm_lapic_state) {
 }
 
 /// A deadline that reads 0 has passed or was never set. If it has passed, its interrupt is
-/// requested, or has been taken. Where it is not requested it may have got lost between
-/// reading the one and the other, and a guest that waits for it would wait for ever. So it
-/// is let come: one too many is harmless, for any guest must expect an interrupt that it has
+/// requested, or the guest has taken it. If it is not requested, it may have been lost between
+/// reading the MSRs and the APIC, and a guest that waits for it would hang. So it is delivered:
+/// one interrupt too many is harmless, because any guest must expect one from a timer that it has
 /// just disarmed.
 pub(super) fn repair_lost_deadline(lapic: &kvm_lapic_state, msrs: &mut [kvm_msr_entry]) {
     let timer = register(lapic, LVT_TIMER);

@@ -1,4 +1,4 @@
-//! KVM: what the host has, a VM, its vCPUs, and the state of both.
+//! KVM: the host's support, VMs and vCPUs, and their state.
 
 pub mod clock;
 mod cpuid;
@@ -14,7 +14,7 @@ mod tsc;
 pub mod vcpu;
 pub mod vm;
 
-pub use clock::{Clocks, GoingOn};
+pub use clock::{ClockPlan, Clocks};
 pub use host::{Host, HostKind};
 pub use vcpu::{Vcpu, VcpuState, WARM_UP_CODE};
 pub use vm::{Vm, VmState};
@@ -40,7 +40,7 @@ pub enum KvmError {
     /// The kernel lacks something the monitor cannot do without.
     #[error("this host's KVM lacks {0}")]
     Capability(&'static str),
-    /// It is not known since when the host runs.
+    /// The host's boot ID cannot be read.
     #[error("cannot read this host's boot id")]
     BootId(#[source] io::Error),
     /// A call failed.
@@ -51,7 +51,7 @@ pub enum KvmError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// A clock that no machine has.
+    /// A clock value that no machine can have.
     #[error("kvm-clock cannot go on from {0} ns")]
     Clock(u64),
     /// More CPUID leaves than KVM takes.

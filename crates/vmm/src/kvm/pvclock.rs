@@ -1,11 +1,11 @@
-//! The pages by which a guest reads kvm-clock (Documentation/virt/kvm/x86/msr.rst,
+//! Updates the pages from which a guest reads kvm-clock (Documentation/virt/kvm/x86/msr.rst,
 //! MSR_KVM_SYSTEM_TIME_NEW).
 //!
-//! KVM brings a vCPU's page up to date when that vCPU enters the guest. But programs on
-//! **all** CPUs read the page of the first one (Linux's vDSO). Where another vCPU is the
-//! first to enter after a fork or a pause, its programs see by that page the time as it
-//! would have gone on without either, and then, when the first vCPU enters, as it is: the
-//! clock goes back. So the pages are brought up to date before any vCPU enters.
+//! KVM updates a vCPU's page when that vCPU enters the guest. But programs on **all** CPUs read the
+//! page of the first one (Linux's vDSO). If another vCPU is the first to enter after a fork or a
+//! pause, its programs compute the time from an old page, as if there had been neither. When the
+//! first vCPU enters, KVM updates the page, and the clock goes back. So all pages are updated
+//! before any vCPU enters.
 
 use super::{KvmError, Vcpu, Vm, call};
 use crate::memory::GuestMemoryMmap;
@@ -34,12 +34,12 @@ impl Vm {
         kvm_clock_ns: u64,
     ) -> Result<(), KvmError> {
         self.set_clock(kvm_clock_ns)?;
-        // In this order the pages are behind, if anything, what KVM will make of them.
+        // In this order the pages are not ahead of what KVM will write.
         let clock = self.clocks()?.kvm_clock_ns;
         let tsc = host_tsc();
         for vcpu in vcpus {
             if let Some(page) = vcpu.clock_page()? {
-                // A page that is nowhere is its guest's own fault.
+                // A page outside of guest memory is the guest's own fault.
                 let _ = show(memory, page, tsc.wrapping_add(vcpu.tsc_offset()?), clock);
             }
         }
@@ -66,7 +66,7 @@ impl Vcpu {
     }
 }
 
-/// Has the page say that at the guest's TSC `tsc` it is `clock`, nanoseconds.
+/// Writes to the page that at the guest's TSC `tsc` the clock is `clock`, nanoseconds.
 fn show(
     memory: &GuestMemoryMmap,
     page: u64,
@@ -77,7 +77,7 @@ fn show(
     let version: u32 = memory.read_obj(field(VERSION))?;
     memory.write_obj(tsc, field(TSC_TIMESTAMP))?;
     memory.write_obj(clock, field(SYSTEM_TIME_NS))?;
-    // Another, even one: who was just reading reads again.
+    // A new even version: a program that was just reading reads again.
     memory.write_obj((version | 1).wrapping_add(1), field(VERSION))
 }
 
@@ -94,7 +94,7 @@ mod tests {
             show(&memory, 0x40, 5, 6).unwrap();
             let read = |at: u64| memory.read_obj::<u64>(GuestAddress(at)).unwrap();
             assert_eq!([read(0x40), read(0x48), read(0x50)], [version, 5, 6]);
-            // The rate is KVM's.
+            // The rate stays as KVM has set it.
             assert_eq!(read(0x58), 0xabcd);
         }
         for nowhere in [0xff8, 0x1000, u64::MAX - 7] {

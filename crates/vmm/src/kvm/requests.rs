@@ -1,5 +1,5 @@
-//! The requests of ioctl(2) by which the state of a vCPU is read and set (KVM api.rst), as the
-//! filters of its thread need them: the KVM library keeps their numbers to itself.
+//! The numbers of the vCPU ioctls (KVM api.rst), for the seccomp filter of vCPU threads. The KVM
+//! library does not export them.
 
 use crate::sys::seccomp::Request;
 use kvm_bindings::{
@@ -7,7 +7,7 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 
-/// What [`Vcpu`](super::Vcpu) asks for of a vCPU that is there.
+/// The ioctls that [`Vcpu`](super::Vcpu) makes after it is made.
 pub const OF_A_VCPU: [Request; 21] = [
     ("KVM_RUN", request::<()>(NONE, 0x80)),
     ("KVM_GET_REGS", request::<kvm_regs>(READ, 0x81)),

@@ -1,4 +1,4 @@
-//! States for tests, with another value in every field.
+//! Sample states for tests, with a different value in every field.
 
 use super::{Clocks, VcpuState, VmState};
 use crate::sys::clock::Monotonic;

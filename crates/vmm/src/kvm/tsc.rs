@@ -1,5 +1,5 @@
-//! A vCPU's TSC offset (KVM devices/vcpu.rst, 4.1), which the KVM library does
-//! not wrap.
+//! Reads and sets a vCPU's TSC offset (KVM devices/vcpu.rst, 4.1), which the KVM library does not
+//! wrap.
 
 use super::KvmError;
 use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr};
@@ -14,7 +14,7 @@ enum Verb {
     Has = 0xe3,
 }
 
-/// Whether there is such an attribute. (PVM has it, to no effect.)
+/// Whether KVM has this attribute. (PVM has it, but it has no effect there.)
 pub(super) fn has_offset(vcpu: &VcpuFd) -> bool {
     attribute(vcpu, Verb::Has, &mut 0).is_ok()
 }

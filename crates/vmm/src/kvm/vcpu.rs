@@ -1,4 +1,4 @@
-//! A vCPU and its state.
+//! One vCPU: running it, and saving and restoring its state.
 
 use super::{Host, HostKind, KvmError, Vm, call, exact, lapic, tsc};
 use crate::sys::mapping;
@@ -11,7 +11,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// `OUT 0x80, AL`: comes out of the guest at once, in real mode as in any other.
+/// `OUT 0x80, AL`: exits at once, in real mode as in any other.
 pub const WARM_UP_CODE: [u8; 2] = [0xe6, 0x80];
 
 /// The time-stamp counter (SDM vol. 4, IA32_TIME_STAMP_COUNTER).
@@ -23,7 +23,7 @@ pub struct Vcpu {
     pub(super) fd: VcpuFd,
     /// MSRs this host reads and writes back on a fresh vCPU: the ones to save.
     msrs: Vec<u32>,
-    /// Whether the TSC's offset can be told and set.
+    /// Whether the TSC's offset can be read and set.
     tsc_offset: bool,
 }
 
@@ -76,7 +76,7 @@ impl VcpuState {
         self.tsc_offset = self.tsc_offset.map(|offset| offset.wrapping_sub(by));
     }
 
-    /// Where it stands, in one line for people who look into a guest's crash.
+    /// Its main registers, in one line for the report of a guest's crash.
     pub fn describe(&self) -> String {
         let (regs, sregs, events) = (&self.regs, &self.sregs, &self.events);
         format!(
@@ -144,10 +144,9 @@ impl Vcpu {
         self.fd.run()
     }
 
-    /// Runs the vCPU once, so that KVM has set up on this thread whatever it sets up at
-    /// a first run (27 µs instead of 61–98 for the next one on a PVM host). The guest's
-    /// memory must begin with [`WARM_UP_CODE`]; the vCPU's state is worth nothing
-    /// afterwards.
+    /// Runs the vCPU once, so that KVM does on this thread what it does at a first run (the next
+    /// run takes 27 µs instead of 61–98 on a PVM host). The guest's memory must begin with
+    /// [`WARM_UP_CODE`]. The vCPU's state is undefined afterwards.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -169,11 +168,11 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Completes the instruction that the guest came out with, and enters it no more.
-    /// Without this, KVM completes it at the next run, whatever state has been set since.
+    /// Completes the I/O instruction that caused the last exit, without entering the guest again.
+    /// Without this, KVM completes it at the next run, over the state that was set since.
     pub fn complete(&mut self) {
         self.immediate_exit().store(1, Ordering::Relaxed);
-        // Always EINTR: it was asked not to enter the guest.
+        // Always EINTR, because `immediate_exit` is set.
         let _ = self.fd.run();
         self.immediate_exit().store(0, Ordering::Relaxed);
     }
@@ -198,7 +197,7 @@ impl Vcpu {
         (internal.suberror, internal.data[..count].to_vec())
     }
 
-    /// The general registers, of a vCPU that stands still.
+    /// The general registers of a vCPU that is not running.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -206,14 +205,14 @@ impl Vcpu {
         self.fd.get_regs().map_err(call("KVM_GET_REGS"))
     }
 
-    /// Reads the whole state. The vCPU must have come out of `KVM_RUN` by a kick,
-    /// so that no I/O of it is half done.
+    /// Saves the whole state. The vCPU must have left `KVM_RUN` by a kick, so that none of its I/O
+    /// is half done.
     ///
     /// The order matters:
     /// - reading the MP state makes KVM process a pending INIT or SIPI, which changes
     ///   registers, so it comes first;
-    /// - MSRs before the local APIC: a TSC deadline that passes in between is seen as both
-    ///   a deadline and its interrupt, which come to one, and not as neither;
+    /// - MSRs before the local APIC: a TSC deadline that passes in between is saved both as a
+    ///   deadline and as its interrupt, which together make one interrupt, and not as neither;
     /// - events come last, when nothing can add to them any more.
     ///
     /// # Errors
@@ -258,7 +257,8 @@ impl Vcpu {
     ///   compared with the TSC at once;
     /// - events last: every call before may inject or clear one.
     ///
-    /// The TSC is set `tsc_back` cycles behind the state's offset ([`GoingOn`](super::GoingOn)).
+    /// The TSC is set `tsc_back` cycles behind the state's offset
+    /// ([`ClockPlan`](super::ClockPlan)).
     ///
     /// # Errors
     /// [`KvmError`], also when the state has an MSR this host does not take.
@@ -294,8 +294,8 @@ impl Vcpu {
         }
     }
 
-    /// Turns the TSC back by so many cycles, where that can be done at all (not by PVM,
-    /// whose guests go by kvm-clock alone).
+    /// Turns the TSC back by so many cycles, if KVM can do that (PVM cannot; its guests use
+    /// kvm-clock alone).
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -329,10 +329,10 @@ impl Vcpu {
         }
     }
 
-    /// Of the MSRs KVM lists, those it lets us read and write back here. (It lists
-    /// some that depend on CPUID, or that the processor below lacks.)
+    /// The MSRs of KVM's list that can be read and written back on this host. (KVM also lists
+    /// some that depend on CPUID, or that the processor lacks.)
     fn restorable_msrs(&self, mut wanted: Vec<u32>) -> Result<Vec<u32>, KvmError> {
-        // KVM stops at the first one it refuses and says how many it did.
+        // KVM stops at the first MSR that it refuses, and returns how many it has read.
         let mut readable = Vec::new();
         while !wanted.is_empty() {
             let mut entries = msr_entries(wanted.iter().copied());

@@ -1,4 +1,4 @@
-//! A KVM VM and the state it holds beside its vCPUs.
+//! A KVM VM: memory, interrupts and clocks, and its state without that of the vCPUs.
 
 use super::{Clocks, Host, KvmError, call, exact};
 use crate::memory::{Ram, layout};
@@ -18,7 +18,7 @@ pub struct Vm {
     pub(super) fd: VmFd,
 }
 
-/// What a VM holds beside memory and vCPUs.
+/// The state of a VM without its memory and vCPUs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmState {
     #[serde(deserialize_with = "exact::deserialize")]
@@ -80,7 +80,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Has the guest's 4-byte writes of `value` to `address` signal `event`.
+    /// Registers an ioeventfd: a 4-byte write of `value` to `address` by the guest signals
+    /// `event`.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -90,7 +91,7 @@ impl Vm {
             .map_err(call("KVM_IOEVENTFD"))
     }
 
-    /// Has `event` raise interrupt `irq`.
+    /// Registers an irqfd: signalling `event` raises interrupt `irq`.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -113,12 +114,12 @@ impl Vm {
         Ok(())
     }
 
-    /// Reads the state. All vCPUs must stand still.
+    /// Saves the state. No vCPU may be running.
     ///
     /// # Errors
     /// [`KvmError::Call`].
     pub fn save(&self) -> Result<VmState, KvmError> {
-        // The clocks first: the less passes between them and the vCPUs, the better.
+        // The clocks first, so that little time passes between them and the vCPUs.
         let clocks = self.clocks()?;
         Ok(VmState {
             pic_master: self.irqchip(KVM_IRQCHIP_PIC_MASTER)?,
@@ -129,9 +130,9 @@ impl Vm {
         })
     }
 
-    /// Sets interrupt controllers and timer. After the vCPUs: setting the IOAPIC
-    /// delivers what it has pending to the local APICs, whose state must already
-    /// be there or would wipe it out.
+    /// Restores interrupt controllers and timer. This comes after the vCPUs: setting the IOAPIC
+    /// delivers its pending interrupts to the local APICs, and setting a local APIC's state later
+    /// would erase them.
     ///
     /// # Errors
     /// [`KvmError::Call`].
@@ -147,8 +148,8 @@ impl Vm {
     /// # Errors
     /// [`KvmError::Call`].
     pub fn clocks(&self) -> Result<Clocks, KvmError> {
-        // The time first: should this thread be held up in between, a clone's clock is
-        // ahead by that, and not behind what its parent has seen.
+        // The host's time first: if this thread is preempted in between, a clone's clock is ahead
+        // by that time, and never behind what its parent has seen.
         let (at, host_tsc) = (Monotonic::now(), host_tsc());
         let clock = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?;
         Ok(Clocks {
@@ -163,9 +164,9 @@ impl Vm {
     /// # Errors
     /// [`KvmError::Call`].
     pub fn set_clock(&self, kvm_clock_ns: u64) -> Result<(), KvmError> {
-        // By our own reckoning of what has passed, and without KVM_CLOCK_REALTIME (api.rst,
-        // KVM_SET_CLOCK): not every host has that, and with it the guest would live through
-        // it when the host's clock is put forward.
+        // The caller computes how much time has passed. KVM_CLOCK_REALTIME (api.rst, KVM_SET_CLOCK)
+        // would do that, but not every host has it, and with it a change of the host's wall clock
+        // would show as time passed.
         let clock = kvm_clock_data {
             clock: kvm_clock_ns,
             ..Default::default()

@@ -1,4 +1,4 @@
-//! Putting a machine together: the one path of boot, fork and restore.
+//! Assembles a machine: the last step of boot, fork and restore alike.
 
 use super::pending::PendingRestore;
 use super::signal_port::{GuestFork, SignalPort};
@@ -15,8 +15,8 @@ use crate::sys::fault;
 use hyperfork_api::Identity;
 use std::sync::{Arc, Mutex};
 
-/// What differs between the ways to a machine.
-pub(super) struct Parts<'a> {
+/// The parts of a machine that boot and restore make differently.
+pub(super) struct MachineParts<'a> {
     pub(super) vm: &'a VmState,
     pub(super) vcpus: PendingRestore,
     pub(super) serial: Serial,
@@ -26,16 +26,17 @@ pub(super) struct Parts<'a> {
     pub(super) vsock: Option<VsockHandle>,
 }
 
-/// Sets all state and connects the devices. What comes out is at rest and complete.
+/// Sets all state and connects the devices. The machine it returns is complete and paused.
 pub(super) fn assemble(
     shell: Shell,
-    parts: Parts<'_>,
+    parts: MachineParts<'_>,
     identity: &Identity,
     events: Events,
 ) -> Result<Machine, MachineError> {
     let signal_port = SignalPort::new(identity.index, parts.guest_fork, events.clone());
     let slots = parts.devices.into_iter().map(Slot::new);
-    // It is whole before anything can fail, so that it goes in the order in which it must.
+    // The machine is built before anything can fail, so that an error drops the parts in the
+    // order of its fields.
     let machine = Machine {
         vcpus: shell.vcpus,
         worker: shell.worker,
@@ -55,7 +56,7 @@ pub(super) fn assemble(
     Ok(machine)
 }
 
-/// Connects the vCPUs with the devices, and those with the thread that serves them.
+/// Connects the vCPUs to the devices, and the devices to the device thread.
 fn connect(machine: &Machine, events: Events) -> Result<(), MachineError> {
     fault::point("restore.connect").map_err(MachineError::host("attaching the devices"))?;
     let mut mmio = Bus::default();
@@ -65,7 +66,7 @@ fn connect(machine: &Machine, events: Events) -> Result<(), MachineError> {
     }
     if let Some(worker) = &machine.worker {
         worker
-            .attach(machine.devices.clone(), machine.vcpus.fault_teller())
+            .attach(machine.devices.clone(), machine.vcpus.fault_reporter())
             .map_err(MachineError::host("attaching the devices"))?;
     }
     let power = ports::Power::default();
@@ -75,6 +76,6 @@ fn connect(machine: &Machine, events: Events) -> Result<(), MachineError> {
         power,
         events,
     });
-    // What fails from here on is told.
+    // A failure before this is returned here; a later one is reported as an event.
     Ok(machine.vcpus.check()?)
 }

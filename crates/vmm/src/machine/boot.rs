@@ -1,6 +1,6 @@
-//! Booting: an initial state instead of a captured one.
+//! Boots a machine: loads a kernel and sets the state of vCPUs and devices after power-on.
 
-use super::assemble::{Parts, assemble};
+use super::assemble::{MachineParts, assemble};
 use super::pending::PendingRestore;
 use super::slots::{self, Backends, Slots};
 use super::{Events, Machine, MachineError, Shell};
@@ -14,7 +14,7 @@ use hyperfork_api::spec::Guest;
 use hyperfork_api::{Identity, VmSpec};
 
 impl Machine {
-    /// Boots: an initial state, made of the shell's own.
+    /// Boots `spec` in a shell. The result is paused.
     ///
     /// # Errors
     /// [`MachineError`].
@@ -75,7 +75,7 @@ impl Machine {
         let devices =
             devices.map(|(device, lines)| MmioTransport::new(device, lines, memory.clone()));
         let vm = shell.vm.save()?;
-        let parts = Parts {
+        let parts = MachineParts {
             vm: &vm,
             vcpus: PendingRestore::begin(&shell.vcpus, vcpus, &vm.clocks)?,
             serial: Serial::new(serial_irq, backends.log.clone()),

@@ -1,4 +1,4 @@
-//! Reading all of a machine while it stands still.
+//! Captures a machine while it is paused.
 
 use super::{Machine, MachineError};
 use crate::blobs::{BlobReader, BlobWriter};
@@ -12,13 +12,12 @@ use hyperfork_state::Taken;
 use std::io;
 use std::sync::PoisonError;
 
-/// A machine that stands still: only through it can one capture. Dropping
-/// it lets the machine go on.
+/// A paused machine, and the only way to capture one. Dropping it resumes the machine.
 pub struct Paused<'a> {
     machine: &'a mut Machine,
     since: Monotonic,
-    /// Whether it has come to rest.
-    rests: bool,
+    /// Whether all vCPUs and devices came to rest in time.
+    at_rest: bool,
 }
 
 /// A machine at one point in time.
@@ -32,13 +31,13 @@ pub struct Capture {
     pub ram: RamImage,
     /// How long freezing the memory took, microseconds.
     pub image_us: u64,
-    /// What is left to do where no one waits: [`DeferredCleanup::run`].
+    /// Work to be done off the fork path: [`DeferredCleanup::run`].
     pub cleanup: DeferredCleanup,
 }
 
 impl Machine {
-    /// Brings it to rest. The machine goes on when the result is dropped. Where it does not
-    /// come to rest in time, a [capture](Paused::capture) fails, and so says it.
+    /// Pauses the machine; dropping the result resumes it. If the machine does not come to rest
+    /// in time, a [capture](Paused::capture) fails with [`MachineError::NotAtRest`].
     pub fn pause(&mut self) -> Paused<'_> {
         Paused::new(self)
     }
@@ -47,17 +46,16 @@ impl Machine {
 impl<'a> Paused<'a> {
     fn new(machine: &'a mut Machine) -> Self {
         let since = Monotonic::now();
-        let rests = machine.rest();
+        let at_rest = machine.rest();
         Self {
             machine,
             since,
-            rests,
+            at_rest,
         }
     }
 
-    /// Captures all of the machine (HyperFork paper, section 4.1, the pre-fork
-    /// routine): CPUs, VM, devices, and last its memory, which the devices'
-    /// settling may still have written to.
+    /// Captures the whole machine (HyperFork paper, section 4.1, the pre-fork routine): vCPUs, VM,
+    /// devices, and last the memory, which a device may still write while it is saved.
     ///
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
@@ -65,8 +63,8 @@ impl<'a> Paused<'a> {
         self.read(Ram::freeze_with_help)
     }
 
-    /// Captures all but the memory that only this machine has, for children made by
-    /// `fork(2)`, which [inherit](Self::inherit_memory) it.
+    /// Captures all but the machine's private pages, for children made by `fork(2)`, which
+    /// [inherit](Self::inherit_memory) those.
     ///
     /// # Errors
     /// [`MachineError`]. The machine is as it was.
@@ -74,8 +72,8 @@ impl<'a> Paused<'a> {
         self.read(|ram, _, _| ram.freeze_base())
     }
 
-    /// In a child made by `fork(2)`: takes over the memory of the captured machine. The
-    /// rest of it is of no use there and must be neither used nor dropped.
+    /// In a child made by `fork(2)`: takes over the memory of the captured machine. The rest of
+    /// the machine must be neither used nor dropped there.
     ///
     /// # Errors
     /// [`MachineError::Host`] when `fds` are not those of the capture.
@@ -113,10 +111,10 @@ impl<'a> Paused<'a> {
             .collect::<Result<_, _>>()
             .map_err(MachineError::host("saving a device"))?;
         let freezing = Monotonic::now();
-        // SAFETY: the machine is paused as long as this borrows it: the threads of its vCPUs
-        // and of its devices rest.
+        // SAFETY: the machine is paused as long as this borrows it: the vCPU threads and the
+        // device thread are at rest.
         let at_rest = unsafe { AtRest::new() };
-        // What is left for the vCPUs' threads when their states are read.
+        // The vCPU threads help with this as soon as they have read their vCPUs' state.
         let frozen = fault::point("capture.freeze")
             .and_then(|()| freeze(&mut machine.ram, &at_rest, &machine.vcpus))
             .map_err(MachineError::host("freezing memory"));
@@ -124,7 +122,7 @@ impl<'a> Paused<'a> {
         let mut vcpus = vcpus.finish()?;
         let ram = frozen?;
         if let Some(held) = machine.clocks_held {
-            let (clocks, tsc_back) = held.held_until_now();
+            let (clocks, tsc_back) = held.hold_until_now();
             vm.clocks = clocks;
             vcpus
                 .iter_mut()
@@ -157,24 +155,24 @@ impl<'a> Paused<'a> {
             fds,
             ram,
             image_us,
-            // Last: where a step fails it stays there, and takes no time in the pause.
+            // Last: if a step fails, the cleanup stays with the RAM for the next capture.
             cleanup: machine.ram.take_cleanup(),
         })
     }
 
-    /// Checks that it does stand still, and is whole: a clone would lack what has failed.
+    /// Checks that the machine is at rest and that no part of it has failed.
     ///
     /// # Errors
     /// [`MachineError::NotAtRest`], [`MachineError::Ended`].
     pub fn check(&self) -> Result<(), MachineError> {
-        match self.rests {
+        match self.at_rest {
             true => Ok(self.machine.vcpus.check()?),
             false => Err(MachineError::NotAtRest),
         }
     }
 
-    /// Goes on standing still after this is gone; [`Machine::resume`] ends it. Until then
-    /// no time passes for the guest.
+    /// Leaves the machine paused until [`Machine::resume`]. Until then no time passes for the
+    /// guest.
     pub fn stay(self) {
         let machine = &mut *self.machine;
         if machine.clocks_held.is_none() {
@@ -188,7 +186,7 @@ impl<'a> Paused<'a> {
         std::mem::forget(self);
     }
 
-    /// When the machine was asked to stand still.
+    /// When the pause was asked for.
     pub fn since(&self) -> Monotonic {
         self.since
     }

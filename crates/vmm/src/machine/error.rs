@@ -1,4 +1,4 @@
-//! Why there is no machine.
+//! The errors of making, pausing and capturing a machine.
 
 use super::slots::SlotError;
 use super::vcpus::{End, VcpuJobError};
@@ -11,8 +11,8 @@ use hyperfork_state::OtherHost;
 use std::io;
 use std::time::Duration;
 
-/// How long a machine may take to come to rest, before the caller gets an error: a disk or a
-/// share of the host may hang for any time, and the machine's owner must not.
+/// How long a machine may take to come to rest before the caller gets an error: a disk or shared
+/// directory of the host may hang for any time, and the machine's owner must not hang with it.
 pub(super) const REST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why there is no machine, or no capture of one.
@@ -24,7 +24,7 @@ pub enum MachineError {
     /// The state of a vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuJobError),
-    /// The machine is no more.
+    /// The machine has ended by itself.
     #[error("the machine has ended")]
     Ended(#[from] End),
     /// A vCPU or a device could not be stopped in time.
@@ -48,7 +48,7 @@ pub enum MachineError {
         /// Devices wanted.
         count: usize,
     },
-    /// The state is from elsewhere.
+    /// The state was captured on a host that differs from this one.
     #[error("the captured machine cannot go on here")]
     OtherHost(#[from] OtherHost),
     /// The state is for another kind of shell.

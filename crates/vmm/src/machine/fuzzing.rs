@@ -1,4 +1,4 @@
-//! A guest that accesses any ports, for the fuzz target.
+//! An entry point for the fuzz target of the machine's I/O ports.
 
 use super::ports::{self, Power, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
@@ -32,8 +32,8 @@ struct Guest {
 /// Runs `script`: accesses of a guest, and what its owner does about them.
 ///
 /// # Panics
-/// When a port says what it cannot, tells of what did not happen, or comes to another state
-/// by being saved and restored.
+/// When a port returns an impossible value, reports an event that did not happen, or differs after
+/// it is saved and restored.
 pub fn drive_ports(script: &[u8]) {
     let mut script = script.iter().copied();
     let mut guest = Guest::new(script.next().unwrap_or(0).into());
@@ -107,7 +107,7 @@ impl Guest {
         }
     }
 
-    /// A message is told as it was written, a fork only while no other is under way.
+    /// A message is reported as it was written, a fork only while no other is under way.
     fn told(&mut self, message: Message, port: u64, data: &[u8]) {
         let word = data.try_into().map(u32::from_le_bytes);
         assert_eq!((port, word.ok()), (PORT.into(), Some(message.encode())));
@@ -138,7 +138,7 @@ impl Guest {
         if port == u64::from(CLOCK_PORT) && width == WIDEST {
             assert!((before..=realtime_ns()).contains(&u64::from_le_bytes(one)));
         }
-        // Reading the serial port changes it, and time goes on.
+        // Reading the serial port changes it, and the clock advances.
         let of_serial = u64::from(COM1)..u64::from(COM1 + COM1_LEN);
         let of_clock = u64::from(CLOCK_PORT)..u64::from(CLOCK_PORT + CLOCK_PORT_LEN);
         if !of_serial.contains(&port) && !of_clock.contains(&port) {

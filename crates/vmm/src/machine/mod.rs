@@ -1,4 +1,4 @@
-//! A machine: vCPUs, memory and devices, put together and running.
+//! A machine: vCPUs, memory and devices, assembled and running.
 //!
 //! ```text
 //!   boot ─────┐                          pause           capture
@@ -8,8 +8,8 @@
 //!                                                                  └─> fork, restore
 //! ```
 //!
-//! [`assemble`](assemble::assemble) is the only way to a machine, so that whatever tests one way
-//! tests them all.
+//! All three ways end in [`assemble`](assemble::assemble), so a test of one way tests most of the
+//! others too.
 
 mod assemble;
 mod boot;
@@ -32,7 +32,7 @@ pub use restore::Restored;
 pub use run::Machine;
 pub use shell::Shell;
 pub use signal_port::GuestFork;
-pub use slots::{Backends, Plug};
+pub use slots::{Backends, NicBackend};
 pub use vcpus::{End, VcpuJobError};
 
 use crate::sys::clock::Monotonic;
@@ -40,7 +40,7 @@ use hyperfork_api::signal::Message;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Whom a machine tells what happens in it; called by whichever thread noticed.
+/// The callback by which a machine reports its [`Event`]s; called on the thread that noticed.
 pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// How a machine began to run.
@@ -48,20 +48,20 @@ pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
 pub struct FirstRun {
     /// The first vCPU entered `KVM_RUN`.
     pub entered: Monotonic,
-    /// One came out of it.
+    /// The first exit from it.
     pub exited: Monotonic,
 }
 
-/// What happens inside a machine that its owner has to know.
+/// Something that happened inside a machine and that its owner has to know.
 #[derive(Debug)]
 pub enum Event {
-    /// A vCPU came out of the guest for the first time: so it has executed.
+    /// The first vCPU exit: the guest has executed.
     FirstExit(FirstRun),
     /// The guest wrote to the signal port.
     Message(Message),
-    /// The guest reset or powered itself off. It is told once, and no vCPU runs any more.
+    /// The guest reset or powered itself off. Reported once; no vCPU runs after it.
     Reset,
-    /// A vCPU or the device thread cannot go on: why, in one line. It is told once, and no
-    /// vCPU runs any more.
+    /// A vCPU or the device thread failed; the reason in one line. Reported once; no vCPU runs
+    /// after it.
     Fault(String),
 }

@@ -1,5 +1,5 @@
-//! The machine's ports. Of those that are defined here nothing is saved: by some a guest ends
-//! its machine, by one it reads the host's clock.
+//! The machine's I/O ports. Those defined here have no state to save: by two of them the guest
+//! resets or powers off its machine, by one it reads the host's clock.
 
 use super::signal_port::GuestFork;
 use crate::boot::acpi;
@@ -11,7 +11,7 @@ use hyperfork_api::signal::{PORT, PORT_LEN};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// All of them.
+/// The bus of all I/O ports.
 pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Power) -> Bus {
     let reset = ResetPort {
         power: power.clone(),
@@ -41,8 +41,8 @@ pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Po
     bus
 }
 
-/// Whether the guest has turned its machine off. A vCPU looks after each write to a port:
-/// so the guest executes nothing after the one that did it, and can do it once only.
+/// Whether the guest has turned its machine off. A vCPU checks this after each write to a port,
+/// so the guest executes nothing after the write that did it, and can do it only once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Power(Arc<AtomicBool>);
 
@@ -56,8 +56,8 @@ impl Power {
     }
 }
 
-/// The keyboard controller's command port, of which only the reset line is
-/// there: what kernels pull on to reboot (`reboot=k`).
+/// The keyboard controller's command port, with the reset line only: kernels pulse it to reboot
+/// (`reboot=k`).
 pub(super) struct ResetPort {
     pub(super) power: Power,
 }
@@ -81,16 +81,15 @@ impl BusDevice for ResetPort {
     }
 }
 
-/// ACPI's power management registers (specification 6.5, 4.8.3): no events ever,
-/// and a control register with which the machine can only be turned off. They
-/// hold nothing, so there is nothing to save.
+/// ACPI's power management registers (specification 6.5, 4.8.3): there are no events, and the
+/// control register can only turn the machine off. They hold nothing, so there is nothing to save.
 pub(super) struct PowerPort {
     pub(super) power: Power,
 }
 
 impl PowerPort {
-    /// What reads give: no status; of the events only the global lock's enabled,
-    /// which kernels insist on; ACPI in charge, not legacy firmware (GBL_EN, SCI_EN).
+    /// What a read returns: no status; the global lock event enabled, which kernels insist on
+    /// (GBL_EN); ACPI in charge, not legacy firmware (SCI_EN).
     const REGISTERS: [u8; acpi::POWER_LEN as usize] = [0, 0, 1 << 5, 0, 1, 0];
     /// PM1_CNT: enter the sleeping state; there is only "off". Bit 13, here in the
     /// second byte.
@@ -118,7 +117,8 @@ impl BusDevice for PowerPort {
 /// The host's clock ([`hyperfork_api::clock`]).
 #[derive(Default)]
 pub(super) struct ClockPort {
-    /// What is being read in pieces. A clone's holds nothing at first: its own time will do.
+    /// The value latched by a read of the first bytes, for reads of the rest. It is not saved: a
+    /// clone reads its own time.
     held: Option<u64>,
 }
 
@@ -178,7 +178,7 @@ mod tests {
         let mut held = [0; 4];
         port.read(4, &mut held);
         assert_eq!(held, bytes[4..]);
-        // A clone that was made in the midst of it goes on with a time of its own.
+        // A clone that was made between the reads continues with its own time.
         let mut rest = [0; 4];
         ClockPort::default().read(4, &mut rest);
         assert!(u32::from_le_bytes(rest).abs_diff((after >> 32) as u32) <= 1);

@@ -1,6 +1,6 @@
-//! Going on where another machine was captured.
+//! Restores a captured machine in a shell.
 
-use super::assemble::{Parts, assemble};
+use super::assemble::{MachineParts, assemble};
 use super::pending::PendingRestore;
 use super::slots::{self, Backends};
 use super::{Events, Machine, MachineError, Shell};
@@ -19,14 +19,15 @@ use std::mem;
 /// When the phases of a restore ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Restored {
-    /// The image is under the memory slot.
+    /// The memory image is mapped.
     pub memory: Monotonic,
-    /// All state is set.
+    /// All other state is set.
     pub state: Monotonic,
 }
 
 impl Machine {
-    /// Goes on where `state` was captured, with `identity`.
+    /// Restores `state` in a shell of the same shape, as the machine `identity`. The result is
+    /// paused.
     ///
     /// # Errors
     /// [`MachineError`].
@@ -65,11 +66,12 @@ impl Machine {
         ))
     }
 
-    /// As [`restore`](Self::restore), in a shell that has the memory already.
+    /// The same in a child made by `fork(2)`, whose shell has
+    /// [inherited](super::Paused::inherit_memory) the memory.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub fn go_on(
+    pub fn restore_inherited(
         shell: Shell,
         state: &mut MachineState,
         carrier: &dyn Blobs,
@@ -108,7 +110,7 @@ impl Machine {
         let devices = devices.zip(&state.devices).map(|((device, lines), state)| {
             MmioTransport::restore(device, lines, &state.transport, memory.clone())
         });
-        let parts = Parts {
+        let parts = MachineParts {
             vm: &state.vm,
             vcpus,
             serial: Serial::restore(&state.serial, serial_irq, backends.log.clone())
@@ -121,13 +123,14 @@ impl Machine {
             vsock: slots.vsock,
         };
         let machine = assemble(shell, parts, identity, events)?;
-        // What the doorbell then tells of. It is for kernels that a PVM host cannot run, and in
-        // memory that the embedded guest, which has no devices, takes for its own.
+        // The generation ID that a guest reads after the doorbell. Only kernels with ACPI read it:
+        // none that a PVM host can run, nor the embedded guest, which has no devices and uses that
+        // memory itself.
         if is_read {
             boot::generation::write(&memory, identity).map_err(BootError::from)?;
         }
-        // Queued before the first instruction, so that the guest cannot miss that it
-        // is a clone.
+        // Queued before the first instruction, so that the guest cannot run without learning that
+        // it is a clone.
         machine.vm.interrupt(layout::DOORBELL_IRQ)?;
         Ok(machine)
     }

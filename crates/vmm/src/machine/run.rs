@@ -1,4 +1,4 @@
-//! The machine itself: how it runs, rests and is looked at.
+//! The machine: running, pausing and inspecting it.
 
 use super::MachineError;
 use super::error::REST_LIMIT;
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// A machine. It starts paused; dropping it ends it.
 ///
-/// The fields are in the order in which they must go: threads before what they
-/// use, and memory after the VM that has its addresses.
+/// The fields are in the order in which they must be dropped: threads before what they use, and
+/// memory after the VM, whose memory slots refer to its addresses.
 pub struct Machine {
     pub(super) vcpus: Vcpus,
     pub(super) worker: Option<DeviceWorker>,
@@ -29,37 +29,38 @@ pub struct Machine {
     pub(super) vm: Vm,
     pub(super) ram: Ram,
     pub(super) shape: Shape,
-    /// Where it runs.
+    /// The host it runs on.
     pub(super) host: Arc<HostFingerprint>,
     pub(super) guest_fork: GuestFork,
-    /// What its clocks showed when it was paused [to stay](super::Paused::stay) so.
+    /// What the guest's clocks showed when the machine was [left paused](super::Paused::stay).
     pub(super) clocks_held: Option<Clocks>,
     pub(super) disks: Vec<DiskHandle>,
     pub(super) vsock: Option<VsockHandle>,
 }
 
 impl Machine {
-    /// Lets a paused machine run. Where it has [stayed](super::Paused::stay) paused, its
-    /// clocks go on where they were.
+    /// Resumes a paused machine. If it was [left paused](super::Paused::stay), the guest's clocks
+    /// continue from what they showed then.
     pub fn resume(&mut self) {
         if let Some(clocks) = self.clocks_held.take()
             && let Err(error) = self.turn_clocks_back(&clocks)
         {
-            // It can live with that better than with not going on.
+            // A guest that sees a jump in time is better than one that does not run.
             crate::sys::note!("the guest's clocks have gone on during the pause: {error}");
         }
         self.resume_devices();
         self.vcpus.run();
     }
 
-    /// Lets a machine run that is new, and for whose first instruction the caller of a fork waits: its
-    /// vCPUs take the processor from threads that compute, until they come out or `most` has
-    /// passed; longer where others' urgent steps kept them from entering so long. Until
-    /// then this waits for the first that does. The caller has to be
-    /// [urgent](crate::sys::sched::Urgent::now) itself, or may be kept from ending it.
-    pub fn set_off(&self, most: Duration) {
+    /// Runs a new machine for whose first instruction the caller of a fork waits. Its vCPU threads
+    /// have real-time priority until their first exit or until `most` has passed; longer if the
+    /// boosted threads of other clones keep all of them from entering the guest that long. This
+    /// waits for the first exit meanwhile. The caller needs a
+    /// [boost](crate::sys::sched::RealtimeBoost::for_monitor) itself, or might not get the
+    /// processor to end theirs.
+    pub fn start(&self, most: Duration) {
         self.resume_devices();
-        self.vcpus.run_urgently(most);
+        self.vcpus.run_boosted(most);
     }
 
     fn resume_devices(&self) {
@@ -69,24 +70,24 @@ impl Machine {
     }
 
     fn turn_clocks_back(&self, clocks: &Clocks) -> Result<(), KvmError> {
-        let going_on = clocks.stand_still(host_tsc());
+        let clock_plan = clocks.plan_hold(host_tsc());
         for vcpu in self.vcpus.cpus() {
-            vcpu.turn_tsc_back(going_on.tsc_back)?;
+            vcpu.turn_tsc_back(clock_plan.tsc_back)?;
         }
         let memory = self.ram.memory();
         self.vm
-            .set_clock_of(self.vcpus.cpus(), memory, going_on.kvm_clock_ns)
+            .set_clock_of(self.vcpus.cpus(), memory, clock_plan.kvm_clock_ns)
     }
 
-    /// Waits until the guest, which runs, has come out for the first time, but not
-    /// longer than `most`: it may well have nothing to say.
+    /// Waits for the first exit of a running guest, but not longer than `most`: the guest may
+    /// have no reason to exit.
     pub fn await_first_exit(&self, most: Duration) {
         self.vcpus.await_first_exit(most);
     }
 
-    /// Stops vCPUs and devices. Each is asked before any is waited for: a device may be at a
-    /// piece of work that takes a while, and a vCPU may wait for it.
-    /// Returns whether all are at rest: it waits no longer than [`REST_LIMIT`].
+    /// Brings vCPUs and devices to rest. All are asked before any is waited for: a device may be
+    /// in the middle of a request that takes a while, and a vCPU may wait for that device.
+    /// Returns whether all came to rest within [`REST_LIMIT`].
     pub(super) fn rest(&self) -> bool {
         let deadline = Instant::now() + REST_LIMIT;
         if let Some(worker) = &self.worker {
@@ -98,10 +99,10 @@ impl Machine {
         vcpus_rest && devices_rest
     }
 
-    /// Does of a [capture](super::Paused::capture) what can be done while it runs.
+    /// Does the part of a [capture](super::Paused::capture) that needs no pause.
     ///
     /// # Errors
-    /// [`MachineError::Host`]. A capture only takes longer then.
+    /// [`MachineError::Host`]. A capture works nevertheless, but takes longer.
     pub fn prepare_capture(&mut self) -> Result<(), MachineError> {
         let prepared = self.ram.prepare_freeze();
         prepared.map_err(MachineError::host("freezing memory"))
@@ -116,7 +117,7 @@ impl Machine {
         prepared.map_err(MachineError::host("freezing memory"))
     }
 
-    /// Tells the guest that something has happened to it.
+    /// Raises the doorbell interrupt, which tells the guest that it was cloned or resumed.
     ///
     /// # Errors
     /// [`MachineError::Kvm`].
@@ -124,8 +125,8 @@ impl Machine {
         Ok(self.vm.interrupt(layout::DOORBELL_IRQ)?)
     }
 
-    /// Where the vCPUs of a running machine are: stops them for a moment, the devices
-    /// go on.
+    /// The instruction pointers of a running machine's vCPUs. The vCPUs stop for a moment, the
+    /// devices do not.
     ///
     /// # Errors
     /// [`MachineError::Kvm`]; [`MachineError::NotAtRest`].
@@ -149,17 +150,17 @@ impl Machine {
         &self.disks
     }
 
-    /// The way to the guest's sockets, if it has that device.
+    /// The vsock device's handle, if the machine has one.
     pub fn vsock(&self) -> Option<&VsockHandle> {
         self.vsock.as_ref()
     }
 
-    /// Where the fork stands that its guest has asked for.
+    /// The state of a fork that the guest has asked for.
     pub fn guest_fork(&self) -> &GuestFork {
         &self.guest_fork
     }
 
-    /// How it is built.
+    /// Its vCPUs, memory and devices, in numbers.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }

@@ -1,9 +1,9 @@
-//! A machine without a guest: everything that takes KVM milliseconds to make.
+//! A shell: a VM without guest state, made in advance because KVM takes milliseconds for it.
 
 use super::MachineError;
 use super::vcpus::Vcpus;
 use crate::blobs::{BlobReader, Blobs};
-use crate::devices::confinement::Names;
+use crate::devices::confinement::FileAccess;
 use crate::devices::serial::COM1_IRQ;
 use crate::devices::virtio::transport::Lines;
 use crate::devices::worker::DeviceWorker;
@@ -16,16 +16,16 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// VM, vCPUs and their threads, confined, interrupt controllers, a registered memory slot over
-/// reserved addresses, and the lines of all devices. Setting up memory slots, timers
-/// and lines waits for grace periods of the host kernel, a millisecond or more each,
-/// so all of it is done before it is needed.
+/// A VM with its vCPUs and their confined threads, interrupt controllers, memory slots over
+/// reserved addresses, and the eventfds of all devices. Registering memory slots, timers and
+/// eventfds waits for RCU grace periods of the host kernel, a millisecond or more each, so all of
+/// it is done before it is needed.
 ///
-/// The fields are in the order in which they must go: threads before what they use,
-/// and memory after the VM that has its addresses.
+/// The fields are in the order in which they must be dropped: threads before what they use, and
+/// memory after the VM, whose memory slots refer to its addresses.
 pub struct Shell {
     pub(super) vcpus: Vcpus,
-    /// Only where there are devices for it.
+    /// `None` if the machine has no virtio devices.
     pub(super) worker: Option<DeviceWorker>,
     pub(super) lines: Vec<Lines>,
     pub(super) serial_irq: EventFd,
@@ -45,9 +45,8 @@ impl Shell {
         Self::build(host, shape, ram, false)
     }
 
-    /// Builds a shell whose vCPUs have run once already. It has time for that because
-    /// it waits for its use, and only a clone can use it: the state of a vCPU that has
-    /// run is not that of one after power-on.
+    /// Builds a shell whose vCPUs have run once, for the pool, where that costs no fork any time.
+    /// Only a clone can use it: a vCPU that has run is not in the state after power-on.
     ///
     /// # Errors
     /// [`MachineError`].
@@ -61,15 +60,15 @@ impl Shell {
         Self::build(host, shape, ram, true)
     }
 
-    /// Builds a shell around memory that is there already: in a child made by `fork(2)`.
+    /// Builds a shell with the given RAM, in a child made by `fork(2)` that has inherited it.
     ///
     /// # Errors
     /// [`MachineError`].
-    pub fn around(host: &Host, shape: Shape, ram: Ram) -> Result<Self, MachineError> {
+    pub fn with_ram(host: &Host, shape: Shape, ram: Ram) -> Result<Self, MachineError> {
         Self::build(host, shape, ram, false)
     }
 
-    /// Gets memory ready that clones of one family have in common ([`Ram::preload`]).
+    /// Maps memory in advance that the clones of one family share ([`Ram::preload`]).
     ///
     /// # Errors
     /// [`MachineError::Host`].
@@ -80,12 +79,12 @@ impl Shell {
             .map_err(MachineError::host("preparing memory for a clone"))
     }
 
-    /// How it is built.
+    /// Its vCPUs, memory and devices, in numbers.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// One more end of the serial port's interrupt.
+    /// A duplicate of the eventfd that raises the serial port's interrupt.
     pub(super) fn serial_line(&self) -> Result<EventFd, MachineError> {
         let line = self.serial_irq.try_clone();
         line.map_err(MachineError::host("making the serial port"))
@@ -112,14 +111,14 @@ impl Shell {
         let vcpus = fault::point("shell.threads")
             .and_then(|()| Vcpus::start(vcpus, warm))
             .map_err(MachineError::host("starting the vCPU threads"))?;
-        let names = match shape.shares {
-            true => Names::BelowShares,
-            false => Names::None,
+        let files = match shape.shares {
+            true => FileAccess::BelowShares,
+            false => FileAccess::None,
         };
         let worker = match lines.is_empty() {
             true => None,
             false => Some(
-                DeviceWorker::spawn(names)
+                DeviceWorker::spawn(files)
                     .map_err(MachineError::host("starting the device thread"))?,
             ),
         };
@@ -136,7 +135,7 @@ impl Shell {
     }
 }
 
-/// Makes the lines of all devices and registers them.
+/// Makes the eventfds of all devices and registers them with KVM (irqfd, ioeventfd).
 fn wire(vm: &Vm, shape: &Shape) -> Result<(EventFd, Vec<Lines>), MachineError> {
     let serial_irq =
         EventFd::new(EFD_NONBLOCK).map_err(MachineError::host("making the serial port"))?;

@@ -1,5 +1,5 @@
-//! The signal port ([`hyperfork_api::signal`]), and where a fork that the guest
-//! has asked for stands.
+//! The signal port ([`hyperfork_api::signal`]), and the state of a fork that the guest has asked
+//! for.
 //!
 //! ```text
 //!          asked           begin            capture
@@ -8,39 +8,39 @@
 //!    └────────────────┴───────────────┴──────────────────┘ answer
 //! ```
 //!
-//! The guest reads "pending" in all states but `IDLE`. The capture that is made of
-//! the state `FORKING` is the fork itself: a clone goes on as `BORN`, still
-//! pending, until it has been told who it is. Any other capture is somebody else's
-//! fork, and the request stays with the parent: its clones read "interrupted".
+//! The guest reads "pending" in all states but `IDLE`. A capture in the state `FORKING` is the one
+//! for the guest's own request: its clones start in the state `CLONE`, still pending, until they
+//! have their identity. Any other capture belongs to a fork that was requested from outside: the
+//! request stays with the parent, and those clones read "interrupted".
 
 use super::{Event, Events};
 use crate::bus::{BusDevice, SharedBusDevice};
 use hyperfork_api::signal::{ForkAnswer, ForkStatus, Message, Refusal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The device.
+/// The device behind the port.
 pub(super) struct SignalPort {
-    /// Which clone this is.
+    /// Which clone of its fork this machine is, from 1; 0 if it booted.
     index: u32,
-    /// What the guest reads of the fork it asked for.
+    /// What the guest reads about the fork it asked for.
     status: ForkStatus,
     stage: Stage,
     events: Events,
 }
 
-/// How far the fork is that the guest has asked for.
+/// How far a fork is that the guest has asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// None is under way.
+    /// No fork is under way.
     Idle,
-    /// The owner has yet to begin with it.
+    /// The owner has not begun it yet.
     Asked,
-    /// The next capture is its.
+    /// The next capture is for it.
     Forking,
-    /// Its clones are coming to life.
+    /// Its clones are being started.
     Captured,
     /// This machine is a clone of it.
-    Born,
+    Clone,
 }
 
 impl SignalPort {
@@ -49,7 +49,7 @@ impl SignalPort {
     pub(super) fn new(index: u32, status: u32, events: Events) -> Self {
         let status = ForkStatus::decode(status).unwrap_or(ForkStatus::NONE);
         let stage = match status.answer {
-            ForkAnswer::Pending => Stage::Born,
+            ForkAnswer::Pending => Stage::Clone,
             _ => Stage::Idle,
         };
         Self {
@@ -94,8 +94,8 @@ impl BusDevice for SignalPort {
         let Some(message) = Message::decode(u32::from_le_bytes(word)) else {
             return;
         };
-        // One at a time, however often it is asked for: who was not first sees
-        // another's tag.
+        // One fork at a time: a caller in the guest that was not first reads the tag of another
+        // request.
         if let Message::Fork { tag, .. } = message
             && !self.ask(tag)
         {
@@ -114,12 +114,12 @@ impl GuestFork {
         Self(Arc::new(Mutex::new(port)))
     }
 
-    /// The vCPUs' end.
+    /// The vCPUs' end of the port.
     pub(super) fn device(&self) -> Arc<dyn SharedBusDevice> {
         self.0.clone()
     }
 
-    /// The machine is about to be captured for the fork that its guest asked for.
+    /// The next capture is for the fork that the guest asked for.
     pub fn begin(&self) {
         let mut port = self.port();
         if port.stage == Stage::Asked {
@@ -127,35 +127,34 @@ impl GuestFork {
         }
     }
 
-    /// The machine stands still and is captured: the [`ForkStatus`] that the clone's
-    /// guest will read.
+    /// Called by a capture: the encoded [`ForkStatus`] that the clone's guest will read.
     pub(super) fn capture(&self) -> u32 {
         let mut port = self.port();
         let mut status = port.status;
         match port.stage {
             Stage::Idle => {}
             Stage::Forking => port.stage = Stage::Captured,
-            Stage::Asked | Stage::Captured | Stage::Born => {
+            Stage::Asked | Stage::Captured | Stage::Clone => {
                 status.answer = ForkAnswer::Refused(Refusal::Interrupted);
             }
         }
         status.encode()
     }
 
-    /// Tells the guest of a parent that all clones live.
+    /// Tells the parent's guest that all clones run.
     pub fn complete(&self) {
         self.answer(ForkAnswer::Forked(0));
     }
 
-    /// Tells the guest of a parent that there is no clone.
+    /// Tells the parent's guest that there is no clone.
     pub fn refuse(&self, why: Refusal) {
         self.answer(ForkAnswer::Refused(why));
     }
 
-    /// The clone knows who it is: if its guest waits for that, tells it its number.
-    pub fn born(&self) {
+    /// Tells the clone's guest, which now has its identity, its index, if it waits for that.
+    pub fn complete_in_clone(&self) {
         let mut port = self.port();
-        if port.stage == Stage::Born {
+        if port.stage == Stage::Clone {
             let index = port.index;
             port.answer(ForkAnswer::Forked(index));
         }

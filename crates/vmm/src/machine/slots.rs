@@ -1,4 +1,4 @@
-//! Which devices a machine has, and in which slots.
+//! Makes the virtio devices of a machine, in the order of their MMIO slots.
 
 use crate::blobs::BlobReader;
 use crate::devices::log::Log;
@@ -23,29 +23,29 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-/// What of the host a machine's devices are connected to. A clone has its own.
+/// The host's side of a machine's devices. Each clone has its own.
 #[derive(Debug)]
 pub struct Backends {
     /// Where console and serial output goes.
     pub log: Log,
     /// Where clients of the console connect.
     pub console: UnixListener,
-    /// What its disks write to.
+    /// Makes the files that its disks write to.
     pub overlays: Option<Overlays>,
-    /// What its network card is plugged into.
-    pub plug: Option<Plug>,
+    /// What its network device is connected to.
+    pub nic: Option<NicBackend>,
 }
 
-/// A network card's end of a cable.
+/// The host's side of a virtio-net device.
 #[derive(Debug)]
-pub struct Plug {
-    /// The other end.
+pub struct NicBackend {
+    /// The TAP that carries its frames.
     pub tap: Tap,
-    /// The card's address.
+    /// The device's Ethernet address.
     pub mac: Mac,
 }
 
-/// A machine's devices in slot order, and the ways to its disks and sockets.
+/// A machine's devices in slot order, and the handles of its disks and its vsock device.
 pub(super) struct Slots {
     pub(super) devices: Vec<Box<dyn VirtioDevice>>,
     pub(super) disks: Vec<DiskHandle>,
@@ -72,7 +72,7 @@ pub enum SlotError {
     /// The state is of a device that this program does not have.
     #[error("no device here has a state of the kind {0:?}")]
     Unknown(String),
-    /// Something else.
+    /// Another device cannot be set up.
     #[error("cannot set up the {device}")]
     Device {
         /// Which one.
@@ -98,7 +98,7 @@ pub fn disk_name(index: usize) -> String {
     format!("vd{}", char::from(b'a' + index as u8))
 }
 
-/// A Linux guest's devices as after power-on.
+/// The devices of a Linux guest that boots.
 pub(super) fn fresh(
     guest: &LinuxGuest,
     cid: u32,
@@ -118,7 +118,7 @@ pub(super) fn fresh(
     devices.push(Box::new(Rng));
     devices.push(Box::new(Balloon::new(free_pages.clone())));
     if let Some(network) = &guest.network {
-        devices.push(Box::new(card(backends, |tap, mac| {
+        devices.push(Box::new(nic(backends, |tap, mac| {
             Net::new(tap, mac, network.bytes_per_s)
         })?));
     }
@@ -132,7 +132,7 @@ pub(super) fn fresh(
     })
 }
 
-/// A clone's devices.
+/// The devices of a restored machine.
 pub(super) fn restored<'a>(
     states: impl Iterator<Item = &'a Record>,
     blobs: BlobReader<'_>,
@@ -163,7 +163,7 @@ pub(super) fn restored<'a>(
             }
             NetState::KIND => {
                 let state = state.decode()?;
-                Box::new(card(backends, |tap, mac| Net::restore(&state, tap, mac))?)
+                Box::new(nic(backends, |tap, mac| Net::restore(&state, tap, mac))?)
             }
             P9State::KIND => {
                 let share = P9::restore(&state.decode()?, blobs);
@@ -201,14 +201,14 @@ fn open_share(index: usize, share: &Share) -> Result<P9, SlotError> {
     })
 }
 
-fn card(
+fn nic(
     backends: &Backends,
     make: impl FnOnce(Tap, Mac) -> io::Result<Net>,
 ) -> Result<Net, SlotError> {
-    let plug = backends.plug.as_ref().ok_or(io::ErrorKind::NotConnected);
-    plug.map_err(io::Error::from)
-        .and_then(|plug| make(plug.tap.try_clone()?, plug.mac))
-        .map_err(SlotError::device("network card"))
+    let nic = backends.nic.as_ref().ok_or(io::ErrorKind::NotConnected);
+    nic.map_err(io::Error::from)
+        .and_then(|nic| make(nic.tap.try_clone()?, nic.mac))
+        .map_err(SlotError::device("network device"))
 }
 
 fn console(

@@ -1,5 +1,5 @@
-//! Memory for the pages a fork copies, populated before they are copied: into fresh
-//! memory 1 000 pages take 2–7 ms, into populated memory 0.15 (PVM host).
+//! Memory that a fork copies pages into, populated in advance: copying 1 000 pages takes 2–7 ms
+//! into fresh memory, 0.15 ms into populated memory (PVM host).
 
 use super::at_rest::AtRest;
 use super::ranges;
@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A memory file mapped for writing. Only its maker writes it, and only until it is
-/// [frozen](Self::freeze).
+/// A memory file mapped for writing. Only the process that made it writes it, and only until it
+/// is [frozen](Self::freeze).
 #[derive(Debug)]
 pub(super) struct Arena {
     mapping: Mapping,
@@ -23,11 +23,12 @@ pub(super) struct Arena {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spare(Arc<Mutex<Option<Arena>>>);
 
-/// Least bytes of a spare arena, and most: a fork that needs more pays for it itself.
+/// Least bytes of a spare arena, and most: a fork that needs more populates the rest itself.
 const LEAST: usize = 256 << 10;
 const MOST: usize = 64 << 20;
 
-/// A spare arena has room for twice what is expected, but for no more than this beyond it.
+/// A spare arena has room for twice the expected bytes, but for at most this many more than
+/// expected.
 const ROOM: usize = 1 << 20;
 
 impl Arena {
@@ -45,8 +46,8 @@ impl Arena {
     }
 
     /// Copies `ranges` of `source`, one behind the other. Several threads may do so at once.
-    /// Gives where they begin, or nothing when there is no room for them.
-    pub(super) fn take_in(
+    /// Returns the offset of the first, or `None` if there is no room for them.
+    pub(super) fn append(
         &self,
         source: &AddressRange,
         ranges: &[Range<usize>],
@@ -58,24 +59,24 @@ impl Arena {
         let begin = self.used.fetch_update(relaxed, relaxed, end).ok()?;
         let mut at = begin;
         for range in ranges {
-            // SAFETY: the source is mapped, and at rest. These bytes of the arena are mapped,
-            // and no other thread has got them; what is read of it is read when all is copied.
+            // SAFETY: the source is mapped, and at rest. These bytes of the arena are mapped, and
+            // reserved for this thread; the arena is read only after all copying has ended.
             unsafe { self.mapping.copy_in(at, source, range.clone()) };
             at += range.len();
         }
         Some(begin)
     }
 
-    /// Whether there is anything in it.
+    /// Whether anything was copied into it.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed) > 0
     }
 
-    /// Makes it such that other processes can be given it. Nothing is taken in any more.
+    /// Seals it so that it can be shared with other processes. Nothing can be appended any more.
     ///
-    /// The memory that was not needed cannot be given back later. To give it back takes as
-    /// long a page as to copy it would have; so up to [`ROOM`], which is there at most forks,
-    /// it is kept as long as the copies are.
+    /// Memory that was not used cannot be freed later, and freeing a page now takes as long as
+    /// copying one. So up to [`ROOM`], as left over by most forks, it is kept as long as the
+    /// copies are.
     ///
     /// # Errors
     /// When it cannot be sealed.
@@ -103,12 +104,12 @@ impl Spare {
         self.lock().take()
     }
 
-    /// One that was not used after all.
+    /// Returns an arena that was not used.
     pub(super) fn put_back(&self, arena: Arena) {
         *self.lock() = Some(arena);
     }
 
-    /// Makes one that would do for a fork that needs about `expected` bytes.
+    /// Makes a spare arena for a fork that copies about `expected` bytes.
     pub(super) fn prepare(&self, expected: usize) -> io::Result<()> {
         const PAGE: usize = 4096;
         let len = (expected + expected.min(ROOM)).next_multiple_of(PAGE);
@@ -135,7 +136,7 @@ mod tests {
         // SAFETY: nothing writes the source any more.
         let at_rest = unsafe { AtRest::new() };
         let page = std::slice::from_ref(&(0..PAGE));
-        assert_eq!(arena.take_in(&source.mapping, page, &at_rest), Some(0));
+        assert_eq!(arena.append(&source.mapping, page, &at_rest), Some(0));
         arena
     }
 

@@ -1,16 +1,16 @@
-//! Proof that nothing writes a machine's memory.
+//! A token that proves that nothing writes a machine's memory.
 
-/// While this lives, nothing writes the memory of the machine that it is used for. So that
-/// may be copied like any other memory.
+/// While this lives, nothing writes the memory of the machine that it is used for, so that memory
+/// may be copied without races.
 #[derive(Debug)]
 pub struct AtRest(());
 
 impl AtRest {
-    /// Says so.
+    /// Makes the token.
     ///
     /// # Safety
-    /// Until the result is gone, no vCPU, no device and no other thread may write the memory
-    /// of the machine.
+    /// Until the token is dropped, no vCPU, no device and no other thread may write the memory of
+    /// the machine.
     pub const unsafe fn new() -> Self {
         Self(())
     }

@@ -1,4 +1,4 @@
-//! What backs a machine's RAM, and how that changes.
+//! What backs a machine's RAM, as a state machine.
 //!
 //! ```text
 //!                  share                    freeze
@@ -14,15 +14,15 @@
 //! | state | what is mapped | of |
 //! |---|---|---|
 //! | reserved | nothing | a shell |
-//! | shared | a memory file that only this process has, shared | a machine that was booted and never forked, and a shell that has warmed up |
-//! | frozen | an image, privately: writes make pages of the machine's own | a machine that has forked, and a clone |
-//! | preloaded | an image that the one to come will probably differ little from, privately | a shell |
+//! | shared | a memory file that only this process has, `MAP_SHARED` | a machine that has booted and never forked, or a warm shell |
+//! | frozen | an image, `MAP_PRIVATE`: a write makes a private page | a machine that has forked, or a clone |
+//! | preloaded | an image that probably differs little from the next clone's, `MAP_PRIVATE` | a shell |
 //!
-//! A shell that is given an image forgets what it had before, in whatever state it is.
+//! Placing an image discards the contents before it, in any state.
 //!
-//! Not here yet: a base of which parts are still elsewhere. That would be a property of the
-//! image's [base](RamImage::base), not another state: the private pages above it, and all that
-//! is done with them, stay as they are.
+//! Not supported yet: a base that is only partly present, as for a lazy restore. That would be a
+//! property of the image's [base](RamImage::base), not another state: the private pages above it
+//! would be treated as they are now.
 
 use super::cleanup::RetiredMapping;
 use super::image::{Mapped, Preloaded, RamImage};
@@ -38,26 +38,26 @@ use std::os::unix::fs::MetadataExt;
 /// What backs a machine's RAM.
 #[derive(Debug, Default)]
 pub(super) enum Backing {
-    /// Nothing yet: only the addresses are there.
+    /// Nothing yet: only the addresses are reserved.
     #[default]
     Reserved,
     /// A memory file that only this process has.
     Shared(Shared),
-    /// An image under private pages: what is mapped, not all that was copied.
+    /// An image under private pages. Changes that were copied into private pages are not in it.
     Frozen(RamImage),
-    /// The same, put there before there is a clone.
+    /// The same, mapped in advance for a clone.
     Preloaded(Preloaded),
 }
 
-/// Writes go to the file, but for those to its first `private` bytes: what is written there
-/// is the machine's alone. So the file can be frozen piece by piece, and while the machine
-/// runs: an access finds the file's page or the private one, never something in between, and
-/// an image is the file and whatever has become private by then.
+/// A memory file whose first `private` bytes are mapped privately and all others shared. Writes to
+/// the shared part go to the file, writes to the private part make private pages. So the mapping
+/// can be made private piece by piece while the machine runs: each access finds either the file's
+/// page or a private one. An image is the file with the private pages made by then.
 #[derive(Debug)]
 pub(super) struct Shared {
     file: MemoryFile,
     private: usize,
-    /// Where what was mapped before is moved to: unmapping it costs milliseconds per GiB.
+    /// Where the shared mapping is moved to: unmapping it takes milliseconds per GiB.
     retired: Mapping,
 }
 
@@ -66,15 +66,15 @@ pub(super) struct Shared {
 #[error("there is no machine whose memory could be frozen")]
 struct NoMachine;
 
-/// What becomes private at once. An access to it meanwhile waits for 0.25 ms where KVM has
-/// mapped all of it (PVM host); it is KVM that takes the time.
+/// Bytes that are made private at a time. A guest's access to them waits meanwhile, for 0.25 ms if
+/// KVM has mapped all of them (PVM host): KVM has to unmap them.
 const PIECE: usize = 32 << 20;
 
 impl Backing {
-    /// Puts fresh zeroed memory there.
+    /// Maps fresh zeroed memory.
     ///
     /// # Errors
-    /// As `memfd_create(2)` and `mmap(2)`. It is then reserved.
+    /// As `memfd_create(2)` and `mmap(2)`. The state is then reserved.
     pub(super) fn share(&mut self, ram: &mut Mapping) -> io::Result<()> {
         *self = Self::Reserved;
         let file = MemoryFile::create("hyperfork-ram", ram.len() as u64)?;
@@ -89,10 +89,10 @@ impl Backing {
         Ok(())
     }
 
-    /// Puts an image there, of which need not be made what is preloaded.
+    /// Maps an image, reusing what was preloaded if possible.
     ///
     /// # Errors
-    /// As [`RamImage::place`]. It is then reserved.
+    /// As [`RamImage::place`]. The state is then reserved.
     pub(super) fn place(
         &mut self,
         ram: &mut Mapping,
@@ -108,10 +108,10 @@ impl Backing {
         Ok(())
     }
 
-    /// Puts an image there for [`place`](Self::place), and makes the pages `touched` private.
+    /// Maps an image in advance of [`place`](Self::place), and makes the pages `touched` private.
     ///
     /// # Errors
-    /// As [`RamImage::preload`]. It is then reserved.
+    /// As [`RamImage::preload`]. The state is then reserved.
     pub(super) fn preload(
         &mut self,
         ram: &mut Mapping,
@@ -123,10 +123,10 @@ impl Backing {
         Ok(())
     }
 
-    /// Does of a [`freeze`](Self::freeze) what takes long; the machine may run.
+    /// Does the slow part of a [`freeze`](Self::freeze) while the machine may run.
     ///
     /// # Errors
-    /// As `mmap(2)` and `mremap(2)`. What is private by then remains so.
+    /// As `mmap(2)` and `mremap(2)`. Pieces that are private by then remain so.
     pub(super) fn prepare_freeze(&mut self, ram: &mut Mapping) -> io::Result<()> {
         match self {
             Self::Shared(shared) => shared.make_private(ram),
@@ -134,12 +134,12 @@ impl Backing {
         }
     }
 
-    /// Makes what is mapped an image; writes are private from here on. With that of a first
-    /// time comes what was mapped before.
+    /// Freezes the mapped memory as an image; from now on writes make private pages. The first
+    /// freeze also returns the mapping used before.
     ///
     /// # Errors
-    /// When it cannot be mapped privately, or not be sealed: memory holds what it held, and
-    /// the machine can go on.
+    /// When the memory cannot be mapped privately, or the file cannot be sealed. Its contents are
+    /// unchanged then, and the machine can continue.
     pub(super) fn freeze(
         &mut self,
         ram: &mut Mapping,
@@ -185,8 +185,8 @@ impl Shared {
         Ok(self.file.freeze()?)
     }
 
-    /// Gives back free pages, unless some have become private: then a page may lie in the
-    /// file or above it, and once the file is frozen no holes can be made.
+    /// Frees pages of the file, unless a part of it is mapped privately already: then the current
+    /// page may be in the file or above it, and a frozen file cannot be punched.
     ///
     /// # Errors
     /// As [`hole::punch`].

@@ -1,4 +1,4 @@
-//! What a freeze leaves to be done where no one waits for it.
+//! Work that a freeze leaves to be done off the fork path.
 
 use super::arena::{Arena, Spare};
 use super::tracking::{Copied, Tracking};
@@ -8,35 +8,34 @@ use crate::sys::pagemap::Pagemap;
 use std::io;
 use std::sync::Arc;
 
-/// Work that takes milliseconds per GiB, for after a fork. To drop it instead loses no more
-/// than time: the next fork may take longer, and images keep only the seals they were handed
-/// over with. Nothing in it sleeps or waits unless it is [run](Self::run).
+/// Work that takes milliseconds per GiB, to be done after a fork. Dropping it instead is safe: the
+/// next fork may take longer, and images keep only the seals they were handed over with.
 #[derive(Debug, Default)]
 #[must_use = "run it off the fork path"]
 pub struct DeferredCleanup {
-    /// Of a first freeze.
+    /// Left over by the first freeze.
     retired: Option<RetiredMapping>,
-    /// Where later ones have copied to.
+    /// What later freezes have copied into.
     arenas: Vec<Arena>,
     next: Option<NextFreeze>,
 }
 
-/// Where RAM was mapped before its first freeze, and the file that was mapped there: it can
-/// be sealed for good when that is unmapped.
+/// The shared mapping of RAM before its first freeze, and the file behind it, which can get all
+/// its seals when that mapping is gone.
 #[derive(Debug)]
 pub(super) struct RetiredMapping {
     mapping: Mapping,
     base: MemoryFile,
 }
 
-/// How to make ready for the next freeze.
+/// Preparations for the next freeze.
 #[derive(Debug)]
 pub(super) struct NextFreeze {
-    /// Where to put another arena.
+    /// Takes the next spare arena.
     pub(super) spare: Spare,
     pub(super) tracking: Tracking,
     pub(super) pagemap: Arc<Pagemap>,
-    /// What the last one has copied.
+    /// What the last freeze has copied.
     pub(super) copied: Copied,
 }
 
@@ -53,23 +52,23 @@ impl RetiredMapping {
 }
 
 impl DeferredCleanup {
-    /// After a first freeze.
+    /// Adds what the first freeze leaves over.
     pub(super) fn retire(&mut self, mapping: RetiredMapping) {
         self.retired = Some(mapping);
     }
 
-    /// After each that has copied something into `arenas`.
+    /// Adds what each freeze leaves over, which has copied into `arenas`.
     pub(super) fn prepare_next(&mut self, arenas: Vec<Arena>, next: NextFreeze) {
         self.arenas.extend(arenas);
         self.next = Some(next);
     }
 
-    /// Unmaps what was mapped before, seals the image for good, and makes ready for the next
-    /// freeze. All of it is tried, whatever fails.
+    /// Unmaps the retired mapping, gives the image its last seals, and prepares the next freeze.
+    /// If one of these fails, the others are done nevertheless.
     ///
     /// # Errors
-    /// When the image cannot be sealed: somewhere it is still mapped writable. When the host
-    /// is out of memory.
+    /// When the image cannot be sealed, because it is still mapped writable somewhere. When the
+    /// host is out of memory.
     pub fn run(self) -> io::Result<()> {
         let Self {
             retired,

@@ -1,4 +1,4 @@
-//! Copying what a machine has in pages of its own while it is at rest, with all helpers.
+//! Copies a machine's private pages while it is at rest, on several threads.
 
 use super::arena::{Arena, Spare};
 use super::at_rest::AtRest;
@@ -14,12 +14,11 @@ use std::sync::{Mutex, PoisonError};
 /// What was copied.
 pub(super) struct Collected {
     pub(super) layers: Layers,
-    /// Where it lies now.
+    /// The arenas that hold the copies.
     pub(super) arenas: Vec<Arena>,
 }
 
-/// In so many parts RAM is looked through with the help of others, each of this many bytes
-/// at least.
+/// Helpers search RAM in this many parts, of at least this many bytes each.
 const PARTS: usize = 16;
 const LEAST: usize = 2 << 20;
 
@@ -27,11 +26,11 @@ const LEAST: usize = 2 << 20;
 struct Found {
     part: usize,
     ranges: Vec<Range<usize>>,
-    /// Where it was copied to, if there was room.
+    /// The offset of the copies in the arena, if it had room for them.
     place: Option<usize>,
 }
 
-/// Copies what `find` finds in the parts of `ram` it is asked for, alone or with help.
+/// Copies the ranges that `find` returns for the parts of `ram`, alone or with helpers.
 ///
 /// # Errors
 /// Those of `find`; when the host is out of memory, or the copies cannot be sealed.
@@ -58,7 +57,7 @@ pub(super) fn collect(
             part,
             place: arena
                 .as_ref()
-                .and_then(|arena| arena.take_in(ram, &ranges, at_rest)),
+                .and_then(|arena| arena.append(ram, &ranges, at_rest)),
             ranges,
         });
         let mut all_found = all_found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,8 +105,8 @@ fn put_together(
     }
     if !left.is_empty() {
         let arena = Arena::new(ranges::len(&left))?;
-        let place = arena.take_in(ram, &left, at_rest);
-        let place = place.expect("it was made for them");
+        let place = arena.append(ram, &left, at_rest);
+        let place = place.expect("the arena was made for them");
         let layers = Layers::of_parts(vec![(left, place)], arena.freeze()?);
         collected.layers.put(layers);
         collected.arenas.push(arena);

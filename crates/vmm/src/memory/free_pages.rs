@@ -1,7 +1,9 @@
-//! Taking back pages of which a guest says that they are free.
+//! Frees host memory behind pages that the guest reports as free (virtio-balloon, free page
+//! reporting).
 //!
-//! A page that is taken reads as zeroes afterwards, in its machine and in all clones made of
-//! it later, or it is left alone: nothing that a guest has overwritten comes to light again.
+//! A page that is freed reads as zeroes afterwards, in its machine and in all later clones of it.
+//! Where that is not certain, the page is left alone, so contents that a guest has overwritten
+//! never reappear.
 
 use super::backing::Backing;
 use super::image::RamImage;
@@ -16,7 +18,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-/// Takes back free pages of a RAM. A device has a clone of it, and the RAM all else.
+/// Frees pages of a RAM. It shares that RAM's parts; the balloon device has a clone of it.
 #[derive(Debug, Clone)]
 pub struct FreePages {
     pub(super) backing: Arc<Mutex<Backing>>,
@@ -25,7 +27,7 @@ pub struct FreePages {
     pub(super) tracking: Tracking,
 }
 
-/// There is no such memory.
+/// The guest reported memory that it does not have.
 #[derive(Debug, thiserror::Error)]
 #[error("no memory at {start:#x}, or not {len:#x} bytes of it")]
 pub struct NoSuchMemory {
@@ -34,12 +36,12 @@ pub struct NoSuchMemory {
 }
 
 const PAGE: usize = 4096;
-/// What is looked at in one go.
+/// Bytes that are read at a time.
 const CHUNK: usize = 16 * PAGE;
 
 impl FreePages {
-    /// Takes what can be taken of the `len` bytes at the guest physical address `start`: whole
-    /// pages, and not while their memory is being frozen. What the host refuses stays.
+    /// Frees the whole pages within the `len` bytes at the guest physical address `start`, unless
+    /// the memory is being frozen. Pages that the host refuses to free stay.
     ///
     /// # Errors
     /// When the guest has no such memory.
@@ -51,27 +53,27 @@ impl FreePages {
             .filter(|region| end <= region.start + region.len)
             .ok_or(NoSuchMemory { start, len })?;
         let pages = whole_pages(start, end, &region);
-        // A freeze that is being prepared has it for long, and the other devices cannot wait.
+        // The preparation of a freeze holds the lock for long, and other devices must not wait.
         if let Ok(backing) = self.backing.try_lock()
             && !pages.is_empty()
         {
-            // The guest has been told nothing about what becomes of them.
+            // A failure is no error: the guest expects nothing of these pages.
             let _ = match &*backing {
                 Backing::Reserved | Backing::Preloaded(_) => Ok(()),
                 Backing::Shared(shared) => shared.give_back(pages),
-                Backing::Frozen(image) => self.take_from_above(image, pages),
+                Backing::Frozen(image) => self.drop_private_pages(image, pages),
             };
         }
         Ok(())
     }
 
-    /// Drops pages of the machine's own where what is mapped below them is zeroes. Where
-    /// writes are tracked, what was frozen at the last fork of all own pages is still there,
-    /// and would be in clones: nothing is taken then.
-    fn take_from_above(&self, image: &RamImage, pages: Range<usize>) -> io::Result<()> {
-        let taken = self.tracking.unless_on(|| {
+    /// Drops private pages where the base below them holds zeroes. While writes are tracked nothing
+    /// is dropped: the copies of all private pages made for the last fork still exist, and clones
+    /// would get them.
+    fn drop_private_pages(&self, image: &RamImage, pages: Range<usize>) -> io::Result<()> {
+        let taken = self.tracking.unless_tracking(|| {
             let own = self.pagemap.private_ranges_in(&self.ram, pages)?;
-            // What was frozen in several layers is not looked at, but may be anything.
+            // Changed pages are not compared: they may hold anything.
             let own = ranges::without(&own, &image.changes.ranges());
             own.into_iter().try_for_each(|range| {
                 each_run_of_zeroes(&image.base, range, |run| self.ram.drop_own(run))
@@ -110,7 +112,7 @@ fn each_run_of_zeroes(
     }
 }
 
-/// Where in the RAM the whole pages lie that are between these addresses of a region.
+/// The whole pages between these addresses of a region, as offsets in the RAM.
 fn whole_pages(start: u64, end: u64, region: &RamRegion) -> Range<usize> {
     let place = |address: u64| (address - region.start + region.offset) as usize;
     place(start).next_multiple_of(PAGE)..place(end) / PAGE * PAGE

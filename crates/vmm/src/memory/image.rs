@@ -1,4 +1,4 @@
-//! A frozen image of guest RAM.
+//! A frozen image of guest RAM: placing it in a mapping, and sharing it with other processes.
 
 use super::layers::{Layers, LayersState};
 use super::ranges;
@@ -14,27 +14,27 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-/// Guest RAM as it was at one point in time. It does not change any more; any number of
-/// machines run privately on top.
+/// Guest RAM as it was at one point in time. It never changes; any number of machines map it
+/// privately.
 ///
-/// It is a `base`, which all relatives share page by page, and `changes`: what
-/// the machine it was taken from had written since the base was frozen.
+/// It consists of a `base`, which all machines of a family share, and `changes`: the pages that
+/// the captured machine had written since the base was frozen.
 #[derive(Debug, Clone)]
 pub struct RamImage {
-    /// A memory file of the RAM's size. All of it is there. (One that is still being fetched
-    /// would have to say which ranges are absent: what fetches them writes into the file, by a
-    /// mapping made before it was frozen, and not into private pages, which count as written;
-    /// and a hole there is not zeroes, which is what [free pages](super::FreePages) go by.)
+    /// A memory file of the RAM's size, complete. (A base that is still being fetched would have
+    /// to tell which ranges are absent. A pager would write into the file, by a mapping made before
+    /// it was frozen, and not into private pages, which count as written. And a hole would not
+    /// mean zeroes, which [free pages](super::FreePages) assume.)
     pub(super) base: FrozenFile,
-    /// What differs from it.
+    /// The pages that differ from the base.
     pub(super) changes: Layers,
 }
 
-/// What has become of an image in a mapping.
+/// The result of placing an image in a mapping.
 pub(super) struct Mapped {
-    /// What is mapped: all pages that the mapping does not have of its own are as in here.
+    /// What is mapped: all pages of the mapping that are not private are as in this image.
     pub(super) image: RamImage,
-    /// What was copied into pages of its own.
+    /// The changes that were copied into private pages.
     copied: Vec<Range<usize>>,
 }
 
@@ -42,25 +42,25 @@ pub(super) struct Mapped {
 /// long as copying four pages, and the kernel then maps 16 pages at each read fault.
 const LEAST_MAPPED: usize = 64 << 10;
 
-/// An image whose changes are in more files is copied, so that a long line of clones does
-/// not need ever more of them.
+/// The changes of an image are all copied if they are in more files than this, so that a long
+/// line of clones does not need ever more files.
 pub(super) const MOST_FILES: usize = 24;
 
-/// What is in a mapping that was [preloaded](RamImage::preload).
+/// The contents of a mapping that was [preloaded](RamImage::preload).
 #[derive(Debug)]
 pub(super) struct Preloaded {
     /// Device and inode of the base.
     base: (u64, u64),
-    /// Pages that may hold something else than the base.
+    /// Pages that may differ from the base.
     changed: Vec<Range<usize>>,
-    /// Pages that are the mapping's own; all others are the base's.
+    /// Private pages; all others are the base's.
     populated: Vec<Range<usize>>,
 }
 
 impl Preloaded {
-    /// Whether an image of `base` that changes `changed` can go on top: it must
-    /// overwrite every page that is not the base's. So it does not matter for which
-    /// machine the mapping was preloaded.
+    /// Whether an image with this `base` and changes in `changed` can be placed on top: it must
+    /// overwrite every page that differs from the base. So it does not matter for which machine
+    /// the mapping was preloaded.
     fn suits(&self, base: &File, changed: &[Range<usize>]) -> io::Result<bool> {
         let same_base = identity(base)? == self.base;
         Ok(same_base && ranges::without(&self.changed, changed).is_empty())
@@ -72,7 +72,7 @@ fn identity(file: &File) -> io::Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// [`RamImage`] as it travels: its files are blobs.
+/// A [`RamImage`] as a record: its files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RamImageState {
     base: BlobRef,
@@ -101,7 +101,7 @@ impl RamImageState {
 }
 
 impl RamImage {
-    /// An image that is its base.
+    /// An image without changes.
     pub(super) fn of_base(base: FrozenFile) -> Self {
         let changes = Layers::default();
         Self { base, changes }
@@ -162,8 +162,8 @@ impl RamImage {
         })
     }
 
-    /// Puts the image into `mapping` in advance, for a clone of a later one of the same
-    /// line, and makes the pages in `touched` the mapping's own.
+    /// Maps the image into `mapping` in advance, for a clone from a later image of the same
+    /// family, and makes the pages in `touched` private.
     ///
     /// # Errors
     /// As [`place`](Self::place).
@@ -176,7 +176,7 @@ impl RamImage {
         if !ranges::are_ordered_within(touched, mapping.len()) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // Writing nothing into a private page copies it.
+        // Populating for a write copies each page.
         for range in touched {
             mapping.populate_write(range.start, range.len())?;
         }
@@ -187,10 +187,10 @@ impl RamImage {
         })
     }
 
-    /// For the way to another process.
+    /// Saves it for another process.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// When the process is out of descriptors.
     pub fn save(&self, blobs: &mut BlobWriter) -> io::Result<RamImageState> {
         let len = self.base.metadata()?.len();
         let base = blobs.put(self.base.as_fd(), BlobRole::RamBase, len)?;
@@ -198,10 +198,10 @@ impl RamImage {
         Ok(RamImageState { base, changes })
     }
 
-    /// And back, in that process.
+    /// Restores it in that process.
     ///
     /// # Errors
-    /// When the blobs that it refers to are not there, or are of files that can still be
+    /// When the carrier does not find its blobs, or their files can still be
     /// [written](crate::sys::memfd::NotFrozen).
     pub fn restore(state: RamImageState, blobs: BlobReader<'_>) -> io::Result<Self> {
         let changes = state

@@ -1,5 +1,5 @@
-//! What differs from an image's base: pieces of guest RAM whose contents lie in files,
-//! newer ones on top of older ones.
+//! The changes of an image to its base: pieces of guest RAM whose contents lie in files, newer
+//! ones on top of older ones.
 
 use super::ranges;
 use crate::blobs::{BlobReader, BlobWriter};
@@ -15,11 +15,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// What is read at once, in bytes. (The C library keeps what was allocated and freed: with
-/// whole pieces that was tens of MiB in the parents of many forks.)
+/// Bytes that are read at a time. (The C library keeps memory that was freed: buffers for whole
+/// pieces left tens of MiB in the parents of many forks.)
 const PART: usize = 256 << 10;
 
-/// Pages by where their contents are.
+/// Pages of guest RAM, and the files that hold their contents.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layers {
     files: Vec<FrozenFile>,
@@ -27,7 +27,7 @@ pub(super) struct Layers {
     pieces: Vec<Piece>,
 }
 
-/// Some pages that lie in a file one after the other.
+/// Pages whose contents lie one after the other in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
     /// Of guest RAM, in bytes.
@@ -38,17 +38,17 @@ struct Piece {
     offset: u64,
 }
 
-/// Pieces that lie one after the other in a file, from `offset` on.
+/// Pieces whose contents lie one after the other in a file from `offset` on, for one read.
 struct Read {
     file: usize,
     offset: u64,
     ranges: Vec<Range<usize>>,
 }
 
-/// Pieces that are read at once: so few that there are parts for others.
+/// Most pieces of one read: so few that there are enough reads for the helpers.
 const MOST_READ: usize = 64;
 
-/// [`Layers`] as they travel: the files are blobs.
+/// [`Layers`] as a part of a record: the files are blobs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LayersState {
     files: Vec<BlobRef>,
@@ -56,7 +56,7 @@ pub(super) struct LayersState {
     pieces: Vec<Piece>,
 }
 
-/// Pieces as bytes: there may be thousands, for which a fork waits. Field by field they
+/// Encodes pieces as bytes: a fork waits for this, and there may be thousands. Field by field it
 /// took ten times as long.
 mod packed {
     use super::Piece;
@@ -82,8 +82,8 @@ mod packed {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Piece>, D::Error> {
         let bytes = <&[u8]>::deserialize(from)?;
         let (fields, rest) = bytes.as_chunks::<FIELD>();
-        let (pieces, others) = fields.as_chunks::<FIELDS>();
-        if !rest.is_empty() || !others.is_empty() {
+        let (pieces, rest_of_fields) = fields.as_chunks::<FIELDS>();
+        if !rest.is_empty() || !rest_of_fields.is_empty() {
             return Err(D::Error::custom("pieces that are not whole"));
         }
         let piece = |fields: &[[u8; FIELD]; FIELDS]| {
@@ -104,7 +104,7 @@ impl Layers {
         Self::of_parts(vec![(ranges, 0)], file)
     }
 
-    /// Several such, in ascending order, each from some place in `file` on.
+    /// Several lists of such pages in ascending order, each with its offset in `file`.
     pub(super) fn of_parts(parts: Vec<(Vec<Range<usize>>, usize)>, file: FrozenFile) -> Self {
         let mut pieces = Vec::with_capacity(parts.iter().map(|(ranges, _)| ranges.len()).sum());
         for (ranges, place) in parts {
@@ -123,12 +123,12 @@ impl Layers {
             files: vec![file],
             pieces,
         };
-        layers.let_go();
+        layers.drop_unused_files();
         layers
     }
 
-    /// Puts newer contents of some pages on top. Files of which nothing is seen any more
-    /// are let go.
+    /// Puts newer contents of some pages on top, and drops files that hold no current contents
+    /// any more.
     pub(super) fn put(&mut self, newer: Self) {
         if self.pieces.is_empty() {
             *self = newer;
@@ -143,10 +143,11 @@ impl Layers {
         pieces.sort_by_key(|piece| piece.range.start);
         self.files.extend(newer.files);
         self.pieces = pieces;
-        self.let_go();
+        self.drop_unused_files();
     }
 
-    /// Those that lie outside of `taken` in pieces of `least` bytes or more, and all others.
+    /// Splits off the pieces of at least `least` bytes that lie outside of `taken`. Returns those,
+    /// and the rest.
     pub(super) fn split(&self, taken: &[Range<usize>], least: usize) -> (Self, Self) {
         let is_large = |piece: &Piece| piece.range.len() >= least;
         let large = self.pieces.iter().filter(|piece| is_large(piece));
@@ -162,7 +163,7 @@ impl Layers {
     fn part(&self, pieces: Vec<Piece>) -> Self {
         let files = self.files.clone();
         let mut part = Self { files, pieces };
-        part.let_go();
+        part.drop_unused_files();
         part
     }
 
@@ -171,7 +172,7 @@ impl Layers {
         pieces.flat_map(|piece| piece.without(ranges)).collect()
     }
 
-    fn let_go(&mut self) {
+    fn drop_unused_files(&mut self) {
         let mut kept = Vec::new();
         let mut new_places = vec![None; self.files.len()];
         for piece in &mut self.pieces {
@@ -222,8 +223,8 @@ impl Layers {
         ranges::are_ordered_within(&ranges, len)
     }
 
-    /// Reads all of them into `mapping`, where nothing runs yet, with all helpers if they
-    /// are many.
+    /// Reads all of them into `mapping`, in which no guest runs yet; with the help of `helpers`
+    /// if there are several reads.
     ///
     /// # Errors
     /// As `preadv(2)`; when a file is too short.
@@ -245,7 +246,7 @@ impl Layers {
         result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to read of which file, at once each, and no more than [`MOST_READ`] pieces.
+    /// The reads that cover all pieces, of at most [`MOST_READ`] pieces each.
     fn reads(&self) -> Vec<Read> {
         let mut reads = Vec::new();
         for file in 0..self.files.len() {
@@ -273,7 +274,7 @@ impl Layers {
         reads
     }
 
-    /// Maps all of them into `mapping`, privately: nothing is copied until it is written.
+    /// Maps all of them privately into `mapping`: a page is copied when it is written.
     ///
     /// # Errors
     /// As `mmap(2)`.
@@ -284,8 +285,8 @@ impl Layers {
         })
     }
 
-    /// Has `reader` read their contents, in the order of [`ranges`](Self::ranges), by
-    /// parts of no more than [`PART`].
+    /// Calls `reader` with the contents in the order of [`ranges`](Self::ranges), at most
+    /// [`PART`] bytes at a time.
     ///
     /// # Errors
     /// As `pread(2)`, and the reader's.
@@ -307,12 +308,12 @@ impl Layers {
         Ok(())
     }
 
-    /// For the way to another process.
+    /// Saves them for another process.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// When the process is out of descriptors.
     pub(super) fn save(&self, blobs: &mut BlobWriter) -> io::Result<LayersState> {
-        // As much of each file as there are pieces in it.
+        // The length of each file up to the end of its last piece.
         let mut lens = vec![0; self.files.len()];
         for piece in &self.pieces {
             lens[piece.file] = piece.end().max(lens[piece.file]);
@@ -325,12 +326,11 @@ impl Layers {
         })
     }
 
-    /// And back, in that process.
+    /// Restores them in that process.
     ///
     /// # Errors
-    /// When it refers to blobs that are not there, or to files that can still be written;
-    /// `InvalidData` when pieces lie outside of what they say there is of their files, or
-    /// outside of these.
+    /// When the carrier does not find its blobs, or their files can still be written;
+    /// `InvalidData` when a piece lies beyond the end of its blob or file.
     pub(super) fn restore(state: LayersState, blobs: BlobReader<'_>) -> io::Result<Self> {
         let receive = |&file| Ok(FrozenFile::receive(blobs.open(file)?)?);
         let files = state.files.iter().map(receive);

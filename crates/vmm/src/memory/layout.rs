@@ -1,10 +1,10 @@
-//! Where things are in the guest's physical address space.
+//! The guest's physical address space: where RAM and devices are.
 
 use std::ops::Range;
 
-/// First address of the hole below 4 GiB in which devices live.
+/// First address of the hole in RAM below 4 GiB, for devices.
 pub const HOLE_START: u64 = 3 << 30;
-/// First address above it.
+/// First address above the hole.
 pub const HOLE_END: u64 = 4 << 30;
 
 /// First virtio-mmio device; the following ones are [`VIRTIO_STRIDE`] apart.
@@ -36,7 +36,7 @@ pub struct RamRegion {
     pub start: u64,
     /// Bytes.
     pub len: u64,
-    /// Where it lies in the RAM image.
+    /// Its offset in the RAM image.
     pub offset: u64,
 }
 

@@ -1,22 +1,22 @@
-//! Guest memory: where it lies, what it is made of, and how it is frozen.
+//! Guest memory: its layout, what backs it, and how it is frozen and restored.
 //!
 //! ```text
-//! guest physical          one Mapping of the monitor        behind it
+//! guest physical          one Mapping of the monitor        backed by
 //! 0 ........ 3 GiB   ->   offset 0 ....                     before the first freeze: a memfd, shared
 //! 3 ........ 4 GiB        (devices, APICs)                  after it: the frozen memfd, private,
-//! 4 GiB .... end     ->   offset 3 GiB ...                  and large changes to it, under pages of our own
+//! 4 GiB .... end     ->   offset 3 GiB ...                  and large changes to it, under private pages
 //! ```
 //!
 //! | module | what |
 //! |---|---|
 //! | [`layout`] | guest physical addresses |
-//! | [`ram`] | a machine's RAM: all that is asked of it |
-//! | [`backing`] | what backs it, as a state machine |
-//! | [`image`], [`layers`] | what a freeze makes: a base, and changes to it |
-//! | [`collect`], [`arena`] | copying what a machine has written |
-//! | [`tracking`] | noticing it, so that less is copied |
-//! | [`cleanup`] | what a freeze leaves to be done |
-//! | [`free_pages`] | giving back what the guest does not need |
+//! | [`ram`] | a machine's RAM: the interface to all of this |
+//! | [`backing`] | what backs the RAM, as a state machine |
+//! | [`image`], [`layers`] | the result of a freeze: a base, and changes to it |
+//! | [`collect`], [`arena`] | copying the pages that a machine has written |
+//! | [`tracking`] | tracking writes, so that a fork copies fewer pages |
+//! | [`cleanup`] | work that a freeze leaves to be done |
+//! | [`free_pages`] | freeing pages that the guest does not use |
 //! | [`region`] | guest memory for devices and loaders |
 mod arena;
 mod at_rest;

@@ -1,4 +1,4 @@
-//! The RAM of a living machine.
+//! The RAM of one machine: mapping, freezing and measuring it.
 
 use super::at_rest::AtRest;
 use super::backing::Backing;
@@ -29,36 +29,36 @@ pub struct Ram {
     mapping: Mapping,
     memory: Arc<GuestMemoryMmap>,
     backing: Arc<Mutex<Backing>>,
-    /// For the pages that the next freeze copies.
+    /// The arena into which the next freeze copies pages.
     spare: Spare,
-    /// Tell which they are.
+    /// Tells which pages are private.
     pagemap: Arc<Pagemap>,
     statm: Statm,
     pub(super) tracking: Tracking,
     free_pages: FreePages,
-    /// Whether the next freeze has so much to look through, or to copy, that it takes longer
-    /// than waking those who could help.
-    is_much: bool,
-    /// What freezes have left to be done.
+    /// Whether the next freeze takes longer than waking helpers, because it searches or copies
+    /// many pages.
+    needs_help: bool,
+    /// Work that freezes have left to be done.
     cleanup: DeferredCleanup,
 }
 
 /// How much memory a machine's RAM takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// The frozen image: one and the same for all relatives, however much of it
-    /// each has looked at.
+    /// The frozen image, which all machines of a family share. The number does not depend on how
+    /// much of it this machine has read.
     pub shared: u64,
-    /// The machine's alone.
+    /// Private pages of this machine.
     pub private: u64,
-    /// Of both, with the rest of this process: what the host has put into swap space.
+    /// What of this process, its RAM included, the host has swapped out.
     pub swapped: u64,
 }
 
 /// Why RAM could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
-    /// A machine has memory.
+    /// A machine cannot have no memory, or more than the address space.
     #[error("a machine cannot have {size} bytes of memory")]
     Size {
         /// Bytes wanted.
@@ -74,16 +74,16 @@ pub enum RamError {
     },
 }
 
-/// [`Ram::is_much`]: bytes to look through, and such as may have to be copied. Either takes
-/// 0.1 ms.
-const MUCH: usize = 128 << 20;
-const MUCH_OF_ITS_OWN: usize = 2 << 20;
+/// [`Ram::needs_help`]: this many bytes to search, or private ones, which may have to be copied.
+/// Either takes 0.1 ms.
+const MUCH_RESIDENT: usize = 128 << 20;
+const MUCH_PRIVATE: usize = 2 << 20;
 
 impl Ram {
-    /// Reserves addresses for `size` bytes of RAM, with nothing behind them.
+    /// Reserves addresses for `size` bytes of RAM, backed by nothing.
     ///
     /// # Errors
-    /// When the address space is used up, or the process out of descriptors.
+    /// When the address space is used up, or the process is out of descriptors.
     pub fn reserve(size: u64) -> Result<Self, RamError> {
         match usize::try_from(size) {
             Ok(len @ 1..) if size.checked_add(layout::HOLE_END).is_some() => Mapping::reserve(len)
@@ -95,11 +95,11 @@ impl Ram {
 
     fn of(mapping: Mapping) -> io::Result<Self> {
         let memory = Arc::new(guest_memory(mapping.range(), mapping.len() as u64));
-        Self::around(mapping, memory, Backing::Reserved)
+        Self::with_backing(mapping, memory, Backing::Reserved)
     }
 
-    /// The RAM that lies in `mapping`, of which `memory` is.
-    fn around(
+    /// The RAM in `mapping`; `memory` must be made of that mapping.
+    fn with_backing(
         mapping: Mapping,
         memory: Arc<GuestMemoryMmap>,
         backing: Backing,
@@ -122,7 +122,7 @@ impl Ram {
             statm: Statm::open()?,
             tracking,
             free_pages,
-            is_much: false,
+            needs_help: false,
             cleanup: DeferredCleanup::default(),
         })
     }
@@ -144,7 +144,7 @@ impl Ram {
         self.back_with_help(image, &NoHelpers)
     }
 
-    /// The same, with the help of others.
+    /// The same, with the help of other threads.
     ///
     /// # Errors
     /// As [`RamImage::place`].
@@ -153,9 +153,9 @@ impl Ram {
         lock(&self.backing).place(&mut self.mapping, image, helpers)
     }
 
-    /// Puts an image there that the one of [`back_with`](Self::back_with) will probably
-    /// differ little from, and makes the pages `touched`, which clones write first, the
-    /// machine's own. Both then need not be done while a fork waits.
+    /// Maps an image in advance that probably differs little from the one that
+    /// [`back_with`](Self::back_with) will get, and makes the pages `touched` private, which
+    /// clones write first. A fork then need not wait for either.
     ///
     /// # Errors
     /// As [`back_with`](Self::back_with).
@@ -164,25 +164,25 @@ impl Ram {
         lock(&self.backing).preload(&mut self.mapping, image, touched)
     }
 
-    /// Does of a [`freeze`](Self::freeze) what takes long, while the machine may run.
+    /// Does the slow part of a [`freeze`](Self::freeze) while the machine may run.
     ///
     /// # Errors
-    /// When the host is out of memory. The freeze only takes longer then.
+    /// When the host is out of memory. A freeze works nevertheless, but takes longer.
     pub fn prepare_freeze(&mut self) -> io::Result<()> {
-        // Held to the end, so that nothing is taken back meanwhile.
+        // Locked to the end, so that no free pages are dropped meanwhile.
         let mut backing = lock(&self.backing);
         match &*backing {
             Backing::Frozen(_) => {
                 let resident = self.statm.resident()?;
-                self.is_much = resident.anonymous >= MUCH_OF_ITS_OWN || resident.all >= MUCH;
+                self.needs_help =
+                    resident.anonymous >= MUCH_PRIVATE || resident.all >= MUCH_RESIDENT;
                 self.tracking.prepare(&self.pagemap, resident.anonymous)
             }
             _ => backing.prepare_freeze(&mut self.mapping),
         }
     }
 
-    /// Does of a [`freeze_base`](Self::freeze_base) what takes long, while the machine may
-    /// run.
+    /// Does the slow part of a [`freeze_base`](Self::freeze_base) while the machine may run.
     ///
     /// # Errors
     /// As [`prepare_freeze`](Self::prepare_freeze).
@@ -190,22 +190,22 @@ impl Ram {
         lock(&self.backing).prepare_freeze(&mut self.mapping)
     }
 
-    /// Freezes what the RAM holds now. The machine goes on privately on top of
-    /// the result, at the same addresses.
+    /// Freezes the contents of the RAM. The machine continues at the same addresses, on private
+    /// pages on top of the image.
     ///
-    /// It takes time by the number of pages written since the base was frozen or, where
-    /// these are many, since the last freeze; the first one also by the size of memory,
-    /// unless it was [prepared](Self::prepare_freeze). What can be done later is left to
+    /// The time grows with the number of pages written since the base was frozen or, if these are
+    /// many, since the last freeze. That of the first freeze also grows with the size of memory,
+    /// unless it was [prepared](Self::prepare_freeze). Work that can be done later is left to
     /// [`take_cleanup`](Self::take_cleanup).
     ///
     /// # Errors
-    /// When the host is out of memory, when the image cannot be sealed against changes, and
-    /// on a shell, which holds nothing. The machine's memory is then as before.
+    /// When the host is out of memory, when the image cannot be sealed, and on a shell, whose RAM
+    /// has no contents. The memory is then as before.
     pub fn freeze(&mut self, at_rest: &AtRest) -> io::Result<RamImage> {
         self.freeze_with_help(at_rest, &NoHelpers)
     }
 
-    /// The same, with the help of others.
+    /// The same, with the help of other threads.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -227,14 +227,15 @@ impl Ram {
         Ok(image)
     }
 
-    /// What lies in pages of the machine's own, on top of the frozen ones.
+    /// Copies the machine's private pages, or those written since the last freeze if writes are
+    /// tracked.
     fn copy_own_pages(
         &self,
         at_rest: &AtRest,
         helpers: &dyn Helpers,
     ) -> io::Result<(Collected, Copied)> {
         let (ram, pagemap, spare) = (&*self.mapping, &*self.pagemap, &self.spare);
-        let helpers = Some(helpers).filter(|_| self.is_much);
+        let helpers = Some(helpers).filter(|_| self.needs_help);
         let tracked = self
             .tracking
             .freeze(ram, pagemap, spare, helpers, at_rest)?;
@@ -247,8 +248,8 @@ impl Ram {
         Ok((collected, Copied::All(len)))
     }
 
-    /// As [`freeze`](Self::freeze), but what the machine has in pages of its own is not in
-    /// the image: a child made by `fork(2)` [inherits](Self::inherit) it.
+    /// As [`freeze`](Self::freeze), but the image does not contain the machine's private pages: a
+    /// child made by `fork(2)` [inherits](Self::inherit) those.
     ///
     /// # Errors
     /// As [`freeze`](Self::freeze).
@@ -260,30 +261,31 @@ impl Ram {
         Ok(image)
     }
 
-    /// What the freezes have left to be done since the last call. A fork that fails after a
-    /// freeze can leave it here, for the next.
+    /// The work that freezes have left to be done since the last call. A fork that fails after a
+    /// freeze can leave it here for the next one.
     pub fn take_cleanup(&mut self) -> DeferredCleanup {
         mem::take(&mut self.cleanup)
     }
 
-    /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at
-    /// the same addresses with all that was written since the parent's
-    /// [`freeze_base`](Self::freeze_base), of which `image` is.
+    /// In a child made by `fork(2)`: takes over the parent's RAM, which the child has at the same
+    /// addresses, with the private pages that the parent had on top of `image`, the result of its
+    /// [`freeze_base`](Self::freeze_base).
     ///
     /// # Errors
     /// As [`Pagemap::open`].
     pub fn inherit(&mut self, image: RamImage) -> io::Result<Self> {
         let backing = Backing::Frozen(image);
-        Self::around(self.mapping.inherit(), self.memory.clone(), backing)
+        Self::with_backing(self.mapping.inherit(), self.memory.clone(), backing)
     }
 
-    /// Bytes of it that exist: shared with relatives, and the machine's own.
+    /// Bytes of memory that it takes: shared with the family, and private.
     ///
     /// # Errors
     /// As [`Pagemap::private_ranges`] and [`swapped`].
     pub fn usage(&self) -> io::Result<Usage> {
         let swapped = swapped()?;
-        // The page tables are not looked through while free pages would have to wait for it.
+        // The lock is released before the page tables are searched, so that free pages need not
+        // wait for that.
         let shared = match &*lock(&self.backing) {
             Backing::Reserved | Backing::Preloaded(_) => return Ok(Usage::default()),
             Backing::Shared(shared) => {
@@ -303,8 +305,8 @@ impl Ram {
         })
     }
 
-    /// The pages it has written since it was made from an image, as ranges of bytes, up
-    /// to `most` bytes in all. Nothing for a machine without one.
+    /// The private pages on top of its image, as ranges of bytes, up to `most` bytes in all. Empty
+    /// for a RAM without an image.
     ///
     /// # Errors
     /// As [`Pagemap::private_ranges`].
@@ -321,13 +323,13 @@ impl Ram {
         self.mapping.len() as u64
     }
 
-    /// Guest memory for devices and loaders. Stays valid across freezes, and as long as it is
-    /// kept.
+    /// Guest memory for devices and loaders. It stays valid across freezes, and as long as a
+    /// reference to it is kept.
     pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
         &self.memory
     }
 
-    /// What takes back pages that its guest has free.
+    /// Frees pages that the guest reports as free.
     pub fn free_pages(&self) -> &FreePages {
         &self.free_pages
     }
@@ -342,12 +344,13 @@ fn lock(backing: &Mutex<Backing>) -> MutexGuard<'_, Backing> {
     backing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of a file that exist, which for a sparse one is less than its length.
+/// Bytes allocated for a file; less than its length if it is sparse.
 fn allocated(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.blocks() * 512)
 }
 
-/// A host that has none, or refuses it, is no error: writes are not noticed there.
+/// Opens the userfaultfd. A host that has none, or refuses it, is no error: writes are not
+/// tracked there.
 fn open_userfault() -> io::Result<Option<Arc<Userfault>>> {
     match Userfault::open().map(Arc::new) {
         Ok(userfault) => Ok(Some(userfault)),

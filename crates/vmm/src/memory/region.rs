@@ -1,5 +1,5 @@
-//! Guest memory as devices and loaders see it. It keeps the addresses it lies at: whatever
-//! still has it can go on using it, even when the RAM it was of is gone.
+//! Guest memory for devices and loaders (the traits of `vm-memory`). It keeps its host addresses
+//! reserved, so it may be used even after its [`Ram`](super::Ram) is dropped.
 
 use super::layout::ram_regions;
 use crate::sys::mapping::AddressRange;
@@ -13,21 +13,21 @@ use vm_memory::{
 /// All memory of a guest.
 pub type GuestMemoryMmap = GuestRegionCollection<GuestRegion>;
 
-/// Memory at guest physical addresses without a gap.
+/// A contiguous range of guest physical memory.
 #[derive(Debug)]
 pub struct GuestRegion {
     start: GuestAddress,
-    /// Where it begins in `range`.
+    /// Its offset in `range`.
     offset: usize,
     len: usize,
     range: Arc<AddressRange>,
 }
 
 impl GuestRegion {
-    /// `len` bytes, more than none, that lie at `offset` in `range`.
+    /// The `len` bytes at `offset` in `range`.
     ///
     /// # Panics
-    /// When they do not.
+    /// When `len` is 0, or the range is shorter.
     fn new(start: GuestAddress, offset: usize, len: usize, range: &Arc<AddressRange>) -> Self {
         let end = offset.checked_add(len).expect("an offset inside a mapping");
         assert!(0 < len && end <= range.len());
@@ -70,10 +70,10 @@ impl GuestMemoryRegion for GuestRegion {
 
 impl GuestMemoryRegionBytes for GuestRegion {}
 
-/// Guest memory of `size` bytes, more than none, that lies in `range`.
+/// Guest memory of `size` bytes in `range`.
 ///
 /// # Panics
-/// When the range is shorter.
+/// When `size` is 0, or the range is shorter.
 pub(super) fn guest_memory(range: &Arc<AddressRange>, size: u64) -> GuestMemoryMmap {
     let regions = ram_regions(size).into_iter().map(|region| {
         let start = GuestAddress(region.start);
@@ -83,7 +83,7 @@ pub(super) fn guest_memory(range: &Arc<AddressRange>, size: u64) -> GuestMemoryM
         .expect("the layout's regions are there, ascending and apart")
 }
 
-/// Guest memory of zeroes at any places, for tests of what uses it.
+/// Zeroed guest memory at any addresses, for tests.
 ///
 /// # Panics
 /// When the places overlap, or the host is out of memory.

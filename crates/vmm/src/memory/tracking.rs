@@ -1,10 +1,9 @@
-//! Which pages a machine has written since its last fork, so that not all it has written
-//! since the base was frozen is copied at each.
+//! Tracks the pages that a machine writes after a fork (userfaultfd, asynchronous write
+//! protection), so that the next fork need not copy all pages written since the base was frozen.
 //!
-//! To be told of a write costs the guest a fault, at the first write to each page after
-//! each fork: 10 times what it costs to copy the page (docs/adr/0008). So only machines
-//! that have written much are tracked, and of those only such as write little of it
-//! again between forks.
+//! Tracking costs the guest a page fault at the first write to each page after each fork: 10 times
+//! what it costs to copy the page (docs/adr/0008). So a machine is tracked only if it has written
+//! many pages, and only as long as it rewrites few of them between forks.
 
 use super::arena::Spare;
 use super::at_rest::AtRest;
@@ -22,50 +21,50 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Shared by a RAM and what works for it in the background.
+/// The tracker of a RAM, shared with the cleanup that runs in the background.
 #[derive(Debug, Clone)]
 pub(super) struct Tracking(Arc<Mutex<Tracker>>);
 
 #[derive(Debug)]
 struct Tracker {
     ram: Arc<AddressRange>,
-    /// The RAM's, where the host has such a thing for it.
+    /// The RAM's userfaultfd, if the host has it.
     userfault: Option<Arc<Userfault>>,
-    /// While writes are noticed.
+    /// `Some` while writes are tracked.
     tracked: Option<Tracked>,
-    /// Machines that have written less, in bytes, are not tracked, and of those that are
-    /// no less is copied ahead.
+    /// A machine that has written fewer bytes is not tracked, and fewer bytes are not copied
+    /// ahead of a freeze.
     least: usize,
-    /// Forks until it is worth another try.
+    /// Forks until tracking is tried again.
     not_before: u32,
 }
 
 #[derive(Debug)]
 struct Tracked {
-    /// The RAM's own pages as they were at the last freeze; those that have been written
-    /// since are told. (A page that is given back would still be in here, so none is while
-    /// there is this: [`FreePages`](super::FreePages).)
+    /// The RAM's private pages as they were at the last freeze; the kernel tells which of them
+    /// have been written since. (A page that is freed would still be in here, so none is freed
+    /// while writes are tracked: [`FreePages`](super::FreePages).)
     layers: Layers,
-    /// Bytes of them that were [copied ahead](Tracking::prepare) since the last freeze.
+    /// Bytes of them that were [copied ahead](Tracking::prepare) of the next freeze.
     ahead: usize,
     _watch: Watch,
 }
 
-/// What a freeze had to copy, in bytes.
+/// How many bytes a freeze has copied.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Copied {
-    /// All that the machine has written since the base was frozen.
+    /// All pages written since the base was frozen.
     All(usize),
-    /// Only what it has written since the last freeze: so much while it stood still, and so
-    /// much ahead of that.
+    /// Only pages written since the last freeze: `len` bytes while the machine was at rest, and
+    /// `ahead` bytes before that.
     New { len: usize, ahead: usize },
 }
 
-/// [`Tracker::least`], usually: 16 MiB take 3 ms.
+/// The default of [`Tracker::least`]: copying 16 MiB takes 3 ms.
 const LEAST: usize = 16 << 20;
-/// Files on top of each other before they are made one.
+/// Files on top of each other before they are merged into one.
 const DEEPEST: usize = 8;
-/// After tracking has turned out to be of no use, or could not begin.
+/// The pause after tracking has turned out to be useless, or could not begin.
 const FORKS_UNTIL_NEXT_TRY: u32 = 16;
 
 impl Copied {
@@ -78,7 +77,7 @@ impl Copied {
 }
 
 impl Tracking {
-    /// Of this RAM, which has this userfaultfd.
+    /// The tracker of this RAM, with the RAM's userfaultfd.
     pub(super) fn of(ram: &Arc<AddressRange>, userfault: Option<Arc<Userfault>>) -> Self {
         Self(Arc::new(Mutex::new(Tracker {
             ram: ram.clone(),
@@ -89,38 +88,37 @@ impl Tracking {
         })))
     }
 
-    /// The RAM is given other contents.
+    /// Stops tracking, because the RAM gets other contents.
     pub(super) fn stop(&self) {
         self.lock().tracked = None;
     }
 
-    /// Before a freeze, while the machine runs: copies what would have to be copied while it
-    /// stands still, if that is much. What it writes meanwhile is copied again then. The
-    /// process has `anonymous` bytes of its own.
+    /// Prepares a freeze while the machine runs: copies the pages that the freeze would have to
+    /// copy, if they are many. The freeze copies those again that the machine writes meanwhile.
+    /// `anonymous` is the size of the process's private pages.
     ///
     /// # Errors
     /// When the host is out of memory. The freeze then copies more.
     pub(super) fn prepare(&self, pagemap: &Pagemap, anonymous: usize) -> io::Result<()> {
         match self.0.try_lock() {
             Ok(mut tracker) => tracker.prepare(pagemap, anonymous),
-            // The background is at it.
+            // The background cleanup holds the lock. The freeze then copies more.
             Err(_) => Ok(()),
         }
     }
 
-    /// Does `work` if no writes are noticed, and none begin to be meanwhile.
-    pub(super) fn unless_on<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        // The background may be about to begin.
+    /// Does `work` unless writes are tracked; tracking does not begin meanwhile.
+    pub(super) fn unless_tracking<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        // If it is locked, the background cleanup may be about to begin tracking.
         let tracker = self.0.try_lock().ok()?;
         tracker.tracked.is_none().then(work)
     }
 
-    /// Where the RAM, which is at rest, is tracked: all that differs from its base, of
-    /// which what is new has been copied into the arena.
+    /// Copies the pages written since the last freeze. Returns all changes to the base, or `None`
+    /// if writes are not tracked.
     ///
     /// # Errors
-    /// When the host is out of memory, or the copies cannot be sealed. Nothing has changed
-    /// then.
+    /// When the host is out of memory, or the copies cannot be sealed. Nothing has changed then.
     pub(super) fn freeze(
         &self,
         ram: &AddressRange,
@@ -129,7 +127,7 @@ impl Tracking {
         helpers: Option<&dyn Helpers>,
         at_rest: &AtRest,
     ) -> io::Result<Option<(Collected, Copied)>> {
-        // The background takes longer than copying everything.
+        // The background cleanup has it: waiting would take longer than copying all pages.
         let Ok(mut tracker) = self.0.try_lock() else {
             return Ok(None);
         };
@@ -145,18 +143,18 @@ impl Tracking {
         let written = new.layers.ranges();
         if !written.is_empty() {
             layers.put(new.layers);
-            // What is not protected counts as written, and is copied again next time.
+            // Pages that are not protected count as written, and are copied again next time.
             let _ = pagemap.protect(ram, &written);
         }
         new.layers = layers.clone();
         Ok(Some((new, copied)))
     }
 
-    /// Begins, ends, or tidies up, after a freeze and while the machine runs. Tells how many
-    /// bytes the next freeze is likely to copy.
+    /// After a freeze, while the machine runs: begins or ends tracking, or merges files. Returns
+    /// how many bytes the next freeze will probably copy.
     ///
     /// # Errors
-    /// When the host is out of memory; when the RAM cannot be watched just now.
+    /// When the host is out of memory; when writes cannot be tracked just now.
     pub(super) fn settle(&self, copied: Copied, pagemap: &Pagemap) -> io::Result<usize> {
         let mut guard = self.lock();
         let tracker = &mut *guard;
@@ -209,19 +207,19 @@ impl Tracker {
                 Ok(())
             }
             Err(error) => {
-                // Some may be protected, and in no layer.
+                // Some pages may be write-protected although no layer has them.
                 self.tracked = None;
                 Err(error)
             }
         }
     }
 
-    /// From here on writes are noticed, where the host has that.
+    /// Begins tracking, if the host supports it.
     fn begin(&mut self, pagemap: &Pagemap) -> io::Result<()> {
         let Some(userfault) = &self.userfault else {
             return Ok(());
         };
-        // Whatever fails now may not fail later.
+        // A failure may be temporary, so tracking is tried again after some forks.
         let not_before = mem::replace(&mut self.not_before, FORKS_UNTIL_NEXT_TRY);
         let watch = userfault.watch(&self.ram)?;
         let ranges = pagemap.private_ranges(&self.ram)?;
@@ -235,8 +233,8 @@ impl Tracker {
     }
 }
 
-/// What a machine has in `ranges`. They are protected first: a page that is written meanwhile
-/// counts as written, so it does not matter how its copy turns out.
+/// Copies `ranges` of a running machine's memory into a file. They are write-protected first: a
+/// page that is written meanwhile counts as written, so it does not matter what its copy holds.
 fn copied_out(
     ram: &AddressRange,
     pagemap: &Pagemap,

@@ -1,4 +1,5 @@
-//! Every record as it was encoded when its version came to be, and a whole machine of them.
+//! Golden files: the encoding of every record, and of a whole machine, from when their versions
+//! were introduced.
 
 use super::*;
 use crate::devices::virtio::balloon::BalloonState;

@@ -1,8 +1,8 @@
-//! A machine at rest: what a fork hands to its children, and what a snapshot keeps.
+//! The state of a captured machine, which a parent hands to its clones and a snapshot keeps.
 //!
-//! In this process it is a [`MachineState`], whose parts have their own types; elsewhere a
-//! [`Manifest`], which has a record of each. What is too large for a record goes beside it
-//! ([`blobs`](crate::blobs)).
+//! In this process it is a [`MachineState`], whose parts have their own types. Between processes
+//! it is a [`Manifest`], with a record of each part. Memory and disks, which are too large for a
+//! record, are [`blobs`](crate::blobs).
 
 use crate::blobs::BlobWriter;
 use crate::devices::serial::SerialState;
@@ -23,11 +23,11 @@ use std::sync::Arc;
 /// All of a machine but its identity.
 #[derive(Debug)]
 pub struct MachineState {
-    /// Where it was captured.
+    /// The host it was captured on.
     pub host: Arc<HostFingerprint>,
-    /// When.
+    /// When it was captured.
     pub taken: Taken,
-    /// How it is built.
+    /// Its vCPUs, memory and devices, in numbers.
     pub shape: Shape,
     /// Its interrupt controllers, timer and clock.
     pub vm: VmState,
@@ -35,17 +35,17 @@ pub struct MachineState {
     pub vcpus: Vec<VcpuState>,
     /// Its serial port.
     pub serial: SerialState,
-    /// The port at which its guest asks for forks.
+    /// The port through which its guest asks for forks.
     pub signal_port: SignalPortState,
     /// Its virtio devices, by slot.
     pub devices: Vec<DeviceState>,
     /// Its memory.
     pub ram: RamImageState,
-    /// What of it lies outside of its records.
+    /// What is too large for its records.
     pub blobs: Vec<Blob>,
 }
 
-/// What a guest reads of the fork it has asked for
+/// What a guest reads about the fork it has asked for
 /// ([`ForkStatus`](hyperfork_api::signal::ForkStatus), encoded).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalPortState(pub u32);
@@ -94,13 +94,13 @@ fn check_rings(said: &[u8], devices: &[DeviceState]) -> Result<(), RingError> {
     Ok(())
 }
 
-/// Why bytes are no state.
+/// Why bytes cannot be decoded as a [`MachineState`].
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// They are not the bytes of any captured machine.
+    /// They are not a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// They are of one that does not fit itself.
+    /// The manifest contradicts itself.
     #[error("a captured machine contradicts itself")]
     Check(#[from] CheckError),
     /// One of its records cannot be read.
@@ -112,7 +112,7 @@ pub enum DecodeError {
 }
 
 impl MachineState {
-    /// As bytes.
+    /// Encodes the state as the bytes of a [`Manifest`].
     pub fn encode(&self) -> Vec<u8> {
         let devices = self.devices.iter().map(|device| Device {
             transport: Record::of(&device.transport),
@@ -133,9 +133,9 @@ impl MachineState {
         .encode()
     }
 
-    /// Decodes the state of some machine and drops it. What a process decodes first takes 50 µs
-    /// more than what follows, because its code is not in the page tables yet: a shell that
-    /// waits has time for that, and the fork that takes it has not.
+    /// Decodes the state of a sample machine and drops it. The first decoding in a process takes
+    /// 50 µs longer than later ones, because its code is not in the page tables yet. A shell in the
+    /// pool does it in advance, so that the fork that takes the shell need not.
     pub fn rehearse_decoding() {
         /// A machine with one of each device.
         const SAMPLE: &[u8] = include_bytes!("../../goldens/machine-v1.bin");
@@ -143,8 +143,8 @@ impl MachineState {
         debug_assert!(decoded.is_ok(), "the golden file is a state");
     }
 
-    /// From bytes. They are all there, and fit themselves; the devices' own parts are read
-    /// when the devices are made.
+    /// Decodes a state and checks the manifest. The devices' own records are decoded when the
+    /// devices are made.
     ///
     /// # Errors
     /// [`DecodeError`].
@@ -175,25 +175,25 @@ impl MachineState {
     }
 }
 
-/// Memory that clones of one family have in common, for shells that wait for them. It goes
-/// between processes of one program only.
+/// Memory that the clones of one family share, for shells in the pool. It is exchanged only
+/// between processes of one program.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Preload {
     /// Memory as it was at the last fork.
     pub image: RamImageState,
-    /// What that refers to.
+    /// The blobs that the image refers to.
     pub blobs: Vec<Blob>,
-    /// Pages, as ranges of bytes, that clones write first.
+    /// The pages that clones write first, as ranges of bytes.
     pub touched: Vec<Range<usize>>,
 }
 
-/// Why bytes are no [`Preload`].
+/// Why bytes cannot be decoded as a [`Preload`].
 #[derive(Debug, thiserror::Error)]
 pub enum PreloadError {
     /// They are cut off, or hold impossible values.
     #[error("what a shell is to preload cannot be read")]
     Malformed(#[source] postcard::Error),
-    /// There is more.
+    /// More bytes follow.
     #[error("{0} bytes are left over behind what a shell is to preload")]
     LeftOver(usize),
 }
@@ -226,7 +226,7 @@ impl Preload {
         postcard::to_stdvec(self).expect("memory's places are plain data")
     }
 
-    /// From bytes.
+    /// Decodes it.
     ///
     /// # Errors
     /// [`PreloadError`].

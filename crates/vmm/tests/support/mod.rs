@@ -1,4 +1,4 @@
-//! Machines in this very process, for tests that look inside.
+//! Runs machines in the test's own process, for tests that look inside.
 
 use hyperfork_api::signal::Message;
 use hyperfork_api::spec::Guest;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 /// How long a guest may take for anything. Generous: these machines are shared,
 /// and slow inside an emulated one.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A nano guest.
 pub(crate) struct Vm {
@@ -63,7 +63,7 @@ impl Vm {
         vm
     }
 
-    /// Captures it while it runs, and lets it go on.
+    /// Captures it while it runs, and resumes it.
     pub(crate) fn capture(&mut self) -> Capture {
         self.machine.pause().capture().unwrap()
     }
@@ -92,7 +92,7 @@ impl Vm {
         let identity = identity::cloned(&self.identity, name, index).unwrap();
         let (dir, console, backends) = backends();
         let (events, received) = events();
-        // As it travels between processes.
+        // Encoded and decoded, as between processes.
         let state = MachineState::decode(&capture.state.encode()).unwrap();
         let (mut machine, _) =
             Machine::restore(shell, state, &capture.fds, &identity, &backends, events).unwrap();
@@ -124,7 +124,7 @@ impl Vm {
 
     /// The next message.
     pub(crate) fn message(&self) -> Message {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
@@ -158,7 +158,7 @@ fn backends() -> (TempDir, Log, Backends) {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let console = Log::new(tempfile::tempfile().unwrap()).unwrap();
     let backends = Backends {
-        plug: None,
+        nic: None,
         log: console.clone(),
         console: UnixListener::bind(dir.path().join("console.sock")).unwrap(),
         overlays: None,

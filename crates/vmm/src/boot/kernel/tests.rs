@@ -1,4 +1,4 @@
-//! Kernels that were not made to be booted.
+//! Tests of kernel files that cannot be booted.
 
 use super::*;
 use std::io::Write;

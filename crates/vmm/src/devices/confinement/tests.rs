@@ -3,9 +3,9 @@ use crate::forbidden;
 
 #[test]
 fn the_filters_of_devices_are_those_that_were_agreed() {
-    let alone = Names::None.allowed().to_string();
+    let alone = FileAccess::None.allowed().to_string();
     assert_eq!(alone, include_str!("devices.golden"));
-    let with_shares = Names::BelowShares.allowed().to_string();
+    let with_shares = FileAccess::BelowShares.allowed().to_string();
     assert_eq!(with_shares, include_str!("shares.golden"));
 }
 
@@ -20,11 +20,11 @@ fn no_process_survives_what_its_device_thread_may_not_do() {
 #[test]
 #[ignore = "a process of the test above"]
 fn an_attempt() {
-    forbidden::make(Names::None.confinement().unwrap());
+    forbidden::make(FileAccess::None.confinement().unwrap());
 }
 
 #[test]
 #[ignore = "a process of the test above"]
 fn an_attempt_with_shares() {
-    forbidden::make(Names::BelowShares.confinement().unwrap());
+    forbidden::make(FileAccess::BelowShares.confinement().unwrap());
 }

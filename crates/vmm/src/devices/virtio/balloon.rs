@@ -1,15 +1,14 @@
 //! The memory balloon (virtio 1.2, section 5.5), of which only free page reporting is used
-//! (5.5.6.7): the driver tells which of its pages are free, and the host takes back what it
-//! [can](FreePages) of them until they are written again.
+//! (5.5.6.7): the driver reports which of its pages are free, and the host frees the memory behind
+//! them, where it [can](FreePages), until they are written again.
 //!
-//! The device never asks for pages by inflating, so nothing is taken that the guest has not
-//! free. The driver may not expect anything in pages that it has reported (5.5.6.7); a driver
-//! that does, since it poisons free pages, does not report them, for
-//! VIRTIO_BALLOON_F_PAGE_POISON is not offered. One that reports pages it uses harms its own
-//! machine, and those cloned from it later.
+//! The device never inflates, so no page is taken that the guest needs. The driver may not expect
+//! any contents in pages that it has reported (5.5.6.7). A driver that poisons free pages would
+//! expect the poison, so it does not report them, because VIRTIO_BALLOON_F_PAGE_POISON is not
+//! offered. A driver that reports pages in use harms only its own machine and later clones of it.
 //!
-//! A machine that is captured does not run and neither does this device: what has been
-//! reported was taken by then, or is still in the ring, where parent and clone will find it.
+//! The device is at rest during a capture: a report was either served before, or is still in the
+//! ring, where parent and clone find it.
 
 use super::{Context, DeviceError, Notify, VirtioDevice, ring};
 use crate::blobs::BlobWriter;
@@ -22,15 +21,14 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 /// The feature bit of free page reporting (5.5.3).
 const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
 
-/// The rings: pages taken, pages given back, and free pages. (Those between are not there
-/// without their features.) Linux reports 32 runs of pages at a time, and needs a ring that
-/// holds them.
+/// The rings: inflate, deflate, and free page reporting. (Others exist only with their features.)
+/// Linux reports 32 runs of pages at a time, and needs a ring that holds them.
 pub(crate) const QUEUE_SIZES: [u16; 3] = [16, 16, 64];
 const REPORTING: usize = 2;
 
-/// Of one report so many runs are taken at most, and so many bytes in all: as many as there
-/// are in the largest of Linux's. It takes milliseconds, for which a fork would have to wait.
-/// The rest remains the guest's.
+/// At most this many runs of one report are freed, and at most this many bytes in all: those of
+/// Linux's largest report. Freeing takes milliseconds, and a fork would have to wait. The rest is
+/// not freed.
 const RUNS_MAX: usize = 64;
 const BYTES_MAX: u64 = 128 << 20;
 
@@ -98,7 +96,7 @@ impl VirtioDevice for Balloon {
     fn process_queue(&mut self, index: usize, context: Context<'_>) -> Result<Notify, DeviceError> {
         match index {
             REPORTING => ring::serve_one(context, index, |report| self.take(report).map(|()| 0)),
-            // Pages that nobody wanted remain the guest's.
+            // Inflated pages, which the device has not asked for, are left to the guest.
             _ => ring::serve(context, index, |_| Ok(0)),
         }
     }

@@ -36,20 +36,20 @@ pub struct Context<'a> {
     pub queues: &'a mut [Queue],
     /// Guest memory. May change under any read: never read a value twice.
     pub memory: &'a GuestMemoryMmap,
-    /// Asked between two pieces of work: whether to come back now.
+    /// Checked between two pieces of work: whether to return now.
     pub preemption: &'a Preemption,
 }
 
-/// What the driver has to be told after a device has worked.
+/// What to notify the driver of after a device has worked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use]
 pub struct Notify {
-    /// Buffers were used and the driver wants to know (2.7.10).
+    /// Buffers were used, and the driver wants an interrupt for them (2.7.10).
     pub used: bool,
     /// The configuration space changed.
     pub config: bool,
-    /// The device was preempted in the middle of a ring's work: it wants to be called for
-    /// that ring again. This one does not concern the driver.
+    /// The device was preempted in the middle of a ring's work, and has to be called for that ring
+    /// again. The driver is not notified of this.
     pub unfinished: bool,
 }
 
@@ -67,13 +67,13 @@ pub enum DeviceError {
     Host(#[from] io::Error),
 }
 
-/// What sets one kind of device apart.
+/// The part of a device that is specific to its kind.
 ///
 /// Methods are called one at a time: the `process_` ones on the device thread,
-/// those that answer register accesses on a vCPU's, `save` by whoever captures.
+/// those that answer register accesses on a vCPU's, `save` on the thread that captures.
 /// None may block for long: the device thread serves every device of the VM, and
-/// a fork waits for it to come to rest. Work that takes long is done in pieces, of
-/// 256 KiB of data at most, and between two of them a device asks whether it is
+/// a fork waits for it to come to rest. Work that takes long is done in pieces of
+/// at most 256 KiB of data, and between two of them the device checks whether it is
 /// [preempted](Context::preemption).
 pub trait VirtioDevice: Send {
     /// Device ID (section 5).
@@ -82,8 +82,7 @@ pub trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &'static [u16];
     /// Feature bits offered, without those of the transport.
     fn features(&self) -> u64;
-    /// Reads configuration space; bytes beyond its end read as 0, as all do where there is
-    /// none.
+    /// Reads configuration space; bytes beyond its end read as 0.
     fn read_config(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
     }
@@ -94,9 +93,9 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, features: u64);
     /// The driver has reset the device: forget everything of it.
     fn reset(&mut self);
-    /// Work on what the driver has put into ring `index` (and whatever follows
-    /// from it): at least one piece, also where it is preempted. Also called once for every ring when a paused or cloned machine
-    /// goes on, so it must be harmless when there is nothing.
+    /// Serves the buffers in ring `index`: at least one piece, even if it is
+    /// preempted. Also called once for every ring when a paused or cloned machine
+    /// resumes, so it must be harmless when there are none.
     ///
     /// # Errors
     /// [`DeviceError`] when the driver broke the protocol or the host failed.
@@ -107,8 +106,8 @@ pub trait VirtioDevice: Send {
     fn host_events(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-    /// Work on what the host has, with rings ready or not. Also called when a
-    /// paused or cloned machine goes on.
+    /// Serves the host's events, whether the rings are ready or not. Also called when a
+    /// paused or cloned machine resumes.
     ///
     /// # Errors
     /// As [`process_queue`](Self::process_queue).
@@ -116,11 +115,10 @@ pub trait VirtioDevice: Send {
         Ok(Notify::default())
     }
     /// The device's own state for a clone or a snapshot. Called only while the
-    /// machine stands still. What the device shares with its clone afterwards
-    /// must be frozen by this call: nothing either does later may reach the
-    /// other.
+    /// machine is paused. What the device shares with its clone afterwards must be
+    /// frozen by this call: later changes of one must not be visible to the other.
     ///
     /// # Errors
-    /// When the host cannot give what is needed (descriptors, disk space).
+    /// When the host is out of descriptors or disk space.
     fn save(&mut self, blobs: &mut BlobWriter) -> io::Result<Record>;
 }

@@ -1,4 +1,4 @@
-//! The part of a ring's work that is the same for every device.
+//! Serving a ring: the part that is the same for every device.
 //!
 //! Devices take chains and give them back; they never deal with the driver's
 //! available-buffer notifications (2.7.10). [`transport`](super::transport)
@@ -27,13 +27,13 @@ pub fn pop<'m>(
     Ok(queue.iter(memory)?.next())
 }
 
-/// What has become of a chain.
+/// The result of a device's work on a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is done, and so many bytes are written into it.
+    /// The work is done, and so many bytes are written into the chain.
     Done(u32),
-    /// The device was preempted. The chain goes back to where it came from, and is the next
-    /// one of this ring again.
+    /// The device was preempted. The chain goes back to the available ring, and is the next one
+    /// of it again.
     Unfinished,
 }
 
@@ -118,9 +118,9 @@ fn serve_at_most(
 }
 
 /// Returns several chains as used, by head and bytes written, so that the driver sees all
-/// of them or none (a network card's merged buffers, 5.1.6.4). Gives whether to
-/// interrupt it. Not to be mixed with `add_used` on the same ring, which counts for
-/// itself what the driver has not been told of.
+/// of them or none (mergeable receive buffers, 5.1.6.4). Returns whether to interrupt it. Not to be
+/// mixed with `add_used` on the same ring, which keeps its own count of used buffers that the
+/// driver was not interrupted for.
 ///
 /// # Errors
 /// Those of the ring.
@@ -152,7 +152,7 @@ pub fn publish(
     if !queue.event_idx_enabled() {
         return Ok(true);
     }
-    // The index is written before the driver's wish is read (2.7.7.2).
+    // The index is written before `used_event` is read (2.7.7.2).
     fence(Ordering::SeqCst);
     let event = at(queue.avail_ring(), 4 + 2 * u64::from(size)).ok_or(Error::AddressOverflow)?;
     let event: u16 = memory

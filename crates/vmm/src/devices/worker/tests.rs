@@ -10,10 +10,10 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 /// How long anything may take here that does not hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn start(devices: Devices, mode: Mode) -> io::Result<DeviceWorker> {
-    let worker = DeviceWorker::spawn(Names::None)?;
+    let worker = DeviceWorker::spawn(FileAccess::None)?;
     worker.attach(devices, |why| panic!("{why}"))?;
     if mode == Mode::Running {
         worker.resume();
@@ -30,7 +30,7 @@ fn kick(driver: &Driver) {
 
 /// Waits for the answer to a request.
 fn wait_for_used(driver: &mut Driver) -> (u16, u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if let Some(used) = driver.take_used(0) {
             return used;
@@ -57,7 +57,7 @@ fn a_driver_that_keeps_the_ring_full_and_notifies_only_when_it_must_is_served_fo
     let _worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     let mut outstanding = 0;
     let mut served = 0;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while served < 20_000 {
         assert!(Instant::now() < deadline, "{served} served");
         while outstanding < 16 {
@@ -78,7 +78,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Running).unwrap();
     for _ in 0..200 {
-        assert!(worker.pause(PATIENCE));
+        assert!(worker.pause(TIMEOUT));
         driver.offer(0, &[], &[8]);
         kick(&driver);
         thread::yield_now();
@@ -92,7 +92,7 @@ fn nothing_is_touched_while_the_thread_rests_and_nothing_signalled_meanwhile_is_
 fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone() {
     let mut parent = Driver::start(Rng);
     let worker = start(vec![parent.transport.clone()], Mode::Paused).unwrap();
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
     parent.offer(0, &[], &[8]);
     kick(&parent);
     let state = parent.lock().save(&mut BlobWriter::default()).unwrap();
@@ -108,18 +108,18 @@ fn a_request_whose_notification_did_not_survive_the_fork_is_served_in_the_clone(
 fn pausing_and_resuming_in_any_order_ends_as_last_asked() {
     let mut driver = Driver::start(Rng);
     let worker = start(vec![driver.transport.clone()], Mode::Paused).unwrap();
-    assert!(worker.pause(PATIENCE));
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
+    assert!(worker.pause(TIMEOUT));
     for _ in 0..500 {
         worker.resume();
-        assert!(worker.pause(PATIENCE));
+        assert!(worker.pause(TIMEOUT));
     }
     worker.resume();
     worker.resume();
     driver.offer(0, &[], &[8]);
     kick(&driver);
     wait_for_used(&mut driver);
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
 }
 
 /// Panics at the first request.
@@ -157,7 +157,7 @@ fn a_device_that_panics_fails_alone() {
     let worker = start(devices, Mode::Running).unwrap();
     faulty.offer(0, &[], &[8]);
     kick(&faulty);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while panics.load(Ordering::Relaxed) == 0 {
         assert!(Instant::now() < deadline, "it has not panicked");
         thread::yield_now();
@@ -165,7 +165,7 @@ fn a_device_that_panics_fails_alone() {
     healthy.offer(0, &[], &[8]);
     kick(&healthy);
     wait_for_used(&mut healthy);
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
     let mut status = [0; 4];
     faulty.transport.read(0x70, &mut status);
     assert_eq!(status[0], 0x4f, "needs a reset");
@@ -176,9 +176,9 @@ fn pause_in_time(worker: &Arc<DeviceWorker>) {
     let (sender, done) = channel();
     let worker = worker.clone();
     thread::spawn(move || {
-        let _ = sender.send(worker.pause(PATIENCE));
+        let _ = sender.send(worker.pause(TIMEOUT));
     });
-    let rests = done.recv_timeout(PATIENCE).expect("a pause hangs");
+    let rests = done.recv_timeout(TIMEOUT).expect("a pause hangs");
     assert!(rests);
 }
 
@@ -194,7 +194,7 @@ fn a_device_thread_that_cannot_be_confined_is_an_error_with_its_cause_or_a_fault
     // It depends on which thread comes first.
     let why = match attached {
         Err(error) => error.to_string(),
-        Ok(()) => told.recv_timeout(PATIENCE).expect("a fault is told"),
+        Ok(()) => told.recv_timeout(TIMEOUT).expect("a fault is told"),
     };
     assert!(why.contains("cannot be confined: no such filters"), "{why}");
     for _ in 0..3 {
@@ -220,7 +220,7 @@ fn a_device_thread_that_dies_is_a_fault_told_at_once_and_no_pause_waits_for_it()
     attached.unwrap();
     worker.resume();
     drop(die);
-    let why = told.recv_timeout(PATIENCE).expect("a fault is told");
+    let why = told.recv_timeout(TIMEOUT).expect("a fault is told");
     assert!(why.contains("panicked: a bug, on purpose"), "{why}");
     for _ in 0..3 {
         pause_in_time(&worker);

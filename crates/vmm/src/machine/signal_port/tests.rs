@@ -65,7 +65,7 @@ fn parent_and_clones_of_a_fork_learn_which_one_they_are_once_all_is_done() {
     for index in [1, 2] {
         let clone = Guest::new(index, status);
         clone.must_read(ForkAnswer::Pending, 7);
-        clone.fork.born();
+        clone.fork.complete_in_clone();
         clone.must_read(ForkAnswer::Forked(index), 7);
     }
     parent.must_read(ForkAnswer::Pending, 7);
@@ -79,12 +79,12 @@ fn a_clone_that_became_a_parent_reads_so() {
     first.ask(1, 1);
     first.fork.begin();
     let clone = first.clone(1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.ask(3, 2);
     clone.fork.begin();
     let grandchild = clone.clone(3);
     clone.fork.complete();
-    grandchild.fork.born();
+    grandchild.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Forked(0), 2);
     grandchild.must_read(ForkAnswer::Forked(3), 2);
 }
@@ -122,7 +122,7 @@ fn a_refusal_is_read_and_the_next_request_heard() {
 }
 
 #[test]
-fn a_fork_by_somebody_else_leaves_the_request_with_the_parent() {
+fn a_fork_from_outside_leaves_the_request_with_the_parent() {
     let interrupted = ForkAnswer::Refused(Refusal::Interrupted);
     let parent = Guest::booted();
     parent.ask(1, 3);
@@ -133,7 +133,7 @@ fn a_fork_by_somebody_else_leaves_the_request_with_the_parent() {
     parent.clone(1).must_read(ForkAnswer::Pending, 3);
     parent.clone(1).must_read(interrupted, 3);
     parent.must_read(ForkAnswer::Pending, 3);
-    // Of a clone that does not know yet who it is.
+    // A fork of a clone that does not have its identity yet.
     let clone = Guest::new(
         1,
         ForkStatus {
@@ -153,18 +153,18 @@ fn an_answer_that_was_not_read_yet_is_there_in_clones_too() {
     parent.fork.capture();
     parent.fork.complete();
     let clone = parent.clone(1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Forked(0), 3);
 }
 
 #[test]
-fn nobody_is_told_a_number_who_has_not_asked() {
+fn a_guest_that_has_not_asked_is_told_no_number() {
     let clone = Guest::new(4, ForkStatus::NONE.encode());
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.fork.complete();
     assert_eq!(clone.reads(), ForkStatus::NONE);
     clone.ask(1, 1);
-    clone.fork.born();
+    clone.fork.complete_in_clone();
     clone.must_read(ForkAnswer::Pending, 1);
 }
 

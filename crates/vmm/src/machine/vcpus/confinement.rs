@@ -1,18 +1,18 @@
-//! What a vCPU's thread may ask of the host's kernel.
+//! The seccomp filter of a vCPU thread.
 
 use crate::kvm::requests;
 use crate::sys::seccomp::{Allowed, Call, Confinement, Request, SEND, calls};
 use crate::sys::{pagemap, tap};
 use std::io;
 
-/// What a driver's writes to the registers of a device come to: one that starts anew ends the
-/// connections of its predecessor.
+/// System calls of device register writes: a vsock driver that resets its device closes the
+/// connections of the driver before it.
 const DEVICES: &[&[Call]] = &[calls![SYS_recvfrom SYS_shutdown], &[SEND]];
 
-/// A driver that chooses its card's offloads does so on the thread of the vCPU it runs on.
+/// A virtio-net driver negotiates offloads on the vCPU that it runs on.
 const OFFLOAD: Request = ("TUNSETOFFLOAD", tap::SET_OFFLOAD);
 
-/// What its helping with a capture comes to.
+/// A vCPU thread helps with a capture.
 const HELPING: Request = ("PAGEMAP_SCAN", pagemap::SCAN);
 
 const ALLOWED: Allowed = Allowed {

@@ -1,4 +1,4 @@
-//! What the vCPU threads and those who direct them have in common.
+//! The state shared by the vCPU threads and the threads that run and pause them.
 //!
 //! ```text
 //!             run()               kicked, or an exit
@@ -9,47 +9,47 @@
 //!     OVER (at rest for ever)
 //! ```
 //!
-//! A thread that is over counts as at rest, however it got there, so nothing waits for it.
-//! The first that ends the machine for all says why, and so much is told at once
-//! ([`Event::Fault`], [`Event::Reset`]).
+//! A thread that has ended counts as at rest, whatever ended it, so nothing waits for it.
+//! The first failure or power-off ends all vCPUs and is reported at once ([`Event::Fault`],
+//! [`Event::Reset`]).
 
 use super::{Connections, Event};
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::hands::WorkShare;
 use crate::sys::kick::KickGroup;
-use crate::sys::sched::Urgent;
+use crate::sys::sched::RealtimeBoost;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A signal gets lost where the user has too many pending (RLIMIT_SIGPENDING), so a thread
-/// that does not come to rest is kicked again.
+/// A signal is lost if the user has too many pending (RLIMIT_SIGPENDING), so a thread that does
+/// not come to rest is kicked again after this time.
 const KICK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Something to be done with a vCPU that is at rest.
+/// Work on a vCPU at rest.
 pub(super) type Job = Box<dyn FnOnce(&mut Vcpu) + Send>;
 
-/// What all threads share.
+/// The state that all vCPU threads share.
 pub(super) struct Shared {
     gate: Mutex<Gate>,
     pub(super) changed: Condvar,
-    /// The threads that can be in their guests.
+    /// The threads that may be in `KVM_RUN`.
     pub(super) kickable: KickGroup,
     pub(super) connections: OnceLock<Connections>,
-    /// Why no vCPU runs ever again.
+    /// Why no vCPU will run again.
     end: OnceLock<End>,
-    /// When the first of them ran.
+    /// When the first vCPU entered the guest.
     pub(super) entered: OnceLock<Monotonic>,
-    /// Said to the thread that [waits](super::Vcpus::await_first_exit) for it.
+    /// Whether a vCPU has exited, for the thread that
+    /// [waits](super::Vcpus::await_first_exit) for it.
     pub(super) first_exit: (Mutex<bool>, Condvar),
-    /// The same, for those who ask at every exit.
+    /// The same, for the vCPU threads, which read it at every exit.
     pub(super) has_exited: AtomicBool,
-    /// The threads that have not run their guests yet, by their indices: others wait for
-    /// them.
-    urgent: Mutex<Vec<(usize, Urgent)>>,
-    /// What threads at rest may help with.
+    /// The real-time priority of the threads that have not run their vCPU yet, by their indices.
+    boosts: Mutex<Vec<(usize, RealtimeBoost)>>,
+    /// Work of another thread that threads at rest help with.
     pub(super) work: WorkShare,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Gate {
     pub(super) wanted: Wanted,
     /// For each thread, whether it will not enter the guest until `wanted` changes.
     at_rest: Vec<bool>,
-    /// For each thread at rest, as long as no thread has begun with it.
+    /// The job for each vCPU that no thread has begun yet.
     pub(super) jobs: Vec<Option<Job>>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Gate {
 pub(super) enum Wanted {
     Rest,
     Run,
-    /// Nothing else comes after this.
+    /// Final.
     End,
 }
 
@@ -95,7 +95,7 @@ impl Shared {
             entered: OnceLock::new(),
             first_exit: (Mutex::new(false), Condvar::new()),
             has_exited: AtomicBool::new(false),
-            urgent: Mutex::default(),
+            boosts: Mutex::default(),
             work: WorkShare::default(),
         })
     }
@@ -104,18 +104,18 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn urgent(&self) -> MutexGuard<'_, Vec<(usize, Urgent)>> {
-        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn boosts(&self) -> MutexGuard<'_, Vec<(usize, RealtimeBoost)>> {
+        self.boosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the machine: no vCPU enters its guest any more, and those that are in it come
-    /// out. Only the first reason counts, and only that is told.
+    /// Ends the machine: no vCPU enters the guest any more, and those in it exit. Only the first
+    /// reason is kept and reported.
     pub(super) fn end(&self, end: End) {
-        let told = end.clone();
+        let reason = end.clone();
         if self.end.set(end).is_ok()
             && let Some(connections) = self.connections.get()
         {
-            (connections.events)(match told {
+            (connections.events)(match reason {
                 End::PowerOff => Event::Reset,
                 End::Fault(what) => Event::Fault(what),
             });
@@ -124,9 +124,9 @@ impl Shared {
         self.kickable.kick_all();
     }
 
-    /// Has a thread wait for those who compute again, if it does not already.
-    pub(super) fn keep_urgent_no_more(&self, index: usize) {
-        self.urgent().retain(|(urgent, _)| *urgent != index);
+    /// Ends a thread's real-time priority, if it still has it.
+    pub(super) fn end_boost(&self, index: usize) {
+        self.boosts().retain(|(boosted, _)| *boosted != index);
     }
 
     pub(super) fn ended(&self) -> Option<&End> {
@@ -164,7 +164,7 @@ impl Shared {
 }
 
 impl Gate {
-    /// Counts one more thread, which is about to start, and not at rest until it says so.
+    /// Adds a thread that is about to start. It counts as running until it reports that it rests.
     pub(super) fn add_thread(&mut self) {
         self.at_rest.push(false);
     }
@@ -178,15 +178,15 @@ impl Gate {
     }
 }
 
-/// Has a thread count as at rest from its end on, whatever ends it.
-pub(super) struct RestsInTheEnd<'a> {
+/// Marks a thread as at rest when it ends, whatever ends it.
+pub(super) struct RestsAfterEnd<'a> {
     pub(super) shared: &'a Shared,
     pub(super) index: usize,
 }
 
-impl Drop for RestsInTheEnd<'_> {
+impl Drop for RestsAfterEnd<'_> {
     fn drop(&mut self) {
-        self.shared.keep_urgent_no_more(self.index);
+        self.shared.end_boost(self.index);
         self.shared.gate().set_at_rest(self.index, true);
         self.shared.changed.notify_all();
     }

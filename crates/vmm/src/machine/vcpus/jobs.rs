@@ -1,8 +1,8 @@
-//! Something to be done with each vCPU while all are at rest.
+//! Jobs on all vCPUs at once while they are at rest: saving and restoring their state.
 //!
-//! Reading a vCPU's state takes 0.1 ms, setting it 0.15, which would add up. So it is done
-//! by its own thread, beside whatever their starter does meanwhile; what no thread has
-//! begun when the starter comes back, it does itself.
+//! Saving a vCPU's state takes 0.1 ms, restoring it 0.15, which would add up. So each vCPU thread
+//! does its own, while the thread that posted the jobs does other work. When that thread comes
+//! back, it does the jobs itself that no vCPU thread has begun.
 
 use super::gate::{Job, Shared};
 use super::{Vcpus, lock};
@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
-/// Why something could not be done with a vCPU.
+/// Why a job on a vCPU failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuJobError {
     /// KVM refused.
@@ -22,7 +22,7 @@ pub enum VcpuJobError {
         /// What KVM said.
         source: KvmError,
     },
-    /// A bug.
+    /// The job panicked: a bug.
     #[error("vCPU {index}: the monitor's own code panicked")]
     Panicked {
         /// Which one.
@@ -36,9 +36,9 @@ pub enum VcpuJobError {
     },
 }
 
-/// Jobs under way, one for each vCPU. The vCPUs must stay at rest until they are
+/// Jobs under way, one for each vCPU. The vCPUs must stay at rest until the jobs are
 /// [finished](Self::finish).
-#[must_use = "they may not be done before they are finished"]
+#[must_use = "the jobs may not be done before they are finished"]
 pub(in super::super) struct VcpuJobs<T> {
     shared: Arc<Shared>,
     cpus: Vec<Arc<Mutex<Vcpu>>>,
@@ -46,13 +46,13 @@ pub(in super::super) struct VcpuJobs<T> {
 }
 
 impl Vcpus {
-    /// Has the state of all vCPUs read, which are at rest.
+    /// Saves the state of all vCPUs, which must be at rest.
     pub(in super::super) fn save(&self) -> VcpuJobs<VcpuState> {
         self.post(self.cpus.iter().map(|_| |vcpu: &mut Vcpu| vcpu.save()))
     }
 
-    /// Has the state of all vCPUs set, which are at rest, with their TSCs so many cycles
-    /// behind it.
+    /// Restores the state of all vCPUs, which must be at rest, with their TSCs turned back by
+    /// `tsc_back` cycles.
     pub(in super::super) fn restore(&self, states: Vec<VcpuState>, tsc_back: u64) -> VcpuJobs<()> {
         let set = |state: VcpuState| move |vcpu: &mut Vcpu| vcpu.restore(&state, tsc_back);
         self.post(states.into_iter().map(set))
@@ -66,19 +66,18 @@ impl Vcpus {
         let jobs = works.enumerate().map(|(index, work)| {
             let sender = sender.clone();
             let job: Job = Box::new(move |vcpu| {
-                // The state is of no use after a panic, but the thread that does this is: it
-                // must live on to tell of it.
+                // A panic spoils the vCPU's state, but its thread must survive to report it.
                 let result = match catch_unwind(AssertUnwindSafe(|| work(vcpu))) {
                     Ok(result) => result.map_err(|source| VcpuJobError::Kvm { index, source }),
                     Err(_) => Err(VcpuJobError::Panicked { index }),
                 };
-                // Fails only where its starter has given up.
+                // Fails only if the thread that posted the jobs has given up.
                 let _ = sender.send((index, result));
             });
             Some(job)
         });
         self.shared.gate().jobs = jobs.collect();
-        // One alone is done sooner than its thread has woken up.
+        // A single job is done here sooner than its thread wakes up.
         if self.cpus.len() > 1 {
             self.shared.changed.notify_all();
         }
@@ -91,10 +90,10 @@ impl Vcpus {
 }
 
 impl<T> VcpuJobs<T> {
-    /// Waits until all are done: what came of them, one for each vCPU, in their order.
+    /// Waits until all jobs are done. Returns one result per vCPU, in their order.
     ///
     /// # Errors
-    /// That of the first vCPU whose job failed or for which there was none.
+    /// That of the first vCPU whose job failed or was missing.
     pub(in super::super) fn finish(self) -> Result<Vec<T>, VcpuJobError> {
         for (index, vcpu) in self.cpus.iter().enumerate() {
             let left = self.shared.gate().take_job(index);
@@ -103,7 +102,7 @@ impl<T> VcpuJobs<T> {
             }
         }
         let mut results: Vec<_> = self.cpus.iter().map(|_| None).collect();
-        // Ends when all have answered, or can no longer do so.
+        // The channel closes when every job has answered or was dropped.
         for (index, result) in self.results.iter().take(results.len()) {
             results[index] = Some(result);
         }

@@ -1,4 +1,4 @@
-//! The vCPU threads.
+//! The vCPU threads: starting, running, pausing and ending them together.
 
 mod confinement;
 mod gate;
@@ -20,12 +20,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use vcpu_thread::VcpuThread;
 
-/// How often it is looked whether a vCPU has entered its guest that could not at once, and
-/// for how long: so long it would take the processor from others.
-const CROWD_STEP: Duration = Duration::from_millis(1);
-const CROWD_STEPS: u32 = 100;
+/// How often [`Vcpus::run_boosted`] checks whether a vCPU has entered the guest, and how many
+/// times: while it checks, the vCPU threads keep their real-time priority.
+const ENTRY_POLL: Duration = Duration::from_millis(1);
+const ENTRY_POLLS: u32 = 100;
 
-/// How long threads may take to start or to end. The host is beyond help if they take longer.
+/// How long threads may take to start or to end: far longer than on any host that works.
 const THREAD_LIMIT: Duration = Duration::from_secs(60);
 
 /// One thread per vCPU, all running or all at rest.
@@ -35,7 +35,7 @@ pub(super) struct Vcpus {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What exits of the guest lead to.
+/// What serves the exits of the vCPUs.
 pub(super) struct Connections {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
@@ -72,16 +72,16 @@ impl Vcpus {
             let (shared, cpu) = (vcpus.shared.clone(), vcpu.clone());
             let confine = confine.clone();
             vcpus.shared.gate().add_thread();
-            let life = move || {
+            let main = move || {
                 let thread = VcpuThread {
                     shared: &shared,
                     vcpu: &cpu,
                     index,
                 };
-                thread.live(&*confine, warm);
+                thread.main(&*confine, warm);
             };
             let thread = thread::Builder::new().name(format!("vcpu{index}"));
-            vcpus.threads.push(thread.spawn(life)?);
+            vcpus.threads.push(thread.spawn(main)?);
             vcpus.cpus.push(vcpu);
         }
         if !vcpus.shared.wait_for_rest(THREAD_LIMIT) {
@@ -91,7 +91,7 @@ impl Vcpus {
         Ok(vcpus)
     }
 
-    /// Says what exits lead to. Before the vCPUs run, and once.
+    /// Connects the vCPUs to the buses; once, before they run.
     pub(super) fn connect(&self, connections: Connections) {
         if self.shared.connections.set(connections).is_err() {
             unreachable!("a shell becomes a machine once");
@@ -104,15 +104,15 @@ impl Vcpus {
         self.shared.ended().cloned().map_or(Ok(()), Err)
     }
 
-    /// Tells, from any thread, that another part of the machine has failed: the vCPUs stop.
-    pub(super) fn fault_teller(&self) -> impl Fn(String) + Send + Sync + 'static {
+    /// A callback for any thread that reports the failure of another part of the machine. It
+    /// stops the vCPUs.
+    pub(super) fn fault_reporter(&self) -> impl Fn(String) + Send + Sync + 'static {
         let shared = self.shared.clone();
         move |what| shared.end(End::Fault(what))
     }
 
-    /// Brings all vCPUs to rest, outside of `KVM_RUN` and with no I/O half done. Those whose
-    /// threads are no more are so already. Returns whether all are, for it waits no longer
-    /// than `most`.
+    /// Brings all vCPUs to rest, outside of `KVM_RUN` and with no I/O half done. A vCPU whose
+    /// thread has ended counts as at rest. Returns whether all came to rest within `most`.
     pub(super) fn rest(&self, most: Duration) -> bool {
         self.shared.want(Wanted::Rest);
         self.shared.kickable.kick_all();
@@ -121,25 +121,26 @@ impl Vcpus {
 
     /// Lets them run.
     pub(super) fn run(&self) {
-        self.shared.urgent().clear();
+        self.shared.boosts().clear();
         self.shared.want(Wanted::Run);
     }
 
-    /// Lets them run for the first time, waiting for no thread that computes: until each
-    /// comes out, or `most` has passed. So long this waits for the first of them. The caller
-    /// has to be [urgent](crate::sys::sched::Urgent::now), or may be kept from ending it.
+    /// Runs new vCPUs with real-time priority. Each thread loses it at its first exit, and all
+    /// lose it when `most` has passed. Waits for the first exit meanwhile. The caller needs a
+    /// [boost](crate::sys::sched::RealtimeBoost::for_monitor) itself, or might not get the
+    /// processor to end theirs.
     ///
-    /// Where many clones come to life at once, the urgent steps of others come before a vCPU's
-    /// entering. That is waited for, for until then no guest runs; and for one
-    /// [`CROWD_STEP`] more, in which it comes out if others let it.
-    pub(super) fn run_urgently(&self, most: Duration) {
+    /// When many clones start at once, boosted threads of other clones may run before a vCPU
+    /// enters the guest. Then this waits for that entry, too, because no guest runs until then,
+    /// and for one [`ENTRY_POLL`] more for the exit.
+    pub(super) fn run_boosted(&self, most: Duration) {
         self.shared.want(Wanted::Run);
         self.await_first_exit(most);
         if !self.has_entered() {
             self.await_entry();
-            self.await_first_exit(CROWD_STEP);
+            self.await_first_exit(ENTRY_POLL);
         }
-        self.shared.urgent().clear();
+        self.shared.boosts().clear();
     }
 
     fn has_entered(&self) -> bool {
@@ -147,17 +148,17 @@ impl Vcpus {
     }
 
     fn await_entry(&self) {
-        let mut steps = 0..CROWD_STEPS;
+        let mut steps = 0..ENTRY_POLLS;
         while !self.has_entered() && steps.next().is_some() {
-            self.await_first_exit(CROWD_STEP);
+            self.await_first_exit(ENTRY_POLL);
         }
     }
 
-    /// Waits until the guest has come out once, but not longer than `most`.
+    /// Waits for the first exit, but not longer than `most`.
     pub(super) fn await_first_exit(&self, most: Duration) {
-        let (exited, said) = &self.shared.first_exit;
+        let (exited, changed) = &self.shared.first_exit;
         let exited = exited.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = said.wait_timeout_while(exited, most, |exited| !*exited);
+        let _ = changed.wait_timeout_while(exited, most, |exited| !*exited);
     }
 
     /// The vCPUs. Locking one waits for it to come to rest.
@@ -166,7 +167,7 @@ impl Vcpus {
     }
 }
 
-/// The threads of vCPUs that are at rest have time.
+/// vCPU threads at rest help other threads.
 impl Helpers for Vcpus {
     fn run(&self, work: &(dyn Fn() + Sync)) {
         let wake = || {
@@ -181,7 +182,7 @@ impl Drop for Vcpus {
     fn drop(&mut self) {
         self.shared.want(Wanted::End);
         self.shared.kickable.kick_all();
-        // Kicks again those that have not heard it.
+        // This kicks threads again that have missed a kick.
         self.shared.wait_for_rest(THREAD_LIMIT);
         for thread in self.threads.drain(..) {
             let _ = thread.join();

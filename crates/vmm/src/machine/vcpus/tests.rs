@@ -1,4 +1,4 @@
-//! What becomes of a machine when a vCPU thread fails. These tests need `/dev/kvm`.
+//! Tests of a machine whose vCPU threads fail. They need `/dev/kvm`.
 
 use super::*;
 use crate::bus::BusDevice;
@@ -20,7 +20,7 @@ const OUT_80: &[u8] = &[0xe6, 0x80, 0xeb, 0xfc];
 /// `MOV AL, 0xfe; OUT 0x64, AL; JMP` back to the `OUT`.
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfc];
 
-/// vCPUs over a little memory. The fields are in the order in which they must go.
+/// vCPUs with a little memory. The fields are in the order in which they must be dropped.
 struct Machine {
     vcpus: Vcpus,
     _vm: Vm,
@@ -51,7 +51,7 @@ impl Machine {
         })
     }
 
-    /// Has vCPU `index` execute this in real mode.
+    /// Makes vCPU `index` execute this in real mode.
     fn load(&self, index: u8, code: &[u8]) {
         let at = 0x1000 * (u64::from(index) + 1);
         let memory = self.ram.memory();
@@ -207,7 +207,7 @@ fn a_fault_of_another_part_of_the_machine_stops_the_vcpus_and_is_told() {
         machine.load(0, SPIN);
         let events = machine.connect(Quiet);
         machine.vcpus.run();
-        machine.vcpus.fault_teller()("the device thread panicked".into());
+        machine.vcpus.fault_reporter()("the device thread panicked".into());
         let Event::Fault(why) = next(&events) else {
             panic!("not a fault");
         };

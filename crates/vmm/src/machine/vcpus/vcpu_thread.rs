@@ -1,13 +1,13 @@
-//! The life of one vCPU thread.
+//! One vCPU thread: runs the guest, serves its exits, and rests while the machine is paused.
 
-use super::gate::{End, RestsInTheEnd, Shared, Wanted};
+use super::gate::{End, RestsAfterEnd, Shared, Wanted};
 use super::{Connections, Event, Events, FirstRun, lock};
 use crate::devices::worker::panic_message;
 use crate::kvm::Vcpu;
 use crate::sys::clock::Monotonic;
 use crate::sys::hands::LastHelp;
 use crate::sys::kick::Kickable;
-use crate::sys::sched::{self, Urgent};
+use crate::sys::sched::{self, RealtimeBoost};
 use kvm_ioctls::VcpuExit;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,28 +22,29 @@ pub(super) struct VcpuThread<'a> {
     pub(super) index: usize,
 }
 
-/// Whether a vCPU goes on after an exit.
+/// What a vCPU thread does after an exit.
 enum Next {
     Run,
-    /// It was kicked: see what is wanted.
-    Look,
-    /// It can never run again.
+    /// The thread was kicked: check what is wanted of it.
+    Kicked,
+    /// The vCPU can never run again.
     Stop(End),
 }
 
 impl VcpuThread<'_> {
-    /// All of it, confined by `confine`. With `warm`, the vCPU has run once before it comes to rest for the first
-    /// time ([`Vcpu::warm_up`]). What goes wrong ends the machine.
-    pub(super) fn live(&self, confine: &dyn Fn() -> io::Result<()>, warm: bool) {
+    /// The thread's main function, confined by `confine`. With `warm`, the vCPU runs once before
+    /// the thread comes to rest for the first time ([`Vcpu::warm_up`]). A failure ends the
+    /// machine.
+    pub(super) fn main(&self, confine: &dyn Fn() -> io::Result<()>, warm: bool) {
         let (shared, index) = (self.shared, self.index);
-        let _rests = RestsInTheEnd { shared, index };
+        let _guard = RestsAfterEnd { shared, index };
         if let Err(error) = confine() {
             return self.fault(&format_args!("its thread cannot be confined: {error}"));
         }
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(warm)));
         if let Err(panic) = served {
-            let words = panic_message(&*panic);
-            self.fault(&format_args!("the monitor's own code panicked: {words}"));
+            let message = panic_message(&*panic);
+            self.fault(&format_args!("the monitor's own code panicked: {message}"));
         }
     }
 
@@ -57,7 +58,7 @@ impl VcpuThread<'_> {
 
     fn serve(&self, warm: bool) {
         if warm && let Err(error) = lock(self.vcpu).warm_up() {
-            // It works nevertheless, only slower at first.
+            // The vCPU works nevertheless; only its first run is slower.
             let index = self.index;
             crate::sys::note!("vCPU {index} could not be run in advance: {error}");
         }
@@ -65,10 +66,10 @@ impl VcpuThread<'_> {
         // SAFETY: the flag is in the vCPU's kvm_run mapping, and the vCPU outlives this
         // thread's use of it: it is borrowed until after `_kickable` is dropped.
         let _kickable = unsafe { Kickable::this_thread(&self.shared.kickable, flag) };
-        // Until it has entered the guest, and come out again, the caller of a fork waits for it. Then it
-        // is one that computes.
-        let urgent = Urgent::guest();
-        self.shared.urgent().push((self.index, urgent));
+        // The caller of a fork waits for this thread until its first exit. After that it is a
+        // thread that computes, like any other.
+        let boost = RealtimeBoost::for_vcpu();
+        self.shared.boosts().push((self.index, boost));
         let mut is_new = true;
         let mut last_help = LastHelp::default();
         while let Some(connections) = self.may_run(is_new, &mut last_help) {
@@ -77,18 +78,19 @@ impl VcpuThread<'_> {
                 return self.shared.end(end);
             }
         }
-        self.take_usual_turns();
+        self.end_boost();
     }
 
-    /// Has the thread be one that computes.
-    fn take_usual_turns(&self) {
-        self.shared.keep_urgent_no_more(self.index);
-        sched::take_usual_turns();
+    /// Gives the thread the default scheduling of one that computes.
+    fn end_boost(&self) {
+        self.shared.end_boost(self.index);
+        sched::use_default_time_slice();
     }
 
-    /// Rests while that is wanted, but for jobs and for helping; `None` when it is time to
-    /// end. When a machine goes on, its owner, who paused it, has something to do yet that others
-    /// wait for; a vCPU that `is_new` is itself waited for.
+    /// Rests while that is wanted, doing jobs and helping other threads meanwhile. `None` when
+    /// the thread has to end. When a paused machine resumes, the thread that resumed it still has
+    /// work that a fork waits for, so this one does not preempt it; but the caller of a fork waits
+    /// for a vCPU that `is_new`.
     fn may_run(&self, is_new: bool, last_help: &mut LastHelp) -> Option<&Connections> {
         let shared = self.shared;
         let mut gate = shared.gate();
@@ -118,7 +120,7 @@ impl VcpuThread<'_> {
             };
             gate = match is_new {
                 true => wait(),
-                false => sched::wait_politely(wait),
+                false => sched::wait_without_preempting(wait),
             };
             gate.set_at_rest(self.index, false);
         }
@@ -126,7 +128,7 @@ impl VcpuThread<'_> {
         connections.filter(|_| gate.wanted == Wanted::Run)
     }
 
-    /// Runs the guest until something else is wanted; or `Some` why it can never run again.
+    /// Runs the guest until the thread is kicked; `Some` if the vCPU can never run again.
     fn run(&self, connections: &Connections, is_new: &mut bool) -> Option<End> {
         let mut vcpu = lock(self.vcpu);
         if *is_new {
@@ -135,12 +137,12 @@ impl VcpuThread<'_> {
         loop {
             let next = self.step(connections, &mut vcpu);
             if std::mem::take(is_new) {
-                self.take_usual_turns();
+                self.end_boost();
             }
             match next {
                 Next::Run => {}
-                Next::Look => {
-                    // Before looking: a kick that comes after this sets it again.
+                Next::Kicked => {
+                    // Before checking what is wanted: a later kick sets it again.
                     vcpu.immediate_exit().store(0, Ordering::Relaxed);
                     return None;
                 }
@@ -149,7 +151,7 @@ impl VcpuThread<'_> {
         }
     }
 
-    /// Enters the guest once and serves what it comes out with.
+    /// Enters the guest once and serves the exit.
     fn step(&self, connections: &Connections, vcpu: &mut Vcpu) -> Next {
         let Connections {
             ports,
@@ -160,14 +162,16 @@ impl VcpuThread<'_> {
         let fault = |what: String| Next::Stop(self.describe(&what));
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Look,
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Next::Kicked;
+            }
             Err(error) => {
                 let error = io::Error::from_raw_os_error(error.errno());
                 return fault(format!("KVM_RUN: {error}"));
             }
         };
         if !self.shared.has_exited.load(Ordering::Relaxed) {
-            self.has_now_exited(events);
+            self.report_first_exit(events);
         }
         match exit {
             VcpuExit::IoIn(port, data) => ports.read(port.into(), data),
@@ -179,7 +183,7 @@ impl VcpuThread<'_> {
             }
             VcpuExit::MmioRead(address, data) => mmio.read(address, data),
             VcpuExit::MmioWrite(address, data) => mmio.write(address, data),
-            VcpuExit::Intr => return Next::Look,
+            VcpuExit::Intr => return Next::Kicked,
             VcpuExit::SystemEvent(..) => return Next::Stop(End::PowerOff),
             VcpuExit::Shutdown => {
                 let state = vcpu.save().map(|state| state.describe());
@@ -201,14 +205,14 @@ impl VcpuThread<'_> {
         Next::Run
     }
 
-    /// Only one vCPU's exit is the first.
-    fn has_now_exited(&self, events: &Events) {
+    /// Reports this exit, unless another vCPU was first.
+    fn report_first_exit(&self, events: &Events) {
         let exited = Monotonic::now();
         let shared = self.shared;
         if !shared.has_exited.swap(true, Ordering::Relaxed) {
-            let (has_exited, said) = &shared.first_exit;
+            let (has_exited, changed) = &shared.first_exit;
             *has_exited.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            said.notify_all();
+            changed.notify_all();
             let entered = *shared.entered.get().unwrap_or(&exited);
             events(Event::FirstExit(FirstRun { entered, exited }));
         }

@@ -1,12 +1,12 @@
-//! How a new top takes over recent layers, so that there are few, and no cluster is copied
-//! often.
+//! Merges recent layers into a new top layer, so that there are few layers and no cluster is
+//! copied often.
 
 use super::clusters::CLUSTER;
 use super::layer::{Layer, TopLayer};
 use std::io;
 use std::ops::Range;
 
-/// Frozen layers from which on a new top absorbs some.
+/// The number of frozen layers from which on a new top absorbs some.
 const LAYERS_MAX: usize = 8;
 
 /// Whether there are so many layers that absorbing cannot be put off any more.
@@ -14,8 +14,8 @@ pub(super) fn is_overdue(layers: &[Layer]) -> bool {
     layers.len() >= 2 * LAYERS_MAX
 }
 
-/// The first of the layers that a new top absorbs: all above it too, so many
-/// that what is left beneath is at least twice as big as all of them.
+/// The lowest layer that a new top absorbs, together with all above it: so many that the next layer
+/// below is at least twice as big as all of them.
 pub(super) fn first(layers: &[Layer]) -> usize {
     if layers.len() < LAYERS_MAX {
         return layers.len();
@@ -32,8 +32,8 @@ pub(super) fn first(layers: &[Layer]) -> usize {
     first
 }
 
-/// Takes over what `layers` hold, the higher over the lower. What was discarded takes no
-/// storage in the new top either.
+/// Copies the contents of `layers` into the new top, those of higher layers over lower ones.
+/// Discarded clusters take no storage in the new top either.
 ///
 /// # Errors
 /// When the host's disk is full; `Interrupted` when it was preempted.

@@ -1,4 +1,4 @@
-//! What lies under a disk's layers: an image that nobody writes to.
+//! The base of a disk: a read-only image under the disk's layers.
 
 use super::qcow2::{Qcow2, Qcow2State};
 use super::sparse::{self, Run};
@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 /// An image, open for reading only.
 #[derive(Debug)]
 pub enum Base {
-    /// Its bytes are the disk's.
+    /// A raw image: its bytes are the disk's.
     Raw {
         /// The image.
         file: File,
@@ -22,12 +22,12 @@ pub enum Base {
     },
     /// QEMU's format.
     Qcow2(Qcow2),
-    /// One that tells of each access before it happens, and so can be as slow as a test wants.
+    /// A base that calls back before each access, and so can be as slow as a test wants.
     #[cfg(test)]
     Watched(Box<Base>, Watch),
 }
 
-/// What is told of each access.
+/// The callback of each access.
 #[cfg(test)]
 #[derive(Clone)]
 pub struct Watch(pub std::sync::Arc<dyn Fn() + Send + Sync>);
@@ -104,8 +104,7 @@ impl Base {
         }
     }
 
-    /// Where there is something other than zeroes, as far as that is known without
-    /// looking.
+    /// The runs that may hold something other than zeroes, as far as that is known without reading.
     ///
     /// # Errors
     /// As [`sparse::runs`].
@@ -136,7 +135,7 @@ impl Base {
         })
     }
 
-    /// That of a parent.
+    /// Restores the parent's base in a clone.
     ///
     /// # Errors
     /// As [`raw`](Self::raw); when the process is out of descriptors.

@@ -1,8 +1,8 @@
-//! What a qcow2 image lies on. An image from somebody else can name any file of this
-//! host, so only those in its own directory are opened, or below it.
+//! Opens the backing files of a qcow2 image. An image from an untrusted source can name any file of
+//! the host, so only files in the image's own directory or below it are opened.
 
 use super::image_error::{FILES_MAX, ImageError, broken};
-use super::image_file::{HOW, ready};
+use super::image_file::{OPEN_FLAGS, ready};
 use super::qcow2;
 use hyperfork_api::spec::DiskFormat;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// A qcow2 image, and what has been found below it.
+/// A qcow2 image, and the backing files found so far.
 pub(super) struct Chain {
     image: PathBuf,
     dir: OwnedFd,
@@ -21,10 +21,10 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// That of an image.
+    /// The chain of an image, with no files yet.
     ///
     /// # Errors
-    /// Its directory cannot be opened.
+    /// When its directory cannot be opened.
     pub(super) fn new(image: &Path) -> Result<Self, ImageError> {
         let dir_path = match image.parent() {
             Some(dir) if dir != Path::new("") => dir,
@@ -43,7 +43,7 @@ impl Chain {
         })
     }
 
-    /// All files, from the image downwards.
+    /// Opens all files, from the image downwards.
     ///
     /// # Errors
     /// [`ImageError`].
@@ -60,21 +60,21 @@ impl Chain {
         Ok(self.files)
     }
 
-    /// What the qcow2 image `file` lies on, which has this path in the directory.
+    /// The backing file of the qcow2 image `file`, which has this path in the directory.
     fn below(
         &self,
         file: &File,
         name: &Path,
     ) -> Result<Option<(File, DiskFormat, PathBuf)>, ImageError> {
         let path = self.dir_path.join(name);
-        let others = qcow2::others(file).map_err(broken(&path))?;
+        let external = qcow2::external_files(file).map_err(broken(&path))?;
         if is_encrypted(file).map_err(broken(&path))? {
             return Err(ImageError::Encrypted(path));
         }
-        if others.external_data {
+        if external.has_data_file {
             return Err(ImageError::ExternalData(path));
         }
-        let Some((backing, format)) = others.backing else {
+        let Some((backing, format)) = external.backing else {
             return Ok(None);
         };
         let format = match format.as_deref() {
@@ -96,7 +96,7 @@ impl Chain {
         let name = self.within(name, Path::new(&backing));
         let opened = name.as_ref().map(|name| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-            openat2(&self.dir, name, HOW, Mode::empty(), resolve)
+            openat2(&self.dir, name, OPEN_FLAGS, Mode::empty(), resolve)
         });
         let (opened, name) = match (opened, name) {
             (Some(Ok(opened)), Some(name)) => (opened, name),
@@ -115,7 +115,7 @@ impl Chain {
         Ok(Some((opened, format, name)))
     }
 
-    /// The path in the directory of what the image at `name` in it calls `backing`.
+    /// The path within the directory of the file that the image at `name` calls `backing`.
     fn within(&self, name: &Path, backing: &Path) -> Option<PathBuf> {
         match backing.is_absolute() {
             true => backing
@@ -127,7 +127,7 @@ impl Chain {
     }
 }
 
-/// The header's field `crypt_method`, which the library does not look at.
+/// Whether the header's field `crypt_method` is set, which the library does not check.
 fn is_encrypted(file: &File) -> io::Result<bool> {
     let mut method = [0; 4];
     file.read_exact_at(&mut method, 32)?;

@@ -1,10 +1,10 @@
-//! Which clusters of a disk a layer holds.
+//! A set of clusters of a disk: those that a layer holds.
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Bytes of a cluster: what a write copies up at least. A guest's page, so that
-/// a file system with 4 KiB blocks never copies anything.
+/// Bytes of a cluster, the unit of copy on write. It is the size of a page, so that a file system
+/// with 4 KiB blocks never copies anything.
 pub const CLUSTER: u64 = 4096;
 
 /// Consecutive clusters.
@@ -22,9 +22,9 @@ const CHUNK: u64 = 64 * WORDS as u64;
 /// Words of a chunk.
 const WORDS: usize = 64;
 
-/// A set of clusters: one bit each, kept for those chunks (16 MiB of a disk) of which it
-/// has any. So what it takes to keep and to list it depends on what was written, not on
-/// the disk's size: a fork lists one of each layer.
+/// A set of clusters: one bit each, kept only for chunks (16 MiB of a disk) that have any. So its
+/// size, and the time to list it, depend on what was written and not on the disk's size. A fork
+/// lists the set of each layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clusters {
     chunks: Vec<Option<Box<[u64; WORDS]>>>,
@@ -44,7 +44,7 @@ impl Clusters {
         }
     }
 
-    /// The set these extents make up, if each is one and lies within `total`.
+    /// The set of these extents, if each is valid and lies within `total`.
     pub fn from_extents(total: u64, extents: &[Extent]) -> Option<Self> {
         let mut clusters = Self::none_of(total);
         for extent in extents {

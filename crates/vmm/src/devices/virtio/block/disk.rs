@@ -5,7 +5,7 @@
 //!             layer n  ┐
 //!             ...      │ frozen; shared with clones
 //!             layer 1  ┘
-//!   read  <── base       an image; read-only; shared with everybody
+//!   read  <── base       an image; read-only; shared with all VMs that use it
 //! ```
 //!
 //! A cluster is read from the highest layer that holds it. A fork freezes the
@@ -43,7 +43,7 @@ pub struct Disk {
     /// From the base upwards.
     layers: Vec<Layer>,
     top: Option<TopLayer>,
-    /// Where tops are made. `None` for a read-only disk.
+    /// Makes the files of new top layers. `None` for a read-only disk.
     overlays: Option<Overlays>,
     counters: Arc<Counters>,
 }
@@ -131,12 +131,12 @@ impl Disk {
         Self::from_state(&state, blobs.reader(), None)
     }
 
-    /// Where it is kept what it takes of the host.
+    /// The counters of its storage on the host.
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// Notes what its private layer takes now. Called when there have been writes.
+    /// Updates the storage of its private layer; called after writes.
     pub(super) fn count_private(&self) {
         let private = self.top.as_ref().map_or(0, |top| top.layer().storage());
         self.counters.set_private(private);
@@ -162,7 +162,7 @@ impl Disk {
         self.overlays.is_none()
     }
 
-    /// Makes what has been written so far immutable. Costs nothing by size.
+    /// Freezes the top layer, in constant time.
     fn freeze(&mut self) {
         if let Some(top) = self.top.take_if(|top| top.layer().clusters().count() > 0) {
             self.layers.push(top.freeze());
@@ -303,7 +303,7 @@ impl Disk {
     /// `PermissionDenied` for a read-only disk.
     pub fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         match self.top()?.punch(whole_clusters(offset, len)) {
-            // A wish only (5.2.6.2): a file system without holes cannot grant it.
+            // Only a hint (5.2.6.2), which a file system without holes cannot follow.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             result => result,
         }
@@ -334,7 +334,7 @@ impl Disk {
             .find(|&index| self.layer(index).clusters().contains(cluster))
     }
 
-    /// Where byte `at` is read from, and up to where, or `end`, what follows is, too.
+    /// The layer that holds byte `at`, and the end, at most `end`, of the bytes in that same layer.
     fn held_alike(&self, at: u64, end: u64) -> (Option<usize>, u64) {
         let holder = self.holder(at / CLUSTER);
         let mut next = at / CLUSTER + 1;
@@ -351,8 +351,8 @@ impl Disk {
         }
     }
 
-    /// Has the next write not take longer than others: makes the top, if there is none. Unless
-    /// it is overdue, joining layers is put off when that is `preempted`.
+    /// Makes the top layer if there is none, so that the next write takes no longer than others.
+    /// Merging layers is put off if it is `preempted`, unless it is overdue.
     ///
     /// # Errors
     /// As [`write_at`](Self::write_at).
@@ -387,13 +387,13 @@ impl Disk {
                 }
                 Ok(top)
             }
-            // No room to tidy up, or no time. The layers are as they were.
+            // No room to merge, or preempted. The layers are as they were.
             Err(_) => TopLayer::create(overlays, self.clusters()),
         }
     }
 }
 
-/// The clusters that lie in a range of bytes with all of theirs.
+/// The clusters that lie entirely in a range of bytes.
 fn whole_clusters(offset: u64, len: u64) -> Range<u64> {
     offset.div_ceil(CLUSTER)..(offset + len) / CLUSTER
 }

@@ -1,4 +1,4 @@
-//! What of a disk goes into a captured machine.
+//! The saved state of a disk.
 
 use super::base::BaseState;
 use super::clusters::Extent;

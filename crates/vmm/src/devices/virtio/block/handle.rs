@@ -1,4 +1,4 @@
-//! A disk seen from outside the device thread.
+//! A handle to a disk for threads other than the device thread.
 
 use super::disk::Disk;
 use super::usage::{Counters, Usage};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process;
 use std::sync::{Arc, MutexGuard};
 
-/// A machine's disk. The device thread has it while it works on requests.
+/// A machine's disk. The device thread locks it while it works on requests.
 #[derive(Debug, Clone)]
 pub struct DiskHandle {
     disk: Arc<Turns<Disk>>,
@@ -28,7 +28,7 @@ impl DiskHandle {
         self.disk.lock()
     }
 
-    /// The same for the device thread, which lets others go first.
+    /// Locks the disk for the device thread, which lets other threads go first.
     pub(super) fn lock_last(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock_last()
     }
@@ -38,13 +38,13 @@ impl DiskHandle {
         self.disk.is_wanted()
     }
 
-    /// What it takes of the host, as of the latest write. Waits for no request.
+    /// Its storage on the host, as of the latest write. Waits for no request.
     pub fn usage(&self) -> Usage {
         self.counters.usage()
     }
 
-    /// The disk as it is now: between two pieces of requests. It costs no time by size, and what
-    /// it holds stays as it is.
+    /// The disk as it is now, between two pieces of requests. It takes constant time, and later
+    /// writes are not in it.
     ///
     /// # Errors
     /// When the process is out of descriptors.

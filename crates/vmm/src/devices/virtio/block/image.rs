@@ -1,24 +1,24 @@
-//! Opening an image that a user names. It may be anything, and come from anybody.
+//! Opens a disk image that a user names. Its contents are untrusted.
 
 use super::base::Base;
 use super::chain::Chain;
 use super::disk;
 use super::image_error::{ImageError, LEN_MAX, broken};
-use super::image_file::{HOW, ready};
+use super::image_file::{OPEN_FLAGS, ready};
 use super::probe::probe;
 use super::qcow2::Qcow2;
 use hyperfork_api::spec::DiskFormat;
 use rustix::fs::{CWD, Mode, openat};
 use std::path::Path;
 
-/// Opens the image at `path`, for reading only and locked against writers; of the format
-/// it seems to have, where none is given. Whatever the guest writes goes elsewhere, so it
-/// cannot make its image seem to be of another format.
+/// Opens the image at `path`, read-only and locked against writers. Without `format` it is probed.
+/// That is safe because the guest never writes to the image, so it cannot change what the probe
+/// finds.
 ///
 /// # Errors
 /// [`ImageError`].
 pub fn open(path: &Path, format: Option<DiskFormat>) -> Result<Base, ImageError> {
-    let file = openat(CWD, path, HOW, Mode::empty()).map_err(|errno| ImageError::Open {
+    let file = openat(CWD, path, OPEN_FLAGS, Mode::empty()).map_err(|errno| ImageError::Open {
         path: path.to_owned(),
         source: errno.into(),
     })?;

@@ -1,4 +1,4 @@
-//! What can be wrong with an image.
+//! Why an image cannot be a disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Largest disk, bytes: what a sparse overlay can be on the file systems in use.
 pub(super) const LEN_MAX: u64 = 8 << 40;
 
-/// Files of an image with those it lies on. Each is a descriptor in every clone.
+/// Most files of an image, its backing files included. Each is a descriptor in every clone.
 pub(super) const FILES_MAX: usize = 8;
 
 /// Why an image cannot be a disk.
@@ -23,7 +23,7 @@ pub enum ImageError {
     /// It is a directory, a pipe, or the like.
     #[error("{0} cannot be a disk: name a file or a block device")]
     NoFile(PathBuf),
-    /// Somebody writes to it.
+    /// Another program writes to it.
     #[error("disk {0} is in use by a program that may write to it: end that first, or copy it")]
     Locked(PathBuf),
     /// There is nothing in it.
@@ -112,7 +112,7 @@ pub enum ImageError {
     },
 }
 
-/// That it is no qcow2 image that can be read.
+/// The library cannot read it as a qcow2 image.
 pub(super) fn broken(path: &Path) -> impl FnOnce(io::Error) -> ImageError {
     move |source| ImageError::Qcow2 {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! A file of an image, open.
+//! Checks and locks one opened file of an image.
 
 use super::image_error::ImageError;
 use super::lock;
@@ -8,13 +8,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// How it is opened: without waiting for the other end of a pipe.
-pub(super) const HOW: OFlags = OFlags::RDONLY
+/// The flags to open it with: a pipe must not wait for its other end.
+pub(super) const OPEN_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
-/// A file that can be an image, locked.
+/// Locks the file, if it is one that can be an image.
 ///
 /// # Errors
 /// [`ImageError`].

@@ -1,4 +1,4 @@
-//! One file of an overlay.
+//! The layers of an overlay; each is one file.
 
 use super::clusters::{CLUSTER, Clusters, Extent};
 use super::overlays::Overlays;
@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-/// A layer nobody writes to any more: shared with every clone made since.
+/// A frozen layer, shared with every clone made since.
 ///
 /// The file is sparse, as long as the disk, and each cluster lies where it lies
 /// on the disk. It is open for reading only, so no process that has been given
@@ -124,7 +124,7 @@ impl TopLayer {
         Ok(())
     }
 
-    /// Nobody writes to it any more.
+    /// Freezes it: it cannot be written any more.
     pub fn freeze(self) -> Layer {
         self.layer
     }

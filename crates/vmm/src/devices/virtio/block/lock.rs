@@ -1,11 +1,10 @@
-//! Keeping writers away from an image, as long as a VM or a clone of it has it.
+//! Locks an image against writers, as long as a VM or a clone of it uses it.
 //!
-//! Two kinds of locks are in use for images, so there are two: `flock(2)`, shared, which
-//! `flock(1)` and file systems' tools take exclusively; and the bytes by which QEMU's
-//! programs tell each other what they do with an image and what they do not bear: one
-//! from 100 on for each of the first, from 200 on for the second (QEMU's
-//! `docs/system/images.rst`, "Disk image file locking"). Locks are advisory: a program
-//! that takes none writes into a disk in use.
+//! Two kinds of locks are in use for images, so both are taken: a shared `flock(2)`, which
+//! `flock(1)` and file system tools take exclusively; and QEMU's locks of single bytes. A QEMU
+//! program locks a byte from 100 on for each permission that it uses, and a byte from 200 on for
+//! each that it does not share with other programs (QEMU's `docs/system/images.rst`, "Disk image
+//! file locking"). Locks are advisory: a program that takes none can write to a disk in use.
 
 use crate::sys::file_lock;
 use rustix::fs::{FlockOperation, flock};
@@ -13,28 +12,28 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
-/// What somebody does with an image, as a bit of QEMU's.
-mod usage {
+/// QEMU's permissions, as offsets of their bytes.
+mod permission {
     pub(super) const READ: i64 = 0;
     pub(super) const WRITE: i64 = 1;
     pub(super) const RESIZE: i64 = 3;
 }
 
-/// The byte for somebody who does it.
-fn does(usage: i64) -> i64 {
-    100 + usage
+/// The byte that a program locks if it uses the permission.
+fn used(permission: i64) -> i64 {
+    100 + permission
 }
 
-/// The byte for somebody who does not bear that others do it.
-fn does_not_bear(usage: i64) -> i64 {
-    200 + usage
+/// The byte that a program locks if it does not share the permission.
+fn unshared(permission: i64) -> i64 {
+    200 + permission
 }
 
-/// Locks `file` for reading, until the last descriptor of this opening of it is closed.
-/// On a file system without locks it does nothing.
+/// Locks `file` for reading, until the last descriptor of this open file description is closed.
+/// It does nothing on a file system without locks.
 ///
 /// # Errors
-/// `WouldBlock` while somebody writes to it, or wants to have it alone.
+/// `WouldBlock` while another program writes to it, or has locked it exclusively.
 pub(super) fn for_reading(file: &File) -> io::Result<()> {
     match lock(file) {
         Err(error) if has_no_locks(&error) => Ok(()),
@@ -45,18 +44,18 @@ pub(super) fn for_reading(file: &File) -> io::Result<()> {
 fn lock(file: &File) -> io::Result<()> {
     flock(file, FlockOperation::NonBlockingLockShared)?;
     for byte in [
-        does(usage::READ),
-        does_not_bear(usage::WRITE),
-        does_not_bear(usage::RESIZE),
+        used(permission::READ),
+        unshared(permission::WRITE),
+        unshared(permission::RESIZE),
     ] {
         file_lock::share(file, byte)?;
     }
-    // Locked first, then looked: of two who do so at the same time one at least sees the
-    // other.
+    // Lock first, then check: of two programs that do so at the same time, at least one sees the
+    // other's lock.
     for byte in [
-        does(usage::WRITE),
-        does(usage::RESIZE),
-        does_not_bear(usage::READ),
+        used(permission::WRITE),
+        used(permission::RESIZE),
+        unshared(permission::READ),
     ] {
         if file_lock::is_locked(file, byte)? {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -5,9 +5,9 @@
 //! |---|---|
 //! | [`clusters`] | which 4 KiB clusters a layer holds |
 //! | [`layer`] | one file of an overlay |
-//! | [`overlays`] | where such files come from |
-//! | [`image`] | opening what a user names; with `probe`: its format, `lock`: writers are kept away, `chain`: what it lies on |
-//! | [`base`], [`qcow2`] | an image, as what lies under the layers |
+//! | [`overlays`] | makes these files |
+//! | [`image`] | opens an image; with `probe`: its format, `lock`: locks against writers, `chain`: backing files |
+//! | [`base`], [`qcow2`] | an image as the base under the layers |
 //! | [`disk`] | base and layers as one disk: read, write, freeze, copy out |
 //! | [`disk_state`] | what of a disk goes into a captured machine |
 //! | [`handle`] | a disk seen from outside the device thread |
@@ -19,9 +19,9 @@
 //!
 //! **Flushes.** The overlay is as ephemeral as the VM: it has no name in any
 //! directory and dies with the VM's process. A completed write is as durable as
-//! it will ever be, so VIRTIO_BLK_F_FLUSH is not offered; a driver then takes the
-//! disk for write-through (5.2.5.2), which within the VM's life it is. A flush
-//! that comes all the same succeeds.
+//! it will ever be, so VIRTIO_BLK_F_FLUSH is not offered. A driver then treats the
+//! disk as write-through (5.2.5.2), which it is for the life of the VM. A flush
+//! request succeeds nevertheless.
 
 mod absorb;
 pub mod base;
@@ -84,7 +84,8 @@ pub struct Block {
     config: Config,
     /// Carries a piece of data between file and guest; kept, so a request allocates little.
     buffer: Vec<u8>,
-    /// A request that the thread was called away from. Its chain is the next in the ring.
+    /// A request in the middle of which the device was preempted. Its chain is the next in the
+    /// ring.
     unfinished: Option<Request>,
 }
 
@@ -92,7 +93,7 @@ pub struct Block {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BlockState {
     disk: DiskState,
-    /// How far a request is that was under way.
+    /// A request that was under way, and its progress.
     unfinished: Option<Request>,
 }
 
@@ -125,7 +126,7 @@ impl BlockState {
 }
 
 impl Block {
-    /// A disk whose content is `base`, which nobody may change from now on. Unless
+    /// A disk with the contents of `base`, which must not change from now on. Unless
     /// `read_only`, what the guest writes goes to unlinked files in `overlays`, made
     /// at the first write.
     pub fn new(base: Base, read_only: bool, overlays: &Overlays) -> Self {
@@ -153,7 +154,7 @@ impl Block {
         Ok(Self::with(disk, state.unfinished))
     }
 
-    /// The disk, for those who look at it from outside.
+    /// The disk, for other threads.
     pub fn handle(&self) -> DiskHandle {
         self.disk.clone()
     }

@@ -1,4 +1,4 @@
-//! The files that overlays consist of.
+//! Makes the files of overlays.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,9 +14,9 @@ type Nameless = io::Result<(File, File)>;
 
 /// Makes files without names in one directory.
 ///
-/// A thread of its own makes them, which no guest can reach: the one that serves a disk
-/// opens nothing by name ([`confinement`](crate::devices::confinement)), and needs a file
-/// only when its guest writes for the first time.
+/// A separate thread makes them, which no guest can reach. The device thread may not open files by
+/// name ([`confinement`](crate::devices::confinement)), and needs a file only when its guest writes
+/// for the first time.
 #[derive(Debug, Clone)]
 pub struct Overlays(Sender<Sender<Nameless>>);
 
@@ -32,7 +32,7 @@ impl Overlays {
             .name("overlays".into())
             .spawn(move || {
                 for wish in wishes {
-                    // Who does not wait for it any more has ended.
+                    // It fails only if the disk that asked for it is gone.
                     let _ = wish.send(create_nameless(&dir));
                 }
             })?;
@@ -51,7 +51,7 @@ impl Overlays {
     }
 }
 
-/// Not by O_TMPFILE, since opening such a file a second time takes a mounted /proc, which a
+/// O_TMPFILE is not used because opening such a file a second time takes a mounted /proc, which a
 /// jailed process may not have.
 fn create_nameless(dir: &Path) -> Nameless {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -60,7 +60,7 @@ fn create_nameless(dir: &Path) -> Nameless {
         let path = dir.join(format!(".overlay-{}-{number}", process::id()));
         let mut options = OpenOptions::new();
         let writer = match options.write(true).create_new(true).mode(0o600).open(&path) {
-            // Left behind by a killed process that had our id.
+            // A killed process with the same PID has left it behind.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             result => result?,
         };

@@ -1,4 +1,4 @@
-//! Telling an image's format by how it begins.
+//! Detects an image's format by its first bytes.
 
 use super::image_error::ImageError;
 use hyperfork_api::spec::DiskFormat;
@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// By what files begin with, and what to do about it.
+/// The first bytes of files in other formats, and what to do about them.
 const FOREIGN: [(usize, &[u8], &str, &str); 9] = [
     (0, b"KDMV", "a VMDK image", CONVERT),
     (0, b"# Disk DescriptorFile", "a VMDK image", CONVERT),
@@ -24,7 +24,7 @@ const UNPACK: &str = "unpack it first";
 /// What every qcow2 image begins with.
 const QCOW2: &[u8] = b"QFI\xfb";
 
-/// Of what format an image seems to be.
+/// The format that an image seems to have.
 ///
 /// # Errors
 /// [`ImageError::Foreign`], or it cannot be read.

@@ -1,4 +1,4 @@
-//! Images in QEMU's format, with the library `imago` (ADR 14): read, never written.
+//! Reads images in QEMU's format, with the library `imago` (ADR 14).
 
 use crate::blobs::{BlobReader, BlobWriter};
 use hyperfork_api::spec::DiskFormat;
@@ -15,12 +15,12 @@ type Storage = file::File;
 type Image = FormatAccess<Storage>;
 type Header = qcow2::Qcow2<Storage, Image>;
 
-/// An image and the files it lies on.
+/// An image and its backing files.
 pub struct Qcow2 {
     /// From the image downwards.
     files: Vec<(File, DiskFormat)>,
     len: u64,
-    /// In a clone, made at the first read: one that never reads has nothing to do for it.
+    /// Opened at the first read in a clone, so that a clone that never reads need not.
     image: OnceCell<Image>,
 }
 
@@ -81,7 +81,7 @@ impl Qcow2 {
     /// Fills `buffer` from byte `offset` on.
     ///
     /// # Errors
-    /// As `pread(2)`, or the image makes no sense there.
+    /// As `pread(2)`; when the image is damaged there.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let image = match self.image.get() {
             Some(image) => image,
@@ -109,7 +109,7 @@ impl Qcow2 {
         })
     }
 
-    /// That of a parent.
+    /// Restores the parent's image in a clone.
     ///
     /// # Errors
     /// As [`open`](Self::open); when the process is out of descriptors.
@@ -117,7 +117,8 @@ impl Qcow2 {
         let files = state.files.iter();
         let files = files.map(|(file, format)| Ok((File::from(blobs.open(*file)?), *format)));
         let files = files.collect::<io::Result<Vec<_>>>()?;
-        // How long a device is takes an ioctl, which a device thread must not call.
+        // Opening asks for a block device's length by an ioctl, which the device thread may not
+        // make.
         let mut devices = files.iter().filter(|(file, _)| is_device(file));
         let image = match devices.next() {
             Some(_) => OnceCell::from(open(&files)?),
@@ -143,7 +144,8 @@ fn open(files: &[(File, DiskFormat)]) -> io::Result<Image> {
             DiskFormat::Raw => Image::new(raw::Raw::open_image(storage(file)?, false)?),
             DiskFormat::Qcow2 => {
                 let mut image = header(file)?;
-                // What the header names is opened by nobody: it is in `files`, or refused.
+                // The library must not open files that the header names: they are in `files`, or
+                // were refused.
                 image.set_data_file(None);
                 image.set_backing(below.take());
                 Image::new(image)
@@ -157,20 +159,20 @@ fn storage(file: &File) -> io::Result<Storage> {
     Storage::try_from(file.try_clone()?)
 }
 
-/// The library's, of an image that does not make it panic.
+/// Opens an image with the library, unless its header would make the library panic.
 fn header(file: &File) -> io::Result<Header> {
     if names_are_cut(file).unwrap_or(false) {
-        let words = "its table of feature names is cut";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, words));
+        let message = "its table of feature names is cut";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Header::open_image(storage(file)?, false)
 }
 
-/// Whether a table of feature names ends within an entry, which the library does not expect.
-/// What else is wrong with a header, it says itself.
+/// Whether the table of feature names ends within an entry, at which the library panics. The
+/// library itself reports all else that is wrong with a header.
 ///
 /// # Errors
-/// The header is cut, or makes no sense.
+/// When the header is cut.
 fn names_are_cut(file: &File) -> io::Result<bool> {
     /// The type of this header extension, and the length of an entry
     /// (QEMU's docs/interop/qcow2.rst, "Feature name table").
@@ -197,24 +199,24 @@ fn names_are_cut(file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-/// What the header of an image says of other files.
+/// The other files that the header of an image names.
 #[derive(Debug)]
-pub struct Others {
-    /// Name and format of the file it lies on.
+pub struct ExternalFiles {
+    /// Name and format of the backing file.
     pub backing: Option<(String, Option<String>)>,
-    /// Whether its data is in yet another one.
-    pub external_data: bool,
+    /// Whether its data is in an external data file.
+    pub has_data_file: bool,
 }
 
-/// Reads what the header in `file` says of other files.
+/// Reads from the header in `file` which other files the image needs.
 ///
 /// # Errors
 /// When the library does not understand it.
-pub fn others(file: &File) -> io::Result<Others> {
+pub fn external_files(file: &File) -> io::Result<ExternalFiles> {
     let header = header(file)?;
     let backing = header.implicit_backing_file().cloned();
-    Ok(Others {
+    Ok(ExternalFiles {
         backing: backing.map(|name| (name, header.implicit_backing_format().cloned())),
-        external_data: header.requires_external_data_file(),
+        has_data_file: header.requires_external_data_file(),
     })
 }

@@ -59,14 +59,14 @@ impl Refusal {
     }
 }
 
-/// A request whose data moves, in pieces. Between two of them the thread may be called away:
-/// then this says how far it is, and nothing that the driver has written is read twice.
+/// A request with data, which is served in pieces. The device can be preempted between two of them.
+/// This then holds the progress, and the request's header is not read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Request {
     /// Where its chain begins.
     head: u16,
     kind: Kind,
-    /// The bytes of the disk that it is about.
+    /// The range of the disk, in bytes.
     start: u64,
     end: u64,
     /// It is done up to here.
@@ -101,8 +101,8 @@ impl Request {
         (self.start..=self.end).contains(&self.at) && self.end <= disk.len()
     }
 
-    /// Where the piece ends that is next: between two clusters, so that none of those is
-    /// written in two halves.
+    /// The end of the next piece: at a cluster boundary, so that no cluster is written in two
+    /// halves.
     fn piece_end(&self) -> u64 {
         let most = match self.kind {
             Kind::Read | Kind::Write | Kind::Zero => PIECE,
@@ -115,13 +115,13 @@ impl Request {
     }
 }
 
-/// What it takes to serve requests.
+/// Serves requests on a disk.
 pub(super) struct Server<'a> {
     pub(super) disk: &'a mut Disk,
     /// Scratch space for a piece.
     pub(super) buffer: &'a mut [u8],
     pub(super) unfinished: &'a mut Option<Request>,
-    /// Whether the disk may take more or less of the host by now.
+    /// Whether the disk's storage on the host may have changed.
     pub(super) has_written: bool,
     pub(super) preempted: &'a dyn Fn() -> bool,
 }
@@ -163,7 +163,7 @@ impl Server<'_> {
             to_driver,
         };
 
-        // Where another chain is next now, the driver has broken its own request off.
+        // If another chain is next now, the driver has aborted its own request.
         let unfinished = self.unfinished.take().filter(|it| it.head == head);
         let (begun, mut written) = match unfinished {
             Some(request) => (data.skip(&request).map(|()| Some(request)), 0),
@@ -176,7 +176,7 @@ impl Server<'_> {
             let Some(mut request) = request else {
                 return Ok(true);
             };
-            let is_done = self.go_on(&mut request, &mut data);
+            let is_done = self.advance(&mut request, &mut data);
             if request.kind == Kind::Read {
                 written = (request.at - request.start) as usize;
             }
@@ -197,8 +197,8 @@ impl Server<'_> {
         Ok(Outcome::Done((written + 1) as u32))
     }
 
-    /// Reads what the driver wants. Does it, where that takes no time; otherwise gives what
-    /// there is to do.
+    /// Reads the header. Serves the request if that takes no time; otherwise returns it, to be
+    /// served in pieces.
     fn begin(
         &self,
         head: u16,
@@ -264,7 +264,7 @@ impl Server<'_> {
     }
 
     /// Does the next pieces, one at least. Returns whether they were the last.
-    fn go_on(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<bool, Refusal> {
+    fn advance(&mut self, request: &mut Request, data: &mut Data<'_>) -> Result<bool, Refusal> {
         if request.kind != Kind::Read {
             self.has_written = true;
             self.disk.prepare_to_write(self.preempted)?;
@@ -314,7 +314,7 @@ impl Server<'_> {
 }
 
 impl Data<'_> {
-    /// Skips what of a request's data has been moved.
+    /// Skips the part of a request's data that was moved already.
     fn skip(&mut self, request: &Request) -> Result<(), Refusal> {
         let (all, done) = (request.end - request.start, request.at - request.start);
         let has = match request.kind {

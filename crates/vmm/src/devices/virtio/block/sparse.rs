@@ -1,4 +1,4 @@
-//! Where a file has storage, and where it only reads as zeroes.
+//! Finds the holes of a sparse file.
 
 use super::clusters::CLUSTER;
 use rustix::fs::{SeekFrom, seek};
@@ -51,7 +51,7 @@ fn next(file: &File, from: SeekFrom) -> io::Result<Option<u64>> {
     match seek(file, from) {
         Ok(at) => Ok(Some(at)),
         Err(Errno::NXIO) => Ok(None),
-        // It does not tell: all is data, to the end.
+        // The file system does not support this: all is data, to the end.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(start),
         Err(error) => Err(error.into()),
     }

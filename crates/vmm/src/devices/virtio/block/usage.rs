@@ -1,11 +1,11 @@
-//! What a disk takes of the host, kept so that asking for it waits for no request: one may
-//! be under way that takes the host's disk long.
+//! Counters of a disk's storage on the host. They can be read without waiting for a request, which
+//! may take the host's disk long.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a disk takes of the host.
+/// A disk's storage on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of the disk.
@@ -14,11 +14,11 @@ pub struct Usage {
     pub shared: u64,
     /// Bytes of storage of the private layer.
     pub private: u64,
-    /// That requests failed because of the host, and why the latest did.
+    /// Set if requests failed because of the host: why the latest did.
     pub error: Option<String>,
 }
 
-/// The same as it changes.
+/// The counters behind [`Usage`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     size: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Counters {
     failures: Mutex<Failures>,
 }
 
-/// What the host could not do for the guest.
+/// Requests that failed because of the host.
 #[derive(Debug, Default)]
 struct Failures {
     count: u64,

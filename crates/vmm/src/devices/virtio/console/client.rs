@@ -34,8 +34,8 @@ pub(super) struct Clients {
 struct Client {
     stream: UnixStream,
     output: VecDeque<u8>,
-    /// What the epoll set has of it. Empty means that it is not in there: being
-    /// in there for nothing would still report a hang-up, again and again.
+    /// The client's events in the epoll set. If empty, it is not in the set: epoll would report a
+    /// hang-up again and again even without interest in other events.
     interest: EventFlags,
 }
 
@@ -91,8 +91,8 @@ impl Clients {
                 self.detach();
             }
         }
-        // After the client has had its chance to be found gone. An error is one
-        // of the connection accepted, or passes.
+        // After the check whether the client is gone. An error is either that of the accepted
+        // connection, or temporary.
         while let Ok((stream, _)) = self.listener.accept() {
             let may_attach = self.client.is_none() && self.peers.include(&stream);
             if may_attach && stream.set_nonblocking(true).is_ok() {

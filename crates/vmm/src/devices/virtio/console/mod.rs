@@ -6,9 +6,8 @@
 //!
 //! **Forks.** A clone gets its own log and its own socket, and no client: the
 //! terminal stays with the parent, and the clone's is "detached to accept no
-//! further input" (the HyperFork paper, 4.1, step 7) until somebody attaches.
-//! What the parent's client has typed and its guest has not read yet stays with
-//! the parent.
+//! further input" (the HyperFork paper, 4.1, step 7) until a client attaches.
+//! Input that the parent's guest has not read yet stays with the parent.
 
 mod client;
 
@@ -66,7 +65,7 @@ impl Console {
     }
 
     /// A console as it was when the state was saved, but with its own log and
-    /// listener, and nobody attached.
+    /// listener, and no client.
     ///
     /// # Errors
     /// As [`new`](Self::new).

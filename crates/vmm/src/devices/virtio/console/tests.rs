@@ -19,7 +19,7 @@ fn log() -> Log {
 }
 
 #[test]
-fn another_user_is_not_attached_and_keeps_nobody_out() {
+fn another_user_is_not_attached_and_keeps_no_client_out() {
     let mut terminal = Terminal::new();
     let stranger = stranger_at(&terminal.socket());
     terminal.driver.lock().process_host_events();
@@ -181,7 +181,7 @@ fn a_second_client_is_turned_away_until_the_first_has_left() {
 }
 
 #[test]
-fn a_clone_has_its_own_log_and_nobody_attached_and_the_parent_s_client_stays() {
+fn a_clone_has_its_own_log_and_no_client_and_the_parents_client_stays() {
     let mut terminal = Terminal::new();
     let mut client = terminal.attach();
     client.write_all(b"typed before the fork").unwrap();

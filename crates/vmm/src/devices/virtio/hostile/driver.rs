@@ -1,4 +1,4 @@
-//! What a script does to a device, step by step.
+//! Runs the script of a hostile driver against a device.
 
 use super::meddler::{Flip, Meddler};
 use super::script::Script;
@@ -24,10 +24,10 @@ const FLIPS_MAX: u8 = 6;
 pub(super) struct Driver<'a> {
     transport: MmioTransport,
     memory: Arc<GuestMemoryMmap>,
-    /// Whether devices are called away from their work after each piece.
+    /// Whether devices are preempted after each piece of work.
     preempt: Arc<AtomicBool>,
     script: Script<'a>,
-    /// What the device has taken and not returned.
+    /// The chains that the device has taken and not returned.
     held: Held,
     /// The second vCPU, once there is one.
     meddler: Option<Meddler>,
@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
     }
 
     /// As after a restore, and with a new driver.
-    pub(super) fn go_on(mut self) {
+    pub(super) fn resume(mut self) {
         // Not watched: a state may say that the device has buffers that no driver gave it.
         self.transport.resume();
         self.transport.process_host_events();

@@ -1,5 +1,5 @@
-//! What a device has been given to write into: read from the rings as the device may read
-//! them, in every version that a [second vCPU](super::meddler) makes of them.
+//! The buffers that a device may write: read from the rings as the device may read them, in every
+//! version that a [second vCPU](super::meddler) makes of them.
 
 use super::meddler::Flip;
 use crate::devices::virtio::transport::QueueState;
@@ -24,7 +24,7 @@ pub(super) struct Given {
     pub(super) writable: Vec<Range<u64>>,
     /// Descriptors that say so.
     pub(super) descriptors: Vec<Range<u64>>,
-    /// A descriptor was come to twice, or there are too many.
+    /// A descriptor was reached twice, or there are too many.
     pub(super) is_tangled: bool,
 }
 

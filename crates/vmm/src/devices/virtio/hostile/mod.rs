@@ -104,17 +104,17 @@ pub fn at_work(device: Box<dyn VirtioDevice>, blobs: &mut BlobWriter) -> DeviceS
     Driver::new(transport, memory, &[]).at_work(blobs)
 }
 
-/// Has `device`, which was restored, go on as its transport was: a state may be any, and then
-/// the device is refused.
+/// Resumes `device`, which was restored, with the transport's `state`. The state may be arbitrary;
+/// an impossible one is refused.
 ///
 /// # Panics
 /// When the device misbehaves.
-pub fn go_on(device: Box<dyn VirtioDevice>, state: &TransportState) {
+pub fn resume(device: Box<dyn VirtioDevice>, state: &TransportState) {
     let memory = Arc::new(crate::memory::region::zeroed(&REGIONS));
     let lines = Lines::new(device.queue_sizes().len()).expect("descriptors");
     if let Ok(mut transport) = MmioTransport::restore(device, lines, state, memory.clone()) {
         transport.mute();
-        Driver::new(transport, memory, &[]).go_on();
+        Driver::new(transport, memory, &[]).resume();
     }
 }
 

@@ -1,4 +1,4 @@
-//! That the driver notices what a device must not do.
+//! Tests that the hostile driver notices what a device must not do.
 
 use super::drive;
 use crate::blobs::BlobWriter;

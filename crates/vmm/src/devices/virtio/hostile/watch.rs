@@ -1,12 +1,12 @@
-//! Looks at guest memory around each call into a device.
+//! Checks guest memory before and after each call into a device.
 //!
 //! * A byte that changed was in a buffer that the device was given to write, or in a used
 //!   ring.
 //! * A chain comes back once it was given, and its used length (2.7.8) is neither more than
 //!   there was room for nor less than was written.
 //!
-//! Where a buffer lies over the rings themselves nothing can be said: the device may have
-//! written what it read next.
+//! Nothing is checked if a buffer overlaps the rings: the device may have written what it read
+//! next.
 
 use super::given::{Given, Versions};
 use super::meddler::Flip;

@@ -1,12 +1,12 @@
 //! The network device (virtio 1.2, section 5.1): frames between the driver and a TAP.
 //!
-//! Checksums and the cutting of TCP streams into frames are left to whoever can do them
-//! best: the header before each frame says what is still to be done, and goes through as
-//! it is. One pair of rings has one queue of the TAP; more pairs would be more of both.
+//! Checksum and segmentation offloads are passed through: the header before each frame says what is
+//! still to be done, and the TAP has the same header. There is one pair of rings, with one queue of
+//! the TAP.
 //!
-//! **Forks.** The rings are guest memory, and at rest the device holds at most one frame
-//! that the driver had no room for: it stays with the parent, whom it was sent to. A
-//! clone has a TAP of its own, and its address is in configuration space.
+//! **Forks.** The rings are guest memory. At rest the device holds at most one frame for which the
+//! driver had no room; it stays with the parent, to which it was sent. A clone has a TAP of its
+//! own, and its Ethernet address is in configuration space.
 
 mod rate;
 mod receive;
@@ -47,10 +47,10 @@ pub(crate) const QUEUE_SIZES: [u16; 2] = [256, 256];
 /// Longest frame with its header: 64 KiB of TCP, and what is before it.
 const FRAME_MAX: usize = 65_562;
 
-/// Frames that are moved in one go, so that others get their turn.
+/// Frames that are moved in one call, so that other devices are served, too.
 const BUDGET: usize = 64;
 
-/// What the driver may leave to us, and what it may take.
+/// The features offered: offloads in both directions, and mergeable receive buffers.
 const FEATURES: [u32; 11] = [
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_GUEST_CSUM,
@@ -65,7 +65,7 @@ const FEATURES: [u32; 11] = [
     VIRTIO_NET_F_STATUS,
 ];
 
-/// A network card.
+/// A network device.
 #[derive(Debug)]
 pub struct Net {
     tap: Tap,
@@ -78,7 +78,7 @@ pub struct Net {
     wake: Wake,
 }
 
-/// The state of a network card. The address of a clone is not in it: it has another.
+/// The state of a network device, without its Ethernet address: a clone has another one.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct NetState {
     features: u64,
@@ -102,7 +102,7 @@ impl NetState {
 }
 
 impl Net {
-    /// A card with this address and, each way, this limit.
+    /// A device with this Ethernet address and this rate limit in each direction.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -120,7 +120,7 @@ impl Net {
         })
     }
 
-    /// A card as it was when the state was saved, with a TAP and address of its own.
+    /// A device as it was when the state was saved, but with its own TAP and address.
     ///
     /// # Errors
     /// As [`new`](Self::new), and the TAP's.
@@ -182,7 +182,7 @@ struct Config {
 struct Moved {
     /// The driver wants to know.
     used: bool,
-    /// There is more to do, this much later; otherwise when somebody says so.
+    /// When to continue: after this time, or at the next event if `None`.
     again: Option<Duration>,
 }
 
@@ -242,7 +242,7 @@ impl VirtioDevice for Net {
 impl Net {
     fn offload_or_tell(&mut self) {
         if let Err(error) = self.tap.set_offload(self.offload()) {
-            crate::sys::note!("the network card cannot leave work to its driver: {error}");
+            crate::sys::note!("the network device cannot set the offloads of its TAP: {error}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Rate limits, as token buckets. Time is an argument.
+//! Rate limits by token buckets. Time is an argument.
 
 use std::time::Duration;
 
-/// A bucket that fills at a steady rate up to what fits, and from which bytes are paid.
+/// A token bucket: it fills at a steady rate up to its capacity, and each byte sent takes a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bucket {
     /// Bytes a second.
     rate: u64,
-    /// Most bytes in it.
+    /// Most tokens in it.
     capacity: u64,
-    /// Bytes in it; below zero after a frame that it had not enough for.
+    /// Tokens in it; below zero after a frame that was larger than the level.
     level: i128,
-    /// When it was looked at last.
+    /// When it was last filled.
     then: Duration,
 }
 
 impl Bucket {
-    /// A full one for `rate` bytes a second, which holds what comes in a tenth of one,
-    /// or the largest frame.
+    /// A full bucket for `rate` bytes a second. It holds the tokens of a tenth of a second, or
+    /// those for the largest frame if that is more.
     pub(super) fn new(rate: u64, largest: u64, now: Duration) -> Self {
         let rate = rate.max(1);
         let capacity = (rate / 10).max(largest);
@@ -29,11 +29,11 @@ impl Bucket {
         }
     }
 
-    /// How long nothing may be sent yet.
+    /// How long to wait before the next frame.
     pub(super) fn wait(&mut self, now: Duration) -> Duration {
         self.fill(now);
         match u128::try_from(-self.level) {
-            // More than nothing in it is enough for a frame of any size: the rest is owed.
+            // A positive level is enough for a frame of any size: the rest is owed.
             Ok(owed) => {
                 let nanos = (owed + 1) * NANOS / u128::from(self.rate) + 1;
                 Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
@@ -42,45 +42,45 @@ impl Bucket {
         }
     }
 
-    /// Takes bytes out that were sent.
-    pub(super) fn pay(&mut self, bytes: usize) {
+    /// Takes the tokens for bytes that were sent.
+    pub(super) fn take_tokens(&mut self, bytes: usize) {
         self.level -= bytes as i128;
     }
 
     fn fill(&mut self, now: Duration) {
-        // A clock that went back gives nothing, and what it gave stays.
+        // A clock that went back adds nothing, and takes nothing away.
         let since = now.saturating_sub(self.then);
         let new = since.as_nanos() * u128::from(self.rate) / NANOS;
         if new > 0 {
             let new = i128::try_from(new).unwrap_or(i128::MAX);
             self.level = self.level.saturating_add(new).min(self.capacity.into());
-            // Parts of a byte are not lost: they count next time.
+            // The fraction of a token is kept for the next time.
             let used = new.unsigned_abs() * NANOS / u128::from(self.rate);
             self.then += Duration::from_nanos(u64::try_from(used).unwrap_or(u64::MAX));
         }
     }
 }
 
-/// What may pass one way: as much as a bucket allows, or everything.
+/// The rate limit of one direction, if it has one.
 #[derive(Debug)]
 pub(super) struct Limit(Option<Bucket>);
 
 impl Limit {
-    /// One of so many bytes a second, if any, for frames up to `largest` bytes.
+    /// A limit of `rate` bytes a second, if any, for frames up to `largest` bytes.
     pub(super) fn new(rate: Option<u64>, largest: u64, now: Duration) -> Self {
         Self(rate.map(|rate| Bucket::new(rate, largest, now)))
     }
 
-    /// How long nothing may pass; `None` when something may now.
+    /// How long to wait before the next frame; `None` if it may pass now.
     pub(super) fn wait(&mut self, now: Duration) -> Option<Duration> {
         let wait = self.0.as_mut()?.wait(now);
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Counts bytes that have passed.
-    pub(super) fn pay(&mut self, bytes: usize) {
+    /// Takes the tokens for bytes that have passed.
+    pub(super) fn take_tokens(&mut self, bytes: usize) {
         if let Some(bucket) = &mut self.0 {
-            bucket.pay(bytes);
+            bucket.take_tokens(bytes);
         }
     }
 }
@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         /// However frames come, no more gets through than the rate and one full bucket
-        /// allow, give or take one frame; and who waits as told may send.
+        /// allow, give or take one frame; and a sender may send after the wait.
         #[test]
         fn no_more_gets_through_than_the_rate_allows(
             rate in 1u64..10_000_000_000,
@@ -113,7 +113,7 @@ mod tests {
                 }
                 now += wait;
                 prop_assert_eq!(bucket.wait(now), Duration::ZERO);
-                bucket.pay(bytes);
+                bucket.take_tokens(bytes);
                 sent += bytes as u128;
                 let since = (now - begun).as_nanos() * u128::from(rate) / NANOS;
                 let allowed = since + u128::from((rate / 10).max(largest)) + u128::from(largest);
@@ -129,7 +129,7 @@ mod tests {
             let mut sent = 0u128;
             for _ in 0..200 {
                 now += bucket.wait(now);
-                bucket.pay(bytes);
+                bucket.take_tokens(bytes);
                 sent += bytes as u128;
             }
             let due = now.as_nanos() * u128::from(rate) / NANOS;
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_neither_gives_nor_takes() {
         let mut bucket = Bucket::new(1000, 100, Duration::from_secs(10));
-        bucket.pay(200);
+        bucket.take_tokens(200);
         let wait = bucket.wait(Duration::from_secs(10));
         assert!(!wait.is_zero());
         assert_eq!(bucket.wait(Duration::from_secs(1)), wait);

@@ -1,4 +1,4 @@
-//! From the TAP to the driver.
+//! Receiving: moves frames from the TAP to the driver.
 
 use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
 use crate::memory::GuestMemoryMmap;
@@ -16,10 +16,10 @@ const NUM_BUFFERS: usize = offset_of!(virtio_net_hdr_v1, num_buffers);
 #[derive(Debug)]
 pub(super) struct Receiver {
     limit: Limit,
-    /// There may be frames in the TAP: it tells only of those that come.
+    /// Whether the TAP may have frames: its events tell only of new ones.
     pub(super) ready: bool,
     frame: Vec<u8>,
-    /// Bytes of the frame that there was no room for yet.
+    /// The length of a frame for which the driver had no room yet.
     kept: Option<usize>,
     /// Buffers used for a frame, by head and bytes.
     used: Vec<(u16, u32)>,
@@ -36,12 +36,12 @@ impl Receiver {
         }
     }
 
-    /// Forgets what a driver that is gone had no room for.
+    /// Drops a frame for which the driver before the reset had no room.
     pub(super) fn reset(&mut self) {
         self.kept = None;
     }
 
-    /// Delivers what there is.
+    /// Delivers the frames in the TAP.
     pub(super) fn run(
         &mut self,
         tap: &Tap,
@@ -64,18 +64,18 @@ impl Receiver {
                 return Ok(moved);
             };
             let Some(used) = self.deliver(len, queue, memory, merge)? else {
-                // The driver tells when it has added buffers.
+                // The driver notifies when it has added buffers.
                 return Ok(moved);
             };
             self.kept = None;
             moved.used |= used;
-            self.limit.pay(len - HEADER_LEN);
+            self.limit.take_tokens(len - HEADER_LEN);
         }
         moved.again = Some(Duration::ZERO);
         Ok(moved)
     }
 
-    /// The length of the next frame, which is in `frame` then.
+    /// Reads the next frame into `frame`; its length.
     fn next(&mut self, tap: &Tap) -> Result<Option<usize>, DeviceError> {
         while self.kept.is_none() && self.ready {
             match tap.read(&mut self.frame)? {
@@ -89,7 +89,7 @@ impl Receiver {
     }
 
     /// Copies the frame into as many buffers as it takes (one, unless the driver merges
-    /// them); `None` when there are not enough. Otherwise whether to interrupt.
+    /// them). `None` if there are not enough; otherwise whether to interrupt the driver.
     fn deliver(
         &mut self,
         len: usize,
@@ -119,7 +119,7 @@ impl Receiver {
             writers.push((head, writer));
         }
         if room < len {
-            // It will never fit: lost. The buffer is there for the next.
+            // The frame can never fit, so it is dropped. The buffer is used for the next one.
             queue.set_next_avail(before);
             return Ok(Some(false));
         }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
-/// A card, and what it is plugged into.
-fn card(bytes_per_s: Option<u64>) -> (Net, UnixDatagram) {
+/// A network device, and the other end of its wire.
+fn nic(bytes_per_s: Option<u64>) -> (Net, UnixDatagram) {
     let (ours, wire) = UnixDatagram::pair().unwrap();
     wire.set_nonblocking(true).unwrap();
     let tap = Tap::from_socket(ours.into()).unwrap();
@@ -35,7 +35,7 @@ fn merges(driver: &Driver) -> bool {
 
 #[test]
 fn a_frame_goes_out_as_the_driver_has_written_it() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start(net);
     let sent = frame(1500, 1);
     driver.request(TRANSMIT, &[&sent[..12], &sent[12..700], &sent[700..]], &[]);
@@ -44,7 +44,7 @@ fn a_frame_goes_out_as_the_driver_has_written_it() {
 
 #[test]
 fn a_frame_comes_in_and_says_how_many_buffers_it_took() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start(net);
     assert!(merges(&driver));
     let buffers: Vec<_> = (0..4).map(|_| driver.offer(RECEIVE, &[], &[600])).collect();
@@ -64,7 +64,7 @@ fn a_frame_comes_in_and_says_how_many_buffers_it_took() {
 
 #[test]
 fn a_driver_that_does_not_merge_gets_frames_that_fit_one_buffer() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start_without(net, 1 << VIRTIO_NET_F_MRG_RXBUF);
     let buffers: Vec<_> = (0..2).map(|_| driver.offer(RECEIVE, &[], &[600])).collect();
     for (len, seed) in [(601, 1), (600, 2)] {
@@ -81,7 +81,7 @@ fn a_driver_that_does_not_merge_gets_frames_that_fit_one_buffer() {
 
 #[test]
 fn a_frame_without_room_waits_and_the_driver_is_asked_to_tell() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start(net);
     driver.offer(RECEIVE, &[], &[600]);
     wire.send(&frame(1500, 3)).unwrap();
@@ -102,7 +102,7 @@ fn a_frame_without_room_waits_and_the_driver_is_asked_to_tell() {
 
 #[test]
 fn interrupts_come_when_the_driver_wants_them() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start(net);
     for _ in 0..4 {
         driver.offer(RECEIVE, &[], &[600]);
@@ -121,7 +121,7 @@ fn interrupts_come_when_the_driver_wants_them() {
 
 #[test]
 fn frames_that_come_before_the_driver_are_there_when_it_is() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     wire.send(&frame(100, 9)).unwrap();
     let mut driver = Driver::start(net);
     driver.lock().process_host_events();
@@ -134,7 +134,7 @@ fn frames_that_come_before_the_driver_are_there_when_it_is() {
 #[test]
 fn a_limit_holds_frames_back_and_loses_none() {
     // A tenth of a second's worth is more than the largest frame.
-    let (net, wire) = card(Some(1_000_000));
+    let (net, wire) = nic(Some(1_000_000));
     let mut driver = Driver::start(net);
     let sent = frame(60_000, 5);
     for _ in 0..5 {
@@ -159,7 +159,7 @@ fn a_limit_holds_frames_back_and_loses_none() {
 
 #[test]
 fn a_clone_has_an_address_and_a_wire_of_its_own() {
-    let (net, wire) = card(None);
+    let (net, wire) = nic(None);
     let mut driver = Driver::start(net);
     driver.offer(RECEIVE, &[], &[600]);
     let state = driver.lock().save(&mut BlobWriter::default()).unwrap();
@@ -191,7 +191,7 @@ fn a_clone_has_an_address_and_a_wire_of_its_own() {
 fn a_frame_of_impossible_length_is_a_broken_driver() {
     use crate::devices::virtio::testing::{NEEDS_RESET, STATUS};
     for len in [HEADER_LEN - 1, FRAME_MAX + 1] {
-        let (net, wire) = card(None);
+        let (net, wire) = nic(None);
         let mut driver = Driver::start(net);
         driver.offer(TRANSMIT, &[&vec![0; len]], &[]);
         driver.lock().process_queue(TRANSMIT);
@@ -207,7 +207,7 @@ proptest! {
         frames in prop::collection::vec((0usize..FRAME_MAX, any::<u8>()), 0..8),
         limited in any::<bool>(),
     ) {
-        let (net, wire) = card(limited.then_some(1 << 30));
+        let (net, wire) = nic(limited.then_some(1 << 30));
         for (len, byte) in frames {
             // The wire may be full.
             let _ = wire.send(&vec![byte; len]);

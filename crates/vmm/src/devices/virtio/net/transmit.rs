@@ -1,4 +1,4 @@
-//! From the driver to the TAP.
+//! Transmitting: moves frames from the driver to the TAP.
 
 use super::{BUDGET, DeviceError, FRAME_MAX, Limit, Moved, ring};
 use crate::memory::GuestMemoryMmap;
@@ -25,7 +25,7 @@ impl Transmitter {
         }
     }
 
-    /// Sends what there is. A frame that the host will not have is lost, as on any wire.
+    /// Sends the frames in the ring. A frame that the host refuses is dropped, as on any network.
     pub(super) fn run(
         &mut self,
         tap: &Tap,
@@ -35,7 +35,7 @@ impl Transmitter {
     ) -> Result<Moved, DeviceError> {
         let mut any = false;
         let mut again = None;
-        // What is left over after this, the transport comes back for.
+        // The transport calls again for frames beyond the budget.
         for _ in 0..BUDGET {
             let before = queue.next_avail();
             let Some(chain) = ring::pop(queue, memory)? else {
@@ -53,7 +53,7 @@ impl Transmitter {
                 again = Some(FULL);
                 break;
             }
-            self.limit.pay(self.frame.len() - HEADER_LEN);
+            self.limit.take_tokens(self.frame.len() - HEADER_LEN);
             queue.add_used(memory, head, 0)?;
             any = true;
         }
@@ -61,8 +61,8 @@ impl Transmitter {
         Ok(Moved { used, again })
     }
 
-    /// Copies a frame out of guest memory: the kernel wants it in one piece, and what it
-    /// checks must not change any more.
+    /// Copies a frame out of guest memory: the kernel needs it in one piece, and it must not change
+    /// after the kernel has checked it.
     fn take(
         &mut self,
         chain: ring::Chain<'_>,

@@ -1,4 +1,4 @@
-//! What wakes a network card: frames that come, and time that passes.
+//! The events that wake a network device: new frames in the TAP, and a timer.
 
 use crate::sys::epoll::{Epoll, EventFlags};
 use rustix::time::{
@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Readable when a frame has come to an empty TAP, or when it is time. Both are told
-/// once: whoever cannot take a frame now need not stop to be told.
+/// Readable when a frame has come to an empty TAP, or the timer has expired. Both are
+/// edge-triggered, so a device that cannot take a frame now is not woken again and again.
 #[derive(Debug)]
 pub(super) struct Wake {
     all: Epoll,
@@ -35,7 +35,7 @@ impl Wake {
         self.all.as_fd()
     }
 
-    /// Takes what there was to tell; whether frames have come.
+    /// Clears the events; returns whether frames have come.
     pub(super) fn take(&self) -> io::Result<bool> {
         let mut events = self.all.wait::<2>(Some(Duration::ZERO))?;
         Ok(events.any(|(number, _)| number == FRAMES))

@@ -1,4 +1,4 @@
-//! The fid table: what the client's numbers for files stand for.
+//! The fid table: the files behind the client's numbers.
 
 use super::tree::{Tree, TreePath};
 use rustix::fs::{self, OFlags, Stat};
@@ -73,7 +73,7 @@ impl Fids {
         }
     }
 
-    /// Has a new fid stand for `path`.
+    /// Adds a fid for `path`.
     ///
     /// # Errors
     /// `ENFILE` when there are too many, `EBADF` when the number is in use.
@@ -135,7 +135,8 @@ impl Fids {
         }
     }
 
-    /// Has the fids of what was renamed from `old` to `new`, and of all below it, go with it.
+    /// Updates the fids of a file or directory that was renamed from `old` to `new`, and of all
+    /// below it.
     pub(super) fn follow(&mut self, old: &TreePath, new: &TreePath) {
         self.0
             .values_mut()

@@ -3,7 +3,7 @@
 use super::server::Server;
 use super::tree::Tree;
 use super::wire::{Encoder, HEADER_LEN, MAX_MESSAGE, RLERROR};
-use super::{ERROR_LEN, HOW};
+use super::{ERROR_LEN, OPEN_FLAGS};
 use rustix::fs::{CWD, Mode, openat};
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use std::path::Path;
 /// saved and restored is another.
 pub fn drive_messages(root: &Path, read_only: bool, script: &[u8]) {
     let open = || {
-        let root = openat(CWD, root, HOW, Mode::empty()).expect("a directory");
+        let root = openat(CWD, root, OPEN_FLAGS, Mode::empty()).expect("a directory");
         Tree::new(root, read_only).expect("a directory")
     };
     let mut server = Server::new(open());

@@ -2,14 +2,12 @@
 //! (Linux's `Documentation/filesystems/9p.rst`; `docs/adr/0002` says why 9p).
 //!
 //! The guest mounts it with `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIR`.
-//! Files belong on the host to the user of the monitor, who also is the one whose
-//! permissions count. The directory is shared: between guest and host, and between
-//! a guest and all its clones; a fork does not copy it. A clone finds its open
-//! files again by their path.
+//! On the host, files belong to the monitor's user, and that user's permissions apply.
+//! The directory is shared between guest and host, and between a guest and all its
+//! clones; a fork does not copy it. A clone opens its open files again by their path.
 //!
 //! [`wire`] is the encoding, [`server`] the protocol, [`fids`] its table of files in use,
-//! [`qid`] how it tells files apart, [`tree`] the only code that finds or changes what is in
-//! the directory.
+//! [`qid`] the identity of files, [`tree`] the only code that accesses the directory.
 
 mod fids;
 #[cfg(feature = "fuzzing")]
@@ -47,9 +45,9 @@ const MAX_TAG: usize = 31;
 const ERROR_LEN: usize = HEADER_LEN + 4;
 
 /// How the shared directory itself is opened.
-const HOW: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const OPEN_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// What a clone has to know.
+/// The saved state of the device.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct P9State {
     tag: String,
@@ -108,7 +106,7 @@ impl P9 {
                 ),
             ));
         }
-        let root = openat(CWD, root, HOW, Mode::empty())?;
+        let root = openat(CWD, root, OPEN_FLAGS, Mode::empty())?;
         Ok(Self::build(tag, Server::new(Tree::new(root, read_only)?)))
     }
 

@@ -1,4 +1,4 @@
-//! Qids: what tells a file from all others, and one version of it from the next.
+//! Qids: the identity and version of a file.
 
 use super::tree::kind;
 use super::wire::Encoder;

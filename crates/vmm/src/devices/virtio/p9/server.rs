@@ -4,8 +4,8 @@
 //! opened, a file; so it can be saved as path and flags, and opened again in a
 //! clone. A file that was removed while open is gone there: `ESTALE`.
 //!
-//! Here are the session and what a clone takes over; the requests are in `attributes`, `io`
-//! and `namespace`.
+//! This file has the session and the saved state; the requests are in `attributes`, `io` and
+//! `namespace`.
 
 mod attributes;
 mod io;

@@ -1,4 +1,4 @@
-//! The device with a client that speaks 9P2000.L as Linux does, on real
+//! Tests of the device with a client that speaks 9P2000.L as Linux does, on real
 //! directories.
 
 mod hostile;

@@ -1,5 +1,5 @@
-//! How 9P2000.L messages look: little-endian integers, strings with a 16-bit
-//! length, and the numbers of the message types.
+//! The encoding of 9P2000.L messages: little-endian integers, strings with a 16-bit length, and the
+//! numbers of the message types.
 
 use rustix::io::Errno;
 

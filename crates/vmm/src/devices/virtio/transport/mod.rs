@@ -1,4 +1,4 @@
-//! Virtio over MMIO (virtio 1.2, section 4.2): what all devices have in common.
+//! The virtio-mmio transport (virtio 1.2, section 4.2): the part that all devices have in common.
 //!
 //! ```text
 //!   vCPU threads                          the device thread (worker.rs)
@@ -9,18 +9,18 @@
 //! ```
 //!
 //! A ring is [`ready`](virtio_queue::QueueT::ready) for the device only while
-//! the driver says so, has said DRIVER_OK, and the device has not failed. So a
-//! device that asks for nothing but `ready()` keeps 2.1.2 (no buffer is consumed
-//! before DRIVER_OK) and never touches a ring again once DEVICE_NEEDS_RESET.
+//! the driver has set QueueReady and DRIVER_OK, and the device has not failed. So a
+//! device that checks only `ready()` follows 2.1.2 (no buffer is consumed before
+//! DRIVER_OK) and never touches a ring again after DEVICE_NEEDS_RESET.
 //!
 //! No wake-up gets lost:
 //! * The worker empties a queue event before it looks at the ring.
-//! * A device that comes back before it is done with a ring, because it was
-//!   preempted, has that ring's event signalled again.
+//! * If a device is preempted before it is done with a ring, that ring's event is
+//!   signalled again.
 //! * After each call into the device, every ring that has moved is re-armed
 //!   (`avail_event`, 2.7.10) and, if the driver has added buffers meanwhile, its
 //!   queue event is signalled again. A ring that has not moved is still armed.
-//! * When a machine goes on after a pause, a fork or a restore,
+//! * When a machine resumes after a pause, a fork or a restore,
 //!   [`MmioTransport::resume`] looks at every ring once, because a signal may
 //!   have been pending in an event descriptor that the clone does not have; and
 //!   it raises the interrupt again if one was not acknowledged, because an
@@ -48,8 +48,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Failures told on stderr in a device's life. A hostile driver can cause any
-/// number of them.
+/// Most failures of a device that are logged. A hostile driver can cause any number of them.
 const FAILURES_TOLD: u32 = 8;
 
 /// The event descriptors of a device's slot. They are made and registered with KVM
@@ -82,9 +81,9 @@ pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: Arc<GuestMemoryMmap>,
     registers: Registers,
-    /// The registers that vCPUs reach beside the transport's lock.
+    /// The registers that vCPUs access without the transport's lock.
     live: Arc<Live>,
-    /// Whether a device has to come back in the middle of its work.
+    /// Whether the device has to return in the middle of its work.
     preemption: Preemption,
     rings: Vec<Ring>,
     /// The rings themselves, in the form devices take them.
@@ -93,7 +92,7 @@ pub struct MmioTransport {
     failures: u32,
 }
 
-/// What the transport knows of a ring beside the ring itself.
+/// The transport's state of a ring, in addition to the ring itself.
 struct Ring {
     /// What the driver has written into the ring's registers.
     setup: QueueState,
@@ -175,7 +174,7 @@ impl MmioTransport {
     }
 
     /// Saves everything of the device. Call only while the worker rests and the
-    /// vCPUs stand still.
+    /// vCPUs are paused.
     ///
     /// # Errors
     /// As [`VirtioDevice::save`].
@@ -225,7 +224,7 @@ impl MmioTransport {
 
     /// Takes a ring's notification. Call before looking at the ring.
     pub fn take_queue_event(&self, index: usize) {
-        // Nothing to take is fine: somebody looked at the ring already.
+        // An empty event is fine: an earlier call has looked at the ring already.
         let _ = self.rings[index].event.read();
     }
 
@@ -269,16 +268,16 @@ impl MmioTransport {
         self.failures = FAILURES_TOLD;
     }
 
-    /// Goes on after a pause, or for the first time after a restore: whatever
-    /// was signalled meanwhile, or was on its way when the state was saved, is
-    /// made up for. The interrupt event must be connected by now.
+    /// Resumes after a pause, or for the first time after a restore: serves every
+    /// ring, and raises an interrupt again that may have been lost when the state was
+    /// saved. The interrupt event must be connected by now.
     pub fn resume(&mut self) {
         if self.live.interrupt_status() != 0 {
             signal(&self.irq);
         }
         for index in 0..self.rings.len() {
             match self.preemption.is_wanted() {
-                // It comes back to this one by the event.
+                // The event brings the thread back to this ring.
                 true => signal(&self.rings[index].event),
                 false => self.process_queue(index),
             }
@@ -286,7 +285,7 @@ impl MmioTransport {
         self.process_host_events();
     }
 
-    /// Has the device come back in the middle of its work while `pause` is set.
+    /// Makes the device return in the middle of its work while `pause` is set.
     pub fn pause_by(&mut self, pause: Arc<AtomicBool>) {
         self.preemption.pause_by(pause);
     }
@@ -300,7 +299,7 @@ impl MmioTransport {
                 .map(|source| format!(": {source}"))
                 .unwrap_or_default();
             let id = self.device.device_id();
-            // Nobody may be listening any more, which is no reason to panic.
+            // `note!` and not `eprintln!`: stderr may be closed, which must not cause a panic.
             crate::sys::note!("virtio device {id} needs reset: {error}{because}");
         }
         let was_live = self.live.status().is_live();
@@ -372,13 +371,14 @@ impl MmioTransport {
         }
     }
 
-    /// Looks at every ring soon. Drivers have been known to notify before
-    /// DRIVER_OK, when nobody may look (2.1.2).
+    /// Makes the device thread look at every ring soon. Some drivers notify before DRIVER_OK, when
+    /// the device may not look yet (2.1.2).
     fn kick_all(&self) {
         self.rings.iter().for_each(|ring| signal(&ring.event));
     }
 
-    /// As after power-on (2.4), but for the descriptors and what was told.
+    /// Resets the device to its state after power-on (2.4), except for the event descriptors and
+    /// the count of logged failures.
     fn reset(&mut self) {
         self.device.reset();
         self.registers = Registers::default();
@@ -396,7 +396,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 /// Adds 1 to an event's count. The only way to fail is a count at its limit,
-/// and then the other side has been told.
+/// and then it is signalled already.
 fn signal(event: &EventFd) {
     let _ = event.write(1);
 }

@@ -1,4 +1,4 @@
-//! A ring as a driver has set it up.
+//! The state of a ring: its registers as the driver has set them, and the device's progress.
 
 use crate::memory::GuestMemoryMmap;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct QueueState {
 }
 
 impl QueueState {
-    /// Whether a driver can have set it up so (2.7), and the device come so far.
+    /// Whether a driver can have set it up like this (2.7), and the device's progress is possible.
     pub fn can_be(&self) -> bool {
         let is_size = self.size.is_power_of_two() && self.size <= 1 << 15;
         let taken = self.next_avail.wrapping_sub(self.next_used);

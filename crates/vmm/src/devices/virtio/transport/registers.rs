@@ -78,7 +78,7 @@ impl RegistersState {
     }
 }
 
-/// Those of them that only the holder of the transport needs.
+/// The registers that only the holder of the transport's lock uses.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Registers {
     device_features_sel: u32,
@@ -116,8 +116,8 @@ impl Registers {
     }
 }
 
-/// The registers that a vCPU reads and acknowledges while its device works. Each is one
-/// number; only the holder of the transport changes them, but for an acknowledgement.
+/// The registers that a vCPU reads and acknowledges while its device works, without the transport's
+/// lock. Apart from acknowledgements, only the holder of the lock changes them.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     status: AtomicU32,
@@ -166,8 +166,8 @@ impl Live {
         self.config_generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// As after power-on. ConfigGeneration goes on: a driver that reads it
-    /// around a reset must not find it unchanged.
+    /// Resets them, but ConfigGeneration continues: a driver that reads it before and
+    /// after a reset must not find it unchanged.
     pub(super) fn reset(&self) {
         self.status.store(0, Ordering::SeqCst);
         self.interrupt_status.store(0, Ordering::SeqCst);
@@ -239,7 +239,7 @@ impl MmioTransport {
             VIRTIO_MMIO_QUEUE_NUM => self.set_up_ring(|ring| ring.size = value),
             VIRTIO_MMIO_QUEUE_READY => self.write_queue_ready(value),
             VIRTIO_MMIO_QUEUE_NOTIFY => {
-                // Handed to the device thread, as the ioeventfd does.
+                // Signals the device thread, as the ioeventfd does.
                 if let Some(ring) = self.rings.get(value as usize) {
                     signal(&ring.event);
                 }
@@ -306,7 +306,7 @@ impl MmioTransport {
         }
     }
 
-    /// Steps come in order, and none is taken back but by a reset (2.1.1).
+    /// The steps come in order, and only a reset undoes one (2.1.1).
     fn write_status(&mut self, value: u32) {
         if value == 0 {
             return self.reset();
@@ -327,7 +327,7 @@ impl MmioTransport {
         }
     }
 
-    /// Whether the driver wants nothing we do not have, and is not legacy.
+    /// Whether the driver accepts only features that were offered, and is not legacy.
     fn features_agree(&self) -> bool {
         let wanted = self.registers.driver_features;
         wanted & !self.offered() == 0 && wanted & (1 << VIRTIO_F_VERSION_1) != 0

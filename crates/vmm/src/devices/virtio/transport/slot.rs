@@ -1,5 +1,4 @@
-//! A device in its slot of the guest's address space: what the vCPUs, the device thread and
-//! a capture share.
+//! A device in its MMIO slot, shared by the vCPUs, the device thread and a capture.
 
 use super::MmioTransport;
 use super::registers::Live;
@@ -9,8 +8,9 @@ use std::sync::{Arc, MutexGuard};
 
 /// A device in its slot.
 ///
-/// The device thread has the transport for as long as a piece of work takes. What a driver
-/// asks while its device works, why it was interrupted above all, is answered beside that.
+/// The device thread holds the transport's lock for as long as a piece of work takes. Registers
+/// that a driver reads while its device works, above all the interrupt status, are answered
+/// without that lock.
 pub struct Slot {
     live: Arc<Live>,
     transport: Turns<MmioTransport>,
@@ -27,7 +27,7 @@ impl Slot {
         slot
     }
 
-    /// The device: after the piece that the device thread is at.
+    /// Locks the device, after the current piece of the device thread's work.
     pub fn lock(&self) -> MutexGuard<'_, MmioTransport> {
         self.transport.lock()
     }
@@ -37,7 +37,7 @@ impl Slot {
         self.transport.is_wanted()
     }
 
-    /// The same for the device thread, which lets others go first.
+    /// The same for the device thread, which lets other threads go first.
     pub fn lock_last(&self) -> MutexGuard<'_, MmioTransport> {
         self.transport.lock_last()
     }

@@ -1,4 +1,4 @@
-//! What of a transport outlives the process.
+//! The saved state of a device and its transport.
 
 use super::queue_state::QueueState;
 use super::registers::RegistersState;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A device at rest.
 #[derive(Debug, Clone)]
 pub struct DeviceState {
-    /// What all devices have.
+    /// The part that all devices have.
     pub transport: TransportState,
     /// The device's own part; choose the device to restore by its kind.
     pub own: Record,

@@ -22,20 +22,20 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 /// Seconds the guest has to answer a REQUEST, or a SHUTDOWN of both directions.
-pub(super) const PATIENCE: u32 = 10;
+pub(super) const TIMEOUT_TICKS: u32 = 10;
 
-/// What tells a connection of one guest from the others.
+/// The ports that identify a connection of one guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ports {
     pub(super) guest: u32,
     pub(super) host: u32,
 }
 
-/// What a packet of the guest makes of a connection.
+/// What a packet of the guest does to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Verdict {
-    /// It goes on.
+    /// It continues.
     Live,
     /// The guest has forgotten it.
     Ended,
@@ -45,7 +45,7 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// We want a connection; `asked` once the REQUEST is in the ring.
+    /// The host wants a connection; `asked` is set once the REQUEST is in the ring.
     Connecting {
         asked: bool,
     },
@@ -79,7 +79,7 @@ pub(super) struct Connection {
     owe_response: bool,
     owe_credit: bool,
     /// Ticks left to wait for the guest's answer.
-    patience: Option<u32>,
+    ticks_left: Option<u32>,
 }
 
 impl Connection {
@@ -98,7 +98,7 @@ impl Connection {
             told_shutdown: 0,
             owe_response: false,
             owe_credit: false,
-            patience: None,
+            ticks_left: None,
         }
     }
 
@@ -132,18 +132,18 @@ impl Connection {
 
     /// Whether it waits for an answer with a time limit.
     pub(super) fn is_timed(&self) -> bool {
-        self.patience.is_some()
+        self.ticks_left.is_some()
     }
 
     /// A second has passed; true when the guest's time is up.
     pub(super) fn tick(&mut self) -> bool {
-        if let Some(left) = &mut self.patience {
+        if let Some(left) = &mut self.ticks_left {
             *left = left.saturating_sub(1);
         }
-        self.patience == Some(0)
+        self.ticks_left == Some(0)
     }
 
-    /// Takes notice of what epoll said. False when the connection is over.
+    /// Records the readiness that epoll reported. False when the connection is over.
     #[must_use]
     pub(super) fn host_ready(&mut self, events: EventFlags) -> bool {
         self.host.notice(events);
@@ -185,7 +185,7 @@ impl Connection {
 
     fn open(&mut self) -> Verdict {
         self.phase = Phase::Open;
-        self.patience = None;
+        self.ticks_left = None;
         if self.announce && !self.host.greet(&format!("OK {}\n", self.ports.host)) {
             return Verdict::Reset;
         }
@@ -341,7 +341,7 @@ impl Connection {
     fn next_packet(&mut self, space: usize) -> (u16, u32, usize) {
         if let Phase::Connecting { asked } = &mut self.phase {
             *asked = true;
-            self.patience = Some(PATIENCE);
+            self.ticks_left = Some(TIMEOUT_TICKS);
             return (op::REQUEST, 0, 0);
         }
         if std::mem::take(&mut self.owe_response) {
@@ -359,7 +359,7 @@ impl Connection {
         if new != 0 {
             self.told_shutdown |= new;
             if self.told_shutdown == shutdown::BOTH {
-                self.patience = Some(PATIENCE);
+                self.ticks_left = Some(TIMEOUT_TICKS);
             }
             return (op::SHUTDOWN, self.told_shutdown, 0);
         }
@@ -371,7 +371,7 @@ impl Connection {
     #[must_use]
     pub(super) fn retire(&mut self) -> bool {
         self.phase = Phase::Draining;
-        self.patience = None;
+        self.ticks_left = None;
         self.drain()
     }
 

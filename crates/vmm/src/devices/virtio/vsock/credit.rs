@@ -17,7 +17,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Takes over what the guest's latest packet says.
+    /// Updates the credit from the guest's latest packet.
     pub(super) fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.peer_buffer = buf_alloc;
         self.peer_taken = fwd_cnt;
@@ -62,9 +62,9 @@ impl Incoming {
         self.taken = self.taken.wrapping_add(len as u32);
     }
 
-    /// Whether the guest should be told now: when it can use less than half of
-    /// what it could, so that an update costs it one packet in two large ones and
-    /// it is never stopped by an update that we keep to ourselves.
+    /// Whether to send the guest a credit update now: when the credit it knows of is less than half
+    /// of what it has. So there is at most one update for two large packets, and the guest never
+    /// stops for lack of an update.
     pub(super) fn is_due(&self) -> bool {
         self.taken.wrapping_sub(self.told) >= BUFFER / 2
     }

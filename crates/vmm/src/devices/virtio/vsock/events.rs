@@ -1,8 +1,8 @@
-//! The event ring, and how a clone's driver is brought to terms with its new CID.
+//! The event ring, by which a clone's driver learns of its new CID.
 //!
-//! Buffers are taken off the ring as soon as there is an event, all of them, and
-//! kept until they are needed: then whatever the driver adds next is a buffer it
-//! gives back, and it notifies the device of it.
+//! As soon as there is an event, all buffers are taken off the ring and kept until they are needed.
+//! So a buffer that the driver adds later is one that it returns after handling an event, and it
+//! notifies the device of it.
 
 use crate::devices::virtio::{DeviceError, ring};
 use crate::memory::GuestMemoryMmap;
@@ -20,10 +20,10 @@ struct Buffer {
     address: u64,
 }
 
-/// What the device knows of the event ring.
+/// The device's state of the event ring.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Events {
-    /// The driver has to be told of a `TRANSPORT_RESET`.
+    /// A `TRANSPORT_RESET` has to be sent to the driver.
     reset_due: bool,
     /// Events in the driver's hands: it has not given their buffers back.
     unhandled: u16,
@@ -47,7 +47,7 @@ impl Events {
 }
 
 impl Events {
-    /// Those of a clone of the machine these belong to.
+    /// The events of a clone of this machine.
     pub(super) fn for_clone(&self) -> Self {
         Self {
             reset_due: true,
@@ -60,7 +60,7 @@ impl Events {
         !self.reset_due && self.unhandled == 0
     }
 
-    /// Gives the driver what it has to be told, and sees what it has handled.
+    /// Sends the events that are due, and counts those that the driver has handled.
     /// Returns whether to interrupt it.
     ///
     /// # Errors

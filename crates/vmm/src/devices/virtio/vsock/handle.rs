@@ -1,4 +1,4 @@
-//! How the rest of the process reaches the guest's ports.
+//! A handle to the vsock device, by which the rest of the process connects to guest ports.
 
 use super::listener::Listener;
 use std::io;
@@ -52,8 +52,8 @@ impl VsockHandle {
     /// Binds the public socket at `path` and starts accepting: clients write
     /// `CONNECT <port>\n`, read `OK <host port>\n`, and are through. From now on
     /// the guest's own connections to CID 2, port P, go to the Unix socket
-    /// `<path>_<P>`. Before this call nobody outside reaches the guest, nor the
-    /// guest anybody. The file is the caller's to remove.
+    /// `<path>_<P>`. Before this call no other process can connect to the guest, nor the guest to
+    /// any. The caller has to remove the file.
     ///
     /// # Errors
     /// When `path` cannot be bound; `NotConnected` when the device is gone.
@@ -66,7 +66,7 @@ impl VsockHandle {
             .send(command)
             .map_err(|_| io::ErrorKind::NotConnected)?;
         match rustix::io::write(&self.wake, &1u64.to_ne_bytes()) {
-            // At its limit the counter wakes all the more.
+            // A counter at its limit wakes the thread, too.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
         }

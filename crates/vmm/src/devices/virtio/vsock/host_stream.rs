@@ -1,4 +1,4 @@
-//! The host's end of a connection: a Unix stream, and what is known of it.
+//! The host's end of a connection: a Unix stream, and its readiness.
 //!
 //! The stream is non-blocking and watched edge-triggered: readiness is remembered here until
 //! a call says `EAGAIN`. So a stream that cannot be served now (no credit, no buffers in the
@@ -42,7 +42,7 @@ impl HostStream {
         self.stream.as_fd()
     }
 
-    /// Takes notice of what epoll said.
+    /// Records the readiness that epoll reported.
     pub(super) fn notice(&mut self, events: EventFlags) {
         let gone = events.intersects(EventFlags::HUP | EventFlags::ERR);
         self.readable |= gone || events.intersects(EventFlags::IN | EventFlags::RDHUP);
@@ -113,7 +113,7 @@ impl HostStream {
         len
     }
 
-    /// Has the host's writers get `EPIPE`, as they would from a local peer.
+    /// Makes writes of the host fail with `EPIPE`, as a local peer would.
     pub(super) fn refuse_input(&self) {
         // It fails only when they are gone.
         let _ = shutdown(&self.stream, Shutdown::Read);

@@ -1,4 +1,4 @@
-//! The public side on the host: `<path>` for connections to the guest, and
+//! The public Unix sockets on the host: `<path>` for connections to the guest, and
 //! `<path>_<port>` for connections from it (the convention of Firecracker).
 
 use crate::sys::peer::Peers;
@@ -23,7 +23,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Binds `path` without blocking anybody.
+    /// Binds `path`, non-blocking.
     pub(super) fn bind(path: &Path) -> std::io::Result<Self> {
         let socket = UnixListener::bind(path)?;
         socket.set_nonblocking(true)?;
@@ -46,7 +46,7 @@ impl Listener {
         }
     }
 
-    /// Connects to the host's listener for `port`; `None` if nobody answers.
+    /// Connects to the host's listener for `port`; `None` if there is none.
     pub(super) fn dial(&self, port: u32) -> Option<UnixStream> {
         let mut path = OsString::from(&self.path);
         path.push(format!("_{port}"));
@@ -64,7 +64,7 @@ impl Listener {
     }
 }
 
-/// What a client's greeting has come to.
+/// How much of a client's greeting has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Greeting {
     /// The line is not complete.
@@ -81,15 +81,15 @@ pub(super) struct Greeter {
     pub(super) stream: UnixStream,
     line: Vec<u8>,
     /// Ticks it has left to say it.
-    patience: u32,
+    ticks_left: u32,
 }
 
 impl Greeter {
-    pub(super) fn new(stream: UnixStream, patience: u32) -> Self {
+    pub(super) fn new(stream: UnixStream, ticks_left: u32) -> Self {
         Self {
             stream,
             line: Vec::new(),
-            patience,
+            ticks_left,
         }
     }
 
@@ -99,8 +99,8 @@ impl Greeter {
 
     /// A second has passed; true when the client's time is up.
     pub(super) fn tick(&mut self) -> bool {
-        self.patience = self.patience.saturating_sub(1);
-        self.patience == 0
+        self.ticks_left = self.ticks_left.saturating_sub(1);
+        self.ticks_left == 0
     }
 
     /// Reads what is there.

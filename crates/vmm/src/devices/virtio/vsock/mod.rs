@@ -8,21 +8,20 @@
 //! ```
 //! [`Vsock`] serves the rings, [`muxer`] knows the connections, [`connection`]
 //! is the state of one, [`host_stream`] its end on the host, [`credit`] its flow control,
-//! [`listener`] the public sockets, [`poller`] what on the host is waited for, [`events`] the
+//! [`listener`] the public sockets, [`poller`] the epoll set, [`events`] the
 //! event ring. A connection holds at most [`credit::BUFFER`] bytes of the guest and
 //! one read of the host; a reader that is slow on either side stops only its own
 //! writer.
 //!
 //! # Clones
-//! A clone starts without connections, under its own CID. Its driver believes in
-//! those of its parent until it has handled a `TRANSPORT_RESET` event (5.10.6.7):
-//! it then reads the CID anew and ends every connected socket with `ECONNRESET`;
-//! listening ones stay. Linux handles events and packets in no particular order,
-//! so a connection made before it came to the event would be ended by it too.
-//! Therefore connections wait until the driver has given the event's buffer back,
-//! which it does after handling it ([`Events::are_handled`]). Whatever else the driver still says about
-//! connections of the parent is answered with RST. Nothing of this touches the
-//! parent.
+//! A clone starts without connections, under its own CID. Its driver assumes those
+//! of its parent until it has handled a `TRANSPORT_RESET` event (5.10.6.7): it then
+//! reads the CID again and ends every connected socket with `ECONNRESET`; listening
+//! sockets stay. Linux handles events and packets in no particular order, so the
+//! event would also end a connection made before it was handled. Therefore new
+//! connections wait until the driver has returned the event's buffer, which it does
+//! after handling the event ([`Events::are_handled`]). Packets of the driver about
+//! connections of the parent are answered with RST. The parent is not affected.
 
 mod connection;
 mod credit;
@@ -65,10 +64,10 @@ pub(crate) const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
 /// device thread from the other devices. The transport calls again.
 const BUDGET: usize = 256;
 
-/// What a clone has to know. Connections do not survive, so they are not here.
+/// The saved state of the device. Connections do not survive a fork, so they are not in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VsockState {
-    /// Where host ports go on.
+    /// The next host port to use.
     next_port: u32,
     events: Events,
 }
@@ -145,8 +144,8 @@ impl Vsock {
         memory: &GuestMemoryMmap,
     ) -> Result<bool, DeviceError> {
         let mut any = false;
-        // A guest that does not take answers is not listened to; it goes on with
-        // the call that follows the room it gives.
+        // No packet is taken from a guest that does not take answers; this continues at the call
+        // after it has added buffers.
         for _ in 0..BUDGET {
             if self.muxer.is_congested() {
                 break;

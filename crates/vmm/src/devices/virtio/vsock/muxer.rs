@@ -1,11 +1,11 @@
-//! All connections of one guest: who is connected to whom, and who may speak next.
+//! The table of all connections of one guest, and which of them sends next.
 //!
-//! Knows nothing of rings: packets of the guest come in through
+//! It knows nothing of rings: packets of the guest come in through
 //! [`Muxer::receive`], packets for it are fetched with [`Muxer::prepare`] and
 //! [`Muxer::emit`]. Every connection with something to say is on one list and
 //! gets one packet a turn, so that no stream starves another.
 
-use super::connection::{Connection, PATIENCE, Ports, Verdict};
+use super::connection::{Connection, Ports, TIMEOUT_TICKS, Verdict};
 use super::handle::Command;
 use super::listener::{Greeter, Greeting, Listener};
 use super::packet::{HEADER_LEN, HOST_CID, Header, TYPE_STREAM, op};
@@ -21,8 +21,8 @@ use std::sync::mpsc::Receiver;
 /// Most connections at a time, greeting and draining ones included.
 pub(super) const MAX_CONNECTIONS: usize = 1023;
 
-/// Most RSTs that wait for room in the ring. With more, no packet is taken from
-/// the guest: one that does not listen to answers may not ask on.
+/// Most RSTs that wait for room in the ring. With more, no packet is taken from the guest until it
+/// makes room.
 const MAX_RESETS: usize = 1024;
 
 /// Host ports of connections that the host asks for begin here; the guest asks
@@ -53,8 +53,8 @@ pub(super) struct Muxer {
 
 impl Muxer {
     /// A muxer without connections for the guest `cid`. `next_port` is where its
-    /// host ports go on, for a clone: packets of its parent's connections must
-    /// not match new ones.
+    /// host ports continue in a clone: packets of its parent's connections must not match new
+    /// connections.
     pub(super) fn new(
         cid: u32,
         next_port: Option<u32>,
@@ -98,8 +98,8 @@ impl Muxer {
         self.resets.len() >= MAX_RESETS
     }
 
-    /// The guest's driver starts anew and knows no connection. Those it was never
-    /// told of stay.
+    /// Resets the device: the guest's driver knows no connection any more. Connections whose
+    /// REQUEST it has not got yet stay.
     pub(super) fn reset(&mut self) {
         self.resets.clear();
         let known: Vec<u64> = self.by_ports.values().copied().collect();
@@ -112,7 +112,7 @@ impl Muxer {
 
     // ---- from the host ------------------------------------------------------
 
-    /// Takes what the host has: commands, clients, readiness, time.
+    /// Handles the host's events: commands, clients, readiness, time.
     ///
     /// # Errors
     /// When epoll fails.
@@ -150,7 +150,8 @@ impl Muxer {
             }
             let id = self.take_id();
             if self.poller.watch_stream(id, stream.as_fd()) {
-                self.greeters.insert(id, Greeter::new(stream, PATIENCE));
+                self.greeters
+                    .insert(id, Greeter::new(stream, TIMEOUT_TICKS));
                 self.poller.start_ticking();
             }
         }
@@ -193,7 +194,7 @@ impl Muxer {
         }
     }
 
-    /// The host has lost interest: the guest gets a RST if it knows of it.
+    /// Ends a connection that the host has given up. The guest gets a RST if it knows of it.
     fn abandon(&mut self, id: u64) {
         let Some(connection) = self.connections.get(&id) else {
             return;
@@ -205,8 +206,8 @@ impl Muxer {
         self.retire(id);
     }
 
-    /// A second has passed. Counted by calls and not by the clock, so that a pause
-    /// of the machine is no reason to give up.
+    /// Called once a second. Timeouts count these calls and not the clock, so that a pause of the
+    /// machine does not end connections.
     pub(super) fn tick(&mut self) {
         self.poller.clear_timer();
         self.greeters.retain(|_, greeter| !greeter.tick());

@@ -1,5 +1,4 @@
-//! What on the host the connections of a guest wait for, in one epoll: commands, clients,
-//! streams and time.
+//! The epoll set of a guest's connections: commands, clients, streams and a timer.
 
 use crate::sys::epoll::{Epoll, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -14,7 +13,7 @@ use std::time::Duration;
 /// Most events taken from epoll by one call.
 const EVENTS: usize = 256;
 
-/// What an event is about. epoll carries it as a number.
+/// The source of an event, as a number in the epoll set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// A handle has left commands.
@@ -60,7 +59,7 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    /// Waits for handles only, so far.
+    /// A set with the handles' eventfd and the timer only.
     ///
     /// # Errors
     /// When the process is out of descriptors.
@@ -124,7 +123,7 @@ impl Poller {
         self.epoll.add(stream, number, flags).is_ok()
     }
 
-    /// Watches a stream no more.
+    /// Stops watching a stream.
     pub(super) fn forget_stream(&self, stream: BorrowedFd<'_>) {
         // It fails only when the stream is not watched.
         let _ = self.epoll.delete(stream);

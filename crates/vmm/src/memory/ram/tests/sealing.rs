@@ -1,4 +1,4 @@
-//! What other processes are handed, and what becomes of a fork where that cannot be made.
+//! Tests of the files that clones get, and of forks in which these cannot be sealed.
 
 use super::*;
 use crate::blobs::{BlobReader, BlobWriter};

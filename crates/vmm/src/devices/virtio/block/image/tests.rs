@@ -70,7 +70,7 @@ fn byte(base: &Base, at: u64) -> u8 {
 }
 
 #[test]
-fn an_image_is_of_the_format_it_seems_to_have_unless_somebody_knows_better() {
+fn an_image_has_the_format_that_it_seems_to_have_unless_one_is_given() {
     let images = Images::new();
     images.file("raw", &[7; 1024]);
     images.qcow2("qcow2", None, 9, &[0]);
@@ -118,7 +118,7 @@ fn what_cannot_be_a_disk_is_refused_in_one_line() {
 }
 
 #[test]
-fn an_image_that_somebody_writes_to_is_refused_and_one_in_use_cannot_be_locked_for_writing() {
+fn an_image_with_a_writer_is_refused_and_one_in_use_cannot_be_locked_for_writing() {
     let images = Images::new();
     images.file("disk", &[1; 1024]);
     let writer = || {
@@ -146,7 +146,7 @@ fn an_image_that_somebody_writes_to_is_refused_and_one_in_use_cannot_be_locked_f
     let one = open(&images.path("disk"), None).unwrap();
     let another = open(&images.path("disk"), None).unwrap();
     assert!(lock_all(&writer()).is_err());
-    // QEMU looks whether somebody does not bear writers.
+    // QEMU checks whether a program does not share the permission to write.
     assert!(crate::sys::file_lock::is_locked(&writer(), 201).unwrap());
     drop(one);
     assert!(lock_all(&writer()).is_err());

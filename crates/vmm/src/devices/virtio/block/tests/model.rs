@@ -1,4 +1,4 @@
-//! A disk beside a model of it, and against drivers that do anything.
+//! Property tests of a disk: compared with a model, and with hostile drivers.
 
 use super::*;
 use crate::devices::virtio::hostile;

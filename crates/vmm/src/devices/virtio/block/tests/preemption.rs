@@ -1,11 +1,11 @@
-//! What a request is like that the device thread is called away from. Nothing here depends on
-//! time: pieces are counted, and a backend waits until it is let go on.
+//! Tests of requests that are preempted. Nothing here depends on time: pieces are counted, and a
+//! backend waits for permits.
 
 use super::super::base::Watch;
 use super::super::disk::SECTOR;
 use super::super::*;
 use crate::bus::SharedBusDevice;
-use crate::devices::confinement::Names;
+use crate::devices::confinement::FileAccess;
 use crate::devices::virtio::testing::{Driver, Offered, RING_SIZE};
 use crate::devices::worker::DeviceWorker;
 use std::fs::File;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long anything may take here that does not hang.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 /// Bytes of the disks here: several pieces, and a bit.
@@ -42,7 +42,7 @@ fn overlays(dir: &TempDir) -> Overlays {
     Overlays::in_directory(dir.path()).unwrap()
 }
 
-/// A driver whose device is called away after every piece.
+/// A driver whose device is preempted after every piece.
 fn preempted(dir: &TempDir) -> Driver {
     let driver = Driver::start(Block::new(base(), false, &overlays(dir)));
     preempt(&driver);
@@ -71,7 +71,7 @@ fn fork(parent: &Driver, dir: &TempDir) -> Driver {
     clone
 }
 
-/// Has the device called until it has answered: by how many calls, and what.
+/// Calls the device until it has answered; returns the number of calls and the answer.
 fn finish(driver: &mut Driver, offered: &Offered) -> (usize, u32, Vec<Vec<u8>>) {
     for calls in 1..100 {
         // It has asked for the call, or the thread would not make it.
@@ -213,10 +213,10 @@ fn a_state_with_a_request_under_way_that_its_disk_cannot_have_is_refused() {
     assert!(Block::restore(&block, blobs.reader(), &overlays(&dir)).is_err());
 }
 
-/// Lets a backend go on by one access at a time.
+/// Permits a backend one access at a time.
 struct Gate {
     accesses: Arc<AtomicUsize>,
-    /// Told of each access before it waits.
+    /// Gets a message for each access before it waits.
     begun: Receiver<()>,
     permits: Sender<()>,
 }
@@ -246,7 +246,7 @@ impl Gate {
     }
 
     fn await_access(&self) {
-        self.begun.recv_timeout(PATIENCE).expect("an access");
+        self.begun.recv_timeout(TIMEOUT).expect("an access");
     }
 
     fn permit(&self) {
@@ -258,7 +258,7 @@ impl Gate {
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, done) = channel();
     thread::spawn(move || drop(sender.send(work())));
-    done.recv_timeout(PATIENCE).expect("it hangs")
+    done.recv_timeout(TIMEOUT).expect("it hangs")
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     let block = Block::new(base, false, &overlays(&dir));
     let handle = block.handle();
     let mut driver = Driver::start(block);
-    let worker = DeviceWorker::spawn(Names::None).unwrap();
+    let worker = DeviceWorker::spawn(FileAccess::None).unwrap();
     let attached = worker.attach(vec![driver.transport.clone()], |why| panic!("{why}"));
     attached.unwrap();
     let requests = usize::from(RING_SIZE) / 3;
@@ -294,13 +294,13 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
         // A pause needs the end of the piece, and nothing else.
         assert!(!worker.pause(Duration::ZERO));
         gate.permit();
-        assert!(worker.pause(PATIENCE));
+        assert!(worker.pause(TIMEOUT));
         paused_at.push(gate.accesses.load(Ordering::SeqCst));
         worker.resume();
     }
     assert_eq!(paused_at, [1, 2, 3, 4]);
 
-    // Who needs the device itself waits for the end of the piece, too.
+    // A thread that locks the device itself waits for the end of the piece, too.
     gate.await_access();
     let slot = driver.transport.clone();
     let (sender, read) = channel();
@@ -313,14 +313,14 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
         thread::yield_now();
     }
     gate.permit();
-    let capacity = read.recv_timeout(PATIENCE).expect("it waits for a batch");
+    let capacity = read.recv_timeout(TIMEOUT).expect("it waits for a batch");
     assert_eq!(u64::from(capacity), SIZE / SECTOR);
     reader.join().unwrap();
 
-    // The rest goes on to its end, without a piece read twice.
+    // The rest is served to its end, and no piece is read twice.
     drop(gate.permits);
     for _ in 0..requests {
-        let mut left = PATIENCE.as_millis();
+        let mut left = TIMEOUT.as_millis();
         while driver.take_used(0).is_none() {
             left = left.checked_sub(1).expect("no answer");
             thread::sleep(Duration::from_millis(1));
@@ -328,5 +328,5 @@ fn a_pause_waits_for_one_piece_however_much_is_queued_and_nothing_is_done_twice(
     }
     let pieces = SIZE.div_ceil(PIECE) as usize;
     assert_eq!(gate.accesses.load(Ordering::SeqCst), requests * pieces);
-    assert!(worker.pause(PATIENCE));
+    assert!(worker.pause(TIMEOUT));
 }

@@ -1,5 +1,4 @@
-//! Requests about what a file is, and not what is in it: its attributes, and those of its
-//! file system.
+//! Requests about the attributes of files and of their file system.
 
 use super::super::qid::put_qid;
 use super::super::tree::Changes;

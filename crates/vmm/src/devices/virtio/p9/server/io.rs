@@ -1,4 +1,5 @@
-//! Requests about what is in a file or directory: opening, reading, writing, listing, locking.
+//! Requests about the contents of files and directories: opening, reading, writing, listing,
+//! locking.
 
 use super::super::qid::{put_qid, put_raw_qid};
 use super::super::tree::Name;

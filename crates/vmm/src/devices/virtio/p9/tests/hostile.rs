@@ -1,4 +1,4 @@
-//! Clients that ask for what is not offered, and messages that are none.
+//! Tests of clients that ask for what is not offered, and of malformed messages.
 
 use super::*;
 use crate::devices::virtio::hostile;

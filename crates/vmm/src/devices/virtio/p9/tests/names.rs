@@ -1,4 +1,4 @@
-//! Names: made, renamed and removed, found by walks, and no way out of the directory.
+//! Tests of names: made, renamed and removed, found by walks, and no way out of the directory.
 
 use super::*;
 use std::os::unix::fs::symlink;

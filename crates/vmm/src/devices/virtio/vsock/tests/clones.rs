@@ -1,4 +1,4 @@
-//! Clones: which of their packets and connections count, and that the parent goes on.
+//! Tests of clones: which of their packets and connections count, and that the parent continues.
 
 use super::*;
 

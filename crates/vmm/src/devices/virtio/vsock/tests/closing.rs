@@ -1,4 +1,4 @@
-//! How connections end, from either side.
+//! Tests of how connections end, from either side.
 
 use super::guest::RX;
 use super::*;
@@ -102,7 +102,7 @@ fn a_guest_that_does_not_answer_a_closed_connection_is_reset() {
     let (stream, _) = connected(&mut guest);
     drop(stream);
     assert_eq!(next(&mut guest).0.op, op::SHUTDOWN);
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT_TICKS {
         guest.device.muxer.tick();
     }
     guest.call(RX);

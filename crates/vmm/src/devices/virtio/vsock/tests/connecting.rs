@@ -1,4 +1,4 @@
-//! How connections come about, from either side, or do not.
+//! Tests of how connections are made or refused, from either side.
 
 use super::super::muxer::MAX_CONNECTIONS;
 use super::guest::RX;
@@ -36,7 +36,7 @@ fn a_guest_that_never_answers_is_given_up() {
     let mut guest = Guest::boot(3);
     let stream = guest.handle.connect(AGENT).unwrap();
     asked(&mut guest);
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT_TICKS {
         stream.set_nonblocking(true).unwrap();
         would_block(&stream);
         guest.device.muxer.tick();
@@ -56,7 +56,7 @@ fn a_withdrawn_connection_never_reaches_a_guest_that_was_not_told() {
 }
 
 #[test]
-fn a_handle_outlives_its_device_without_hanging_anybody() {
+fn a_handle_outlives_its_device_without_hanging_its_callers() {
     let guest = Guest::boot(3);
     let handle = guest.handle.clone();
     let stream = handle.connect(AGENT).unwrap();
@@ -101,7 +101,7 @@ fn a_client_that_says_nothing_is_shown_out() {
     let (_dir, path) = public(&mut guest);
     let client = UnixStream::connect(&path).unwrap();
     guest.settle();
-    for _ in 0..PATIENCE {
+    for _ in 0..TIMEOUT_TICKS {
         guest.device.muxer.tick();
     }
     ended(&client);
@@ -127,7 +127,7 @@ fn the_guest_reaches_a_listener_of_the_host() {
 }
 
 #[test]
-fn the_guest_is_refused_where_nobody_listens() {
+fn the_guest_is_refused_where_no_program_listens() {
     let mut guest = Guest::boot(3);
     let peer = Peer {
         cid: 3,
@@ -146,7 +146,7 @@ fn the_guest_is_refused_where_nobody_listens() {
 }
 
 #[test]
-fn nobody_outside_is_reached_before_the_socket_is_public() {
+fn no_listener_is_reached_before_the_socket_is_public() {
     let mut guest = Guest::boot(3);
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let path = dir.path().join("vsock.sock");

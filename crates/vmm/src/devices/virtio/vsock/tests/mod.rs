@@ -8,7 +8,7 @@ mod hostile;
 mod packets;
 mod sockets;
 
-use super::connection::PATIENCE;
+use super::connection::TIMEOUT_TICKS;
 use super::credit::BUFFER;
 use super::packet::{HOST_CID, Header, TYPE_STREAM, op, shutdown};
 use guest::Guest;

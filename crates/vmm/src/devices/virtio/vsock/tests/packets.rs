@@ -1,4 +1,4 @@
-//! Packets out of place, and credit.
+//! Tests of unexpected packets, and of credit.
 
 use super::guest::EVENT;
 use super::*;

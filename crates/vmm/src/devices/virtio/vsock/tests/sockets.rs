@@ -305,7 +305,7 @@ proptest! {
             }
             sockets.run();
         }
-        // Everybody reads on: all that was written must come, and the ends.
+        // All readers continue: everything that was written must arrive, and the ends.
         for _ in 0..1000 {
             if pairs.iter().all(|pair| pair.is_done(&sockets)) {
                 break;

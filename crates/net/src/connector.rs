@@ -1,4 +1,4 @@
-//! How this process reaches a guest.
+//! Connects this process to ports of a guest.
 
 use super::user::Sockets;
 use hyperfork_api::port::Protocol;
@@ -10,21 +10,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The way from this process to a guest: its address, and the namespace that knows it.
+/// Makes connections to a guest: its address, and the namespace in which that address is routed.
 #[derive(Debug, Clone)]
-pub struct Reach {
+pub struct GuestConnector {
     ip: Ipv4Addr,
-    /// Sockets of its namespace; `None` where the host knows the address.
+    /// Makes sockets in that namespace; `None` if the host itself has a route to the address.
     sockets: Option<Arc<Sockets>>,
 }
 
-impl Reach {
-    /// To an address that the host knows.
+impl GuestConnector {
+    /// For an address to which the host has a route.
     pub fn direct(ip: Ipv4Addr) -> Self {
         Self { ip, sockets: None }
     }
 
-    /// To an address that only a namespace knows, by sockets of it.
+    /// For an address to which only a namespace has a route, by sockets made there.
     pub(super) fn inside(ip: Ipv4Addr, sockets: Arc<Sockets>) -> Self {
         Self {
             ip,
@@ -32,19 +32,19 @@ impl Reach {
         }
     }
 
-    /// A connection to a port of the guest, for which it has this long.
+    /// Connects to a TCP port of the guest within `timeout`.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn stream(&self, port: u16, patience: Duration) -> io::Result<TcpStream> {
+    pub fn stream(&self, port: u16, timeout: Duration) -> io::Result<TcpStream> {
         let to = SocketAddrV4::new(self.ip, port);
         match &self.sockets {
-            None => TcpStream::connect_timeout(&to.into(), patience),
-            Some(sockets) => connect(sockets.make(Protocol::Tcp)?, to, patience),
+            None => TcpStream::connect_timeout(&to.into(), timeout),
+            Some(sockets) => connect(sockets.make(Protocol::Tcp)?, to, timeout),
         }
     }
 
-    /// A socket that sends to a port of the guest and receives only from it.
+    /// Makes a UDP socket that sends to a port of the guest and receives only from it.
     ///
     /// # Errors
     /// The kernel's.
@@ -59,15 +59,15 @@ impl Reach {
     }
 }
 
-/// Connects a new socket.
-fn connect(socket: OwnedFd, to: SocketAddrV4, patience: Duration) -> io::Result<TcpStream> {
+/// Connects a new socket within `timeout`.
+fn connect(socket: OwnedFd, to: SocketAddrV4, timeout: Duration) -> io::Result<TcpStream> {
     rustix::io::ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {
         Ok(()) => {}
         Err(Errno::INPROGRESS) => {
             let timeout = Timespec {
-                tv_sec: patience.as_secs() as i64,
-                tv_nsec: patience.subsec_nanos().into(),
+                tv_sec: timeout.as_secs() as i64,
+                tv_nsec: timeout.subsec_nanos().into(),
             };
             if poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? == 0 {
                 return Err(io::ErrorKind::TimedOut.into());
