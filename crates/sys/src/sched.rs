@@ -67,6 +67,14 @@ pub fn use_default_time_slice() {
     set_time_slice(0);
 }
 
+/// For a thread whose remaining work is waited for by nothing: it leaves the processor to others,
+/// but for a tenth of its time.
+pub fn use_low_weight() {
+    const NICE: i32 = 10;
+    // It may always be raised. Of no process means of the calling thread.
+    let _ = rustix::process::setpriority_process(None, NICE);
+}
+
 /// Calls `wait`, and does not preempt the thread that ends the wait: this thread continues when
 /// the processor is free or the next tick comes.
 pub fn wait_without_preempting<T>(wait: impl FnOnce() -> T) -> T {

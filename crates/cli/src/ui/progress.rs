@@ -44,7 +44,7 @@ impl Progress {
             progress: self,
             title: title.to_owned(),
             begun: Instant::now(),
-            announced: announce(self, &bar),
+            announced: (self != Self::Silent).then(|| announce(self, &bar)),
             bar,
             line_at: Instant::now(),
         }
@@ -79,7 +79,7 @@ pub(crate) struct Step {
     begun: Instant,
     bar: ProgressBar,
     /// Dropping it keeps the step from being shown.
-    announced: Sender<()>,
+    announced: Option<Sender<()>>,
     line_at: Instant,
 }
 
@@ -124,7 +124,7 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        let _ = self.announced.send(());
+        drop(self.announced.take());
         self.bar.finish_and_clear();
     }
 }

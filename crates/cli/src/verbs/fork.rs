@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use hyperfork_api::control;
 use hyperfork_api::{ForkReport, Strategy};
 use hyperfork_host::{Client, VmDir};
+use hyperfork_sys::sched;
 
 /// Clones a running VM.
 ///
@@ -25,6 +26,8 @@ pub(crate) fn run(args: Fork) -> anyhow::Result<u8> {
         ready_timeout_ms: args.ready_timeout.map(milliseconds),
         best_effort: args.best_effort,
     };
+    // The clones' vCPUs compete for the processors when the report comes.
+    sched::use_short_time_slice();
     let report = fork(&dir, request, progress)?;
     match args.json {
         true => ui::json(&report)?,

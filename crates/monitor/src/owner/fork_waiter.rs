@@ -5,6 +5,7 @@ use crate::fork::{ForkError, StartedFork};
 use crate::task::{Forked, Task};
 use hyperfork_api::control::Fork;
 use hyperfork_api::{Error, ForkReport};
+use hyperfork_sys::sched;
 use std::sync::mpsc::Sender;
 
 /// Waits for a fork, then answers its client and notifies the owner. Dropping it does both,
@@ -31,6 +32,8 @@ impl ForkWaiter {
         let report = finished.report.as_ref();
         let clones = report.map_or_else(|_| Vec::new(), ForkReport::names);
         self.answer(report.cloned().map_err(Error::from));
+        // The client, which has the report now, and the clones need the processors more.
+        sched::use_low_weight();
         let Some(tasks) = self.tasks.take() else {
             return;
         };
