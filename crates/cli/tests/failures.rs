@@ -115,6 +115,23 @@ fn a_stock_that_stands_still_delays_no_fork() {
 }
 
 #[test]
+fn a_shell_that_stands_still_ends_with_the_vms_though_its_pool_was_killed() {
+    let user = User::new();
+    user.nano("p");
+    with_stock(&user);
+    // Before the pool can notice: it would end the shell.
+    let pool = pool_of(&user).expect("a pool");
+    stop_process(pool);
+    let stock = shells_of(&user);
+    stock.iter().for_each(|&shell| stop_process(shell));
+    signal(pool, "KILL");
+    user.ok(&["fork", "p"]);
+    user.ok(&["rm", "-f", "p", "p-1"]);
+    user.must_be_clean();
+    assert!(!stock.iter().any(|&shell| lives(shell)));
+}
+
+#[test]
 fn a_pool_that_stands_still_delays_no_fork() {
     let user = User::new();
     user.nano("p");

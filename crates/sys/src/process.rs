@@ -4,14 +4,24 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Whether the process of this number, a child that has not been reaped, was stopped.
+/// Whether the process of this number was stopped. The caller knows that the number has not been
+/// reused: it is a child that has not been reaped, or holds a lock.
 pub fn stands_still(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state_and_parent(pid).is_some_and(|(state, _)| state == 'T')
+}
+
+/// The parent of the process of this number.
+pub fn parent_of(pid: u32) -> Option<u32> {
+    state_and_parent(pid).map(|(_, parent)| parent)
+}
+
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The process's name, in parentheses, may contain any characters.
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
-    state == Some('T')
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let (state, parent) = (fields.next()?, fields.next()?);
+    Some((state.chars().next()?, parent.parse().ok()?))
 }
 
 /// A process (`pidfd_open(2)`).

@@ -1,16 +1,17 @@
 //! Claiming names and removing directories, while other processes do the same.
 
-use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, failed};
+use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, await_end, failed};
 use crate::program;
 use hyperfork_api::{VmInfo, VmName};
 use hyperfork_sys::fault;
-use hyperfork_sys::process::Process;
+use hyperfork_sys::process::{self, Process};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The right to be the VM of a directory, which may have no name yet. The VM counts as alive as
 /// long as a process holds the descriptor of the lock, or a copy of it.
@@ -21,6 +22,9 @@ pub struct Claim {
     /// Its lock.
     pub lock: File,
 }
+
+/// How long the kernel may take to end a process that was killed.
+const KILLED: Duration = Duration::from_secs(1);
 
 /// How often to try to make a directory. Each attempt fails if another process cleans up at that
 /// moment and removes the directory in which it is made.
@@ -93,11 +97,16 @@ impl RunDir {
         make_fleeting(&self.shells())
     }
 
-    /// Removes what killed processes have left of shells, and of VMs that they were removing.
+    /// Removes what killed processes have left of shells, and of VMs that they were removing. A
+    /// shell ends by itself when its pool is killed, unless it is stopped (SIGSTOP): that one is
+    /// killed.
     pub fn sweep_shells(&self) {
         for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
                 let dir = self.shell(&name);
+                if dir.is_abandoned_shell() && dir.kill().is_ok() {
+                    await_end(vec![dir.clone()], KILLED);
+                }
                 if let Ok(Some(_lock)) = dir.try_lock() {
                     let _ = remove_all(&dir.path);
                 }
@@ -109,6 +118,22 @@ impl RunDir {
 }
 
 impl VmDir {
+    /// Whether this is the directory of a shell that is stopped and whose launcher has ended. The
+    /// launcher was the shell's parent, and its number is in the name ([`RunDir::unused`]).
+    fn is_abandoned_shell(&self) -> bool {
+        let launcher = self.name.as_str().split('-').next();
+        let pid = fs::read_to_string(self.lock_path()).ok();
+        let (Some(launcher), Some(pid)) = (
+            launcher.and_then(|number| number.parse::<u32>().ok()),
+            pid.and_then(|pid| pid.parse::<u32>().ok()),
+        ) else {
+            return false;
+        };
+        self.is_alive()
+            && process::stands_still(pid)
+            && process::parent_of(pid).is_some_and(|parent| parent != launcher)
+    }
+
     /// The VM's process, if it lives and its number is known.
     pub fn process(&self) -> Option<Process> {
         let pid = match fs::read_to_string(self.lock_path()) {
