@@ -435,9 +435,14 @@ fn by_best_effort_the_clones_that_can_be_live_and_the_others_are_named_with_the_
         expected.sort();
         assert_eq!(user.names(), expected);
         user.ok(&["rm", "-f", &lives[0], &lives[1]]);
-        // If none can be, it is an error, and nothing is left.
+        // If none can be, each of them is named, too, and nothing is left.
         fs::write(&faults, format!("{point} error\n")).unwrap();
-        user.fails(1, &["fork", "p", "-n", "2", "--best-effort"]);
+        let ended = soon(&user, &[&fork[..], &["--best-effort"]].concat());
+        assert_eq!(ended.status, 1, "{ended:?}");
+        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert!(names_of(&report).is_empty(), "{report}");
+        assert_eq!(report["failed"].as_array().unwrap().len(), 3, "{report}");
+        assert_eq!(ended.stderr.lines().count(), 3, "{ended:?}");
         assert_eq!(user.names(), ["p"]);
     }
 }

@@ -300,3 +300,17 @@ fn the_run_directory_is_the_users_alone() {
     let mode = fs::metadata(user.run_dir()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+#[test]
+fn a_clone_tells_the_time_to_ready_that_its_fork_reported_however_long_its_shell_waited() {
+    let user = User::new();
+    user.nano("p");
+    user.ok(&["fork", "p"]);
+    // Shells wait in stock by now.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let report = user.json(&["fork", "p", "-n", "2", "--json"]);
+    for clone in report["clones"].as_array().unwrap() {
+        let told = user.json(&["inspect", clone["name"].as_str().unwrap()]);
+        assert_eq!(told["ready_us"], clone["ready_us"], "{told}");
+    }
+}

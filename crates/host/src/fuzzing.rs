@@ -41,9 +41,11 @@ pub fn recode_pool(kind: u8, bytes: &[u8]) -> Option<Vec<u8>> {
 /// The messages when such a machine is booted and cloned, with the kind of each message for
 /// [`recode_handover`].
 pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let at = Monotonic::from_ns(1 << 40);
     let identity = identity::booted(&spec.name).expect("randomness");
     let new = || {
         Box::new(NewVm {
+            requested: at,
             info: record::initial_info(spec, &identity, None),
             spec: spec.clone(),
             identity: identity.clone(),
@@ -52,7 +54,6 @@ pub fn handover_examples(spec: &VmSpec, preload: &[u8]) -> Vec<(u8, Vec<u8>)> {
         })
     };
     let run_dir = RunDir::at(PathBuf::from("/run/hyperfork"));
-    let at = Monotonic::from_ns(1 << 40);
     let steps = Steps {
         received: at,
         memory: at,

@@ -9,6 +9,7 @@ use hyperfork_api::secret::BadSecret;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{Error, Secrets, VmInfo, VmSpec};
 use hyperfork_state::Shape;
+use hyperfork_sys::clock::Monotonic;
 use std::io;
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// [`LaunchError::RunDir`] (also when the name is taken), [`LaunchError::Process`],
 /// [`LaunchError::Secret`].
 pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch, LaunchError> {
+    let requested = Monotonic::now();
     spec.check()?;
     secrets.check()?;
     let claim = config.run_dir.claim(&spec.name)?;
@@ -63,6 +65,7 @@ pub fn launch(config: &Config, spec: &VmSpec, secrets: Secrets) -> Result<Launch
         LauncherEnd::spawn(config, claim, &shape, false).map_err(LaunchError::Process)?;
     launcher
         .boot(NewVm {
+            requested,
             spec: spec.clone(),
             identity,
             info,

@@ -26,7 +26,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A shell that waits for its order.
 pub(crate) struct Prepared {
-    started: Monotonic,
     host: Host,
     shell: Shell,
     resources: Resources,
@@ -47,8 +46,6 @@ pub(crate) struct ReadyVm {
     pub(crate) new: NewVm,
     pub(crate) published: Published,
     pub(crate) resources: Resources,
-    /// When its process started.
-    pub(crate) started: Monotonic,
     /// For a clone: when it had received the state, and when it was restored.
     pub(crate) restored: Option<(Monotonic, Restored)>,
 }
@@ -56,7 +53,6 @@ pub(crate) struct ReadyVm {
 impl Prepared {
     /// Builds the shell that the launcher ordered, in its directory.
     pub(crate) fn build(config: &Config, order: &BuildShell) -> Result<Self, Box<dyn Error>> {
-        let started = Monotonic::now();
         fault::point("shell.kvm")?;
         let host = Host::open().map_err(MachineError::from)?;
         let shape = order.shape.clone();
@@ -67,14 +63,13 @@ impl Prepared {
         if order.warm {
             MachineState::rehearse_decoding();
         }
-        Self::with_shell(config, &order.dir, started, host, shell)
+        Self::with_shell(config, &order.dir, host, shell)
     }
 
     /// Adds the network, and the sockets and logs in `dir`, to a shell.
     pub(crate) fn with_shell(
         config: &Config,
         dir: &VmDir,
-        started: Monotonic,
         host: Host,
         shell: Shell,
     ) -> Result<Self, Box<dyn Error>> {
@@ -113,7 +108,6 @@ impl Prepared {
             }
         })?;
         Ok(Self {
-            started,
             host,
             shell,
             resources: Resources {
@@ -187,7 +181,6 @@ impl Prepared {
             new,
             published,
             resources: self.resources,
-            started: self.started,
         };
         Ok((self.host, self.shell, vm))
     }
@@ -198,7 +191,6 @@ struct WithoutMachine {
     new: NewVm,
     published: Published,
     resources: Resources,
-    started: Monotonic,
 }
 
 impl WithoutMachine {
@@ -216,7 +208,6 @@ impl WithoutMachine {
             new: self.new,
             published: self.published,
             resources: self.resources,
-            started: self.started,
             restored,
         }
     }

@@ -82,6 +82,8 @@ impl Order {
 /// A new VM.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewVm {
+    /// When it was requested.
+    pub requested: Monotonic,
     /// Its specification.
     pub spec: VmSpec,
     /// Its identity.

@@ -135,27 +135,23 @@ impl Clones {
         Ok(())
     }
 
-    fn report(&self, times: &Times) -> Result<ForkReport, ForkError> {
+    fn report(&self, times: &Times) -> ForkReport {
         let clones: Vec<_> = self.clones.iter().filter_map(|c| c.report(times)).collect();
         let failed = self.clones.iter().filter_map(|clone| match &clone.outcome {
             Some(Outcome::Failed(error)) => Some((clone, error)),
             _ => None,
         });
-        let failed: Vec<_> = failed.collect();
-        if let (true, Some((first, error))) = (clones.is_empty(), failed.first()) {
-            return Err(first.failed((*error).clone()));
-        }
-        let failed = failed.into_iter().map(|(clone, error)| CloneFailure {
+        let failed = failed.map(|(clone, error)| CloneFailure {
             name: clone.name().clone(),
             error: error.to_string(),
         });
-        Ok(ForkReport {
+        ForkReport {
             parent: self.parent.clone(),
             pause_us: times.pause_us,
             strategy: self.strategy,
             clones,
             failed: failed.chain(self.missing.iter().cloned()).collect(),
-        })
+        }
     }
 
     /// Releases the clones that are ready and ends the others. A clone that has ended by then is
@@ -180,7 +176,7 @@ impl Clones {
                 clone.outcome = Some(Outcome::Failed(error));
             }
         }
-        let report = self.report(times)?;
+        let report = self.report(times);
         let is_ready = |clone: &mut Clone| matches!(clone.outcome, Some(Outcome::Ready(..)));
         let failed: Vec<_> = self
             .clones

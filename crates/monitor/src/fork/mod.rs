@@ -49,6 +49,8 @@ pub(crate) struct Parent<'a> {
     pub(crate) spec: &'a VmSpec,
     pub(crate) identity: &'a Identity,
     pub(crate) info: &'a VmInfo,
+    /// When the fork was requested.
+    pub(crate) requested: Monotonic,
     /// Clones of forks that are not complete yet.
     pub(crate) pending_clones: u32,
     /// Runs a clone's machine in a child made by `fork(2)`.
@@ -93,11 +95,10 @@ pub(crate) fn begin(
     logged: &dyn Fn() -> u64,
     pool: &mut Option<Pool>,
     request: &Fork,
-    arrival: Monotonic,
 ) -> Result<StartedFork, ForkError> {
     parent.check(request)?;
     if request.strategy == Strategy::ProcessFork {
-        return process_fork::begin(parent, machine, logged, request, arrival);
+        return process_fork::begin(parent, machine, logged, request);
     }
     let count = request.count as usize;
     let mut names = CloneNames::new(parent, request);
@@ -107,7 +108,7 @@ pub(crate) fn begin(
 
     let captured = match shells.failure() {
         Some(error) => Err(error),
-        None => capture(parent, machine, logged, arrival),
+        None => capture(parent, machine, logged),
     };
     let urgent = RealtimeBoost::for_monitor();
     *pool = shells.receive(&mut names, count, captured.is_ok());
@@ -143,7 +144,6 @@ fn capture(
     parent: &Parent<'_>,
     machine: &mut Machine,
     logged: &dyn Fn() -> u64,
-    arrival: Monotonic,
 ) -> Result<(Capture, u64, Times), ForkError> {
     let prepared = fault::point("capture.prepare")
         .map_err(MachineError::host("preparing the capture"))
@@ -167,7 +167,7 @@ fn capture(
     let captured = Monotonic::now();
     let capture = capture.map_err(|source| parent.capture_failed(source))?;
     let times = Times {
-        arrival,
+        arrival: parent.requested,
         paused: stands_still,
         captured,
         pause_us: captured.us_since(since),
@@ -301,6 +301,7 @@ impl Parent<'_> {
         let mut info = record::initial_info(&spec, &identity, Some(self.info.about.name.clone()));
         info.status.exit_status = self.info.status.exit_status;
         Ok(NewVm {
+            requested: self.requested,
             spec,
             identity,
             info,

@@ -52,7 +52,6 @@ pub(super) fn begin(
     machine: &mut Machine,
     logged: &dyn Fn() -> u64,
     request: &Fork,
-    arrival: Monotonic,
 ) -> Result<StartedFork, ForkError> {
     let mut started = StartedFork::new(parent, request);
     let mut launchers = Vec::new();
@@ -61,7 +60,7 @@ pub(super) fn begin(
             note!("{}", one_line(&error));
         }
         let mut paused = machine.pause();
-        let forked = fork_each(parent, &mut paused, logged(), children, arrival);
+        let forked = fork_each(parent, &mut paused, logged(), children);
         match parent.info.status.state {
             VmState::Paused => paused.stay(),
             _ => drop(paused),
@@ -77,7 +76,7 @@ pub(super) fn begin(
         }
         Err(error) => {
             started.failure = Some(error);
-            vec![arrival; launchers.len()]
+            vec![parent.requested; launchers.len()]
         }
     };
     let shells = launchers.into_iter().zip(began);
@@ -121,7 +120,6 @@ fn fork_each(
     paused: &mut Paused<'_>,
     logged: u64,
     children: Vec<Child>,
-    arrival: Monotonic,
 ) -> Result<Forked, ForkError> {
     let stopped = Monotonic::now();
     let capture = paused.capture_for_children();
@@ -135,7 +133,7 @@ fn fork_each(
         forked.map_err(ForkError::Process)?;
     }
     let times = Times {
-        arrival,
+        arrival: parent.requested,
         paused: stopped,
         captured,
         // Set by the caller, when all children are forked.
@@ -224,6 +222,6 @@ fn rebuild(
     let ram = paused.inherit_memory(state, &fds)?;
     let host = Host::open().map_err(MachineError::from)?;
     let shell = Shell::with_ram(&host, state.shape.clone(), ram)?;
-    let prepared = Prepared::with_shell(config, &claim.dir, running, host, shell)?;
+    let prepared = Prepared::with_shell(config, &claim.dir, host, shell)?;
     prepared.restore_inherited(new, state, &fds, running)
 }

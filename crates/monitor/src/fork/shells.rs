@@ -113,7 +113,7 @@ impl<'a> Shells<'a> {
     /// Takes the error for which the fork fails: there are fewer shells than requested, or, with
     /// best effort, none at all.
     pub(super) fn failure(&mut self) -> Option<ForkError> {
-        match self.best_effort && !self.named.is_empty() {
+        match self.best_effort && !self.missing.is_empty() {
             true => None,
             false => self.failure.take(),
         }

@@ -78,7 +78,7 @@ pub(crate) struct Owner {
     /// The profile that is being taken.
     sampling: Option<Sampling>,
     guest_requests: GuestRequests,
-    process_started: Monotonic,
+    requested: Monotonic,
     /// For a clone until its first exit: the times of its restore.
     restored: Option<(Monotonic, Restored)>,
     ready_waiters: Vec<Responder<WaitReady>>,
@@ -95,6 +95,7 @@ impl Owner {
     /// Owns the running machine until its end.
     pub(crate) fn run(vm: ReadyVm, launcher: VmEnd, config: Config, claim: Claim) {
         let NewVm {
+            requested,
             spec,
             identity,
             mut info,
@@ -123,7 +124,7 @@ impl Owner {
             pending_clones: 0,
             sampling: None,
             guest_requests: GuestRequests::default(),
-            process_started: vm.started,
+            requested,
             restored: vm.restored,
             ready_waiters: Vec::new(),
             exit_waiters: Vec::new(),
@@ -279,13 +280,14 @@ impl Owner {
             spec: &self.spec,
             identity: &self.identity,
             info: &self.info,
+            requested: arrival,
             pending_clones: self.pending_clones,
             run_vm,
         };
         let output = &self.output;
         let logged = || output.logged();
         let (machine, pool) = (&mut self.machine, &mut self.pool);
-        match fork::begin(&parent, machine, &logged, pool, request, arrival) {
+        match fork::begin(&parent, machine, &logged, pool, request) {
             Ok(started) => self.await_clones(started, request.count, responder),
             Err(error) => responder.respond(Err((&error).into())),
         }

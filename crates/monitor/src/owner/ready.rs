@@ -110,7 +110,7 @@ impl Owner {
         }
         let at = Monotonic::now();
         self.info.status.state = VmState::Running;
-        let ready_us = at.us_since(self.process_started);
+        let ready_us = at.us_since(self.requested);
         self.info.status.ready_us = Some(ready_us);
         if let Some(launcher) = &self.launcher {
             launcher.report(&Progress::Ready {
