@@ -91,6 +91,30 @@ fn an_unknown_vm_is_told_by_every_verb() {
 }
 
 #[test]
+fn a_copy_to_what_is_no_file_is_refused_before_the_vm_is_asked() {
+    let user = User::new();
+    for source in ["ghost:/etc/passwd", "ghost:/dev/vdb"] {
+        let line = user.fails(1, &["cp", source, "/dev/null"]);
+        assert!(line.contains("/dev/null is a device"), "{line}");
+    }
+}
+
+#[test]
+fn settings_in_the_environment_are_checked() {
+    let user = User::new();
+    for (name, value) in [
+        ("HYPERFORK_POOL_MAX", "many"),
+        ("HYPERFORK_PRIME", "nonsense"),
+    ] {
+        let mut command = user.command(&nano(&["-d"]));
+        let output = command.env(name, value).output().expect("hyperfork");
+        let line = Ended::of(output).must_have_failed(125);
+        assert!(line.contains(&format!("{name}={value} is")), "{line}");
+    }
+    user.must_be_clean();
+}
+
+#[test]
 fn a_name_in_use_is_refused_and_the_vm_that_has_it_unharmed() {
     let user = User::new();
     user.nano("p");
@@ -295,7 +319,7 @@ fn a_closed_standard_output_is_no_crash() {
 }
 
 /// An incomplete installation: this `hyperfork`, with the script `vm` as `hyperfork-vm` beside it.
-fn installed_with(user: &User, vm: Option<&str>) -> Ended {
+fn installed_with(user: &User, vm: Option<&str>, args: &[&str]) -> Ended {
     let directory = user.path("bin");
     fs::create_dir_all(&directory).expect("a directory");
     let program = directory.join("hyperfork");
@@ -306,7 +330,7 @@ fn installed_with(user: &User, vm: Option<&str>) -> Ended {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
     }
     let mut command = Command::new(program);
-    command.args(["run", "-d", "--image", "nano"]);
+    command.args(args);
     // Without cargo, which would build the other program.
     command
         .env_remove("CARGO")
@@ -317,16 +341,22 @@ fn installed_with(user: &User, vm: Option<&str>) -> Ended {
 #[test]
 fn the_program_of_vms_is_of_the_same_build_or_it_is_said() {
     let user = User::new();
-    let line = installed_with(&user, None).must_have_failed(125);
-    assert!(line.contains("bin/hyperfork-vm is missing"), "{line}");
-    let line = installed_with(&user, Some("echo 1f")).must_have_failed(125);
-    assert!(
-        line.contains("bin/hyperfork-vm is of another build"),
-        "{line}"
-    );
-    let line = installed_with(&user, Some("exit 3")).must_have_failed(125);
-    assert!(
-        line.contains("cannot run") && line.contains("bin/hyperfork-vm"),
-        "{line}"
-    );
+    for (vm, told) in [
+        (None, "bin/hyperfork-vm is missing"),
+        (Some("echo 1f"), "bin/hyperfork-vm is of another build"),
+        (Some("exit 3"), "bin/hyperfork-vm: it does not say"),
+        (
+            Some("exec sleep 1000"),
+            "bin/hyperfork-vm: it does not answer within 5 s",
+        ),
+    ] {
+        let run = installed_with(&user, vm, &["run", "-d", "--image", "nano"]);
+        let line = run.must_have_failed(125);
+        assert!(line.contains(told), "{line}");
+        let doctor = installed_with(&user, vm, &["doctor"]);
+        assert_eq!(doctor.status, 1, "{doctor:?}");
+        let found = doctor.stdout.lines().find(|line| line.contains(told));
+        let is_failure = found.is_some_and(|line| line.starts_with("FAILED   program of VMs"));
+        assert!(is_failure, "{doctor:?}");
+    }
 }
