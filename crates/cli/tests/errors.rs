@@ -4,7 +4,8 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use support::{Ended, HYPERFORK, NANO, User};
 
 fn nano<'a>(args: &[&'a str]) -> Vec<&'a str> {
@@ -25,6 +26,8 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         &["run", "--memory", "63MiB"],
         &["run", "--memory", "65MiB"],
         &["run", "--memory", "lots"],
+        &["run", "--ready-timeout", "0s"],
+        &["fork", "p", "--ready-timeout", "0s"],
         &["run", "--name", "a b"],
         &["run", "--initrd", "/dev/null"],
         &["run", "-d", "--rm"],
@@ -133,14 +136,13 @@ fn a_name_in_use_is_refused_and_the_vm_that_has_it_unharmed() {
 #[test]
 fn more_memory_than_the_host_has_is_refused() {
     let user = User::new();
-    let line = user.fails(
-        125,
-        &["run", "-d", "--image", "nano", "--memory", "1048576GiB"],
-    );
-    assert!(
-        line.contains("more memory than this host has") && line.contains("--memory"),
-        "{line}"
-    );
+    for memory in ["1048576GiB", "999TiB"] {
+        let line = user.fails(125, &["run", "-d", "--image", "nano", "--memory", memory]);
+        assert!(
+            line.contains("more memory than this host has") && line.contains("--memory"),
+            "{line}"
+        );
+    }
     user.must_be_clean();
 }
 
@@ -246,6 +248,8 @@ fn the_embedded_guest_has_no_agent() {
         user.fails(125, &["exec", "p", "true"])
             .contains("p has no agent")
     );
+    let line = user.fails(1, &["inspect", "--token", "p"]);
+    assert!(line.ends_with("VMs without an agent have none"), "{line}");
 }
 
 #[test]
@@ -253,7 +257,10 @@ fn an_unknown_image_is_told_with_those_there_are() {
     let user = User::new();
     let line = user.fails(125, &["run", "-d", "--image", "plan9"]);
     assert!(line.contains("plan9") && line.contains("python"), "{line}");
-    user.fails(1, &["image", "build", "plan9"]);
+    assert!(line.contains("nano"), "{line}");
+    // Which cannot be built.
+    let line = user.fails(1, &["image", "build", "plan9"]);
+    assert!(!line.contains("nano"), "{line}");
     user.fails(1, &["image", "rm", "plan9"]);
 }
 
@@ -316,6 +323,19 @@ fn a_closed_standard_output_is_no_crash() {
     drop(child.stdout.take());
     let ended = support::finish(child);
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}
+
+#[test]
+fn the_program_of_vms_explains_itself() {
+    let program = Path::new(HYPERFORK).with_file_name("hyperfork-vm");
+    for args in [&["vm", "x"][..], &["vm"], &[]] {
+        let mut command = Command::new(&program);
+        let output = command.args(args).stdin(Stdio::null()).output();
+        let ended = Ended::of(output.expect("the program to start"));
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{args:?}");
+        let told = "hyperfork-vm is started by hyperfork: see `hyperfork --help`\n";
+        assert!(ended.stderr.ends_with(told), "{ended:?}");
+    }
 }
 
 /// An incomplete installation: this `hyperfork`, with the script `vm` as `hyperfork-vm` beside it.
