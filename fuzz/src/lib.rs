@@ -35,11 +35,12 @@ pub fn check_json<T: Serialize + DeserializeOwned + PartialEq>(line: &[u8]) {
     assert!(read == message, "writing and reading changes a message");
 }
 
-/// A directory in memory that goes when the process ends, however that is.
+/// A directory in memory: in the one that `cargo xtask fuzz` makes and removes, if that runs the
+/// process, which may be killed and cannot remove it itself.
 pub static SCRATCH: LazyLock<TempDir> = LazyLock::new(|| {
     let made = tempfile::Builder::new()
         .prefix("hyperfork-fuzz-")
-        .tempdir_in("/dev/shm");
+        .tempdir_in(std::env::var_os("HYPERFORK_FUZZ_SCRATCH").unwrap_or("/dev/shm".into()));
     made.expect("a directory in memory")
 });
 

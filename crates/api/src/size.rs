@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes. Written and read as `512MiB`, `2GiB`, `64KiB` or a plain
-/// number of bytes, and read as Docker has them, too: `512m`, `2g`, `64k`, of either case.
+/// A number of bytes. Written and read as `512MiB`, `2GiB`, `1TiB`, `64KiB` or a plain
+/// number of bytes, and read as Docker has them, too: `512m`, `2g`, `1t`, `64k`, of either case.
 /// In JSON always the plain number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -13,13 +13,14 @@ pub struct Bytes(pub u64);
 
 /// Why a string is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a size: write bytes or a number with KiB, MiB or GiB, as in 512MiB")]
+#[error("'{0}' is not a size: write bytes or a number with KiB, MiB, GiB or TiB, as in 512MiB")]
 pub struct InvalidSize(String);
 
 /// Each unit's names, as it is written first. No library reads just these: `bytesize` takes `512m`
 /// for decimal, `parse-size` takes either that or `512MB` for what it is not, and none writes a size
 /// so that it can be read back.
-const UNITS: [([&str; 3], u64); 3] = [
+const UNITS: [([&str; 3], u64); 4] = [
+    (["TiB", "T", "t"], 1 << 40),
     (["GiB", "G", "g"], 1 << 30),
     (["MiB", "M", "m"], 1 << 20),
     (["KiB", "K", "k"], 1 << 10),
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn sizes_read_back_as_written() {
-        for text in ["512MiB", "2GiB", "1KiB", "77", "0"] {
+        for text in ["512MiB", "2GiB", "999TiB", "1KiB", "77", "0"] {
             assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
         }
         assert_eq!("1024MiB".parse::<Bytes>().unwrap().to_string(), "1GiB");
@@ -76,7 +77,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_docker_has_them() {
-        for (text, same) in [("512m", "512MiB"), ("2G", "2GiB"), ("64k", "64KiB")] {
+        for (text, same) in [
+            ("512m", "512MiB"),
+            ("2G", "2GiB"),
+            ("3t", "3TiB"),
+            ("64k", "64KiB"),
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap().to_string(), same);
         }
     }
@@ -93,6 +99,7 @@ mod tests {
             "5x",
             "5mm",
             "99999999999999GiB",
+            "16777216TiB",
         ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad:?} was taken");
         }

@@ -1,19 +1,21 @@
 //! The host library's configuration, from the environment.
 
 use crate::ui::Progress;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use hyperfork_api::VmName;
 use hyperfork_host::program;
 use hyperfork_host::{Config, PoolConfig, Program, RunDir, RunDirError, Settings, VmDir};
 use hyperfork_net::Setup;
 use hyperfork_net::address::Pool as AddressPool;
+use std::env::VarError;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Environment variable: the most shells in stock; 0 for no pool.
 const POOL_MAX: &str = "HYPERFORK_POOL_MAX";
 
-/// Environment variable: 0 keeps shells from preloading the memory of a VM that was forked.
+/// Environment variable: 0 keeps shells from preloading the memory of a VM that was forked; 1, as
+/// without it, does not.
 const PRELOAD: &str = "HYPERFORK_PRIME";
 
 /// Environment variable: the addresses of VMs with networks, such as `10.213.0.0/16`.
@@ -48,40 +50,63 @@ pub(crate) fn vm(name: &VmName) -> Result<VmDir, RunDirError> {
 /// # Errors
 /// As [`run_dir`]; a variable's value is not valid; the program of VMs is missing.
 pub(crate) fn host() -> anyhow::Result<Config> {
-    let PoolConfig { most, preload } = PoolConfig::DEFAULT;
-    let most = match std::env::var(POOL_MAX) {
-        Ok(value) => value
-            .parse()
-            .with_context(|| format!("{POOL_MAX}={value} is not a number of shells"))?,
-        Err(_) => most,
-    };
     Ok(Config {
         run_dir: run_dir()?,
         program: program()?,
         settings: Settings {
-            pool: PoolConfig {
-                most,
-                preload: preload && std::env::var_os(PRELOAD).is_none_or(|wanted| wanted != "0"),
-            },
+            pool: pool()?,
             addresses: addresses()?,
         },
     })
 }
 
-/// The setup of the VMs' networks.
+fn pool() -> anyhow::Result<PoolConfig> {
+    let PoolConfig { most, preload } = PoolConfig::DEFAULT;
+    Ok(PoolConfig {
+        most: match variable(POOL_MAX)? {
+            Some(value) => value
+                .parse()
+                .with_context(|| format!("{POOL_MAX}={value} is not a number of shells"))?,
+            None => most,
+        },
+        preload: match variable(PRELOAD)?.as_deref() {
+            Some("0") => false,
+            Some("1") => true,
+            Some(value) => bail!("{PRELOAD}={value} is neither 0 nor 1"),
+            None => preload,
+        },
+    })
+}
+
+/// The value of an environment variable, if it is set.
 ///
 /// # Errors
-/// A variable's value is not valid; the program of VMs is missing.
-pub(crate) fn network() -> anyhow::Result<Setup> {
+/// It is not Unicode.
+fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(error) => Err(error).context(name.to_owned()),
+    }
+}
+
+/// The setup of the VMs' networks, which this program serves.
+///
+/// # Errors
+/// A variable's value is not valid.
+pub(crate) fn network(program: &Program) -> anyhow::Result<Setup> {
     Ok(Setup {
         pool: addresses()?,
-        program: program()?.path().to_owned(),
+        program: program.path().to_owned(),
     })
 }
 
 /// The program of VMs. `cargo run` builds one program of a package only, so in a checkout that is
 /// fresh or has changed the other one is built here.
-fn program() -> anyhow::Result<Program> {
+///
+/// # Errors
+/// It is missing, cannot be run, or is of another build.
+pub(crate) fn program() -> anyhow::Result<Program> {
     program_of_this_build().or_else(|unfit| match build_program() {
         Some(built) => built.and_then(|()| program_of_this_build()),
         None => Err(unfit),
@@ -130,10 +155,10 @@ fn build_program() -> Option<anyhow::Result<()>> {
 }
 
 fn addresses() -> anyhow::Result<AddressPool> {
-    match std::env::var(ADDRESSES) {
-        Ok(text) => text
+    match variable(ADDRESSES)? {
+        Some(text) => text
             .parse()
             .map_err(|error| anyhow!("{ADDRESSES}: {error}")),
-        Err(_) => Ok(AddressPool::DEFAULT),
+        None => Ok(AddressPool::DEFAULT),
     }
 }

@@ -4,7 +4,8 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use support::{Ended, HYPERFORK, NANO, User};
 
 fn nano<'a>(args: &[&'a str]) -> Vec<&'a str> {
@@ -25,6 +26,8 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
         &["run", "--memory", "63MiB"],
         &["run", "--memory", "65MiB"],
         &["run", "--memory", "lots"],
+        &["run", "--ready-timeout", "0s"],
+        &["fork", "p", "--ready-timeout", "0s"],
         &["run", "--name", "a b"],
         &["run", "--initrd", "/dev/null"],
         &["run", "-d", "--rm"],
@@ -91,6 +94,30 @@ fn an_unknown_vm_is_told_by_every_verb() {
 }
 
 #[test]
+fn a_copy_to_what_is_no_file_is_refused_before_the_vm_is_asked() {
+    let user = User::new();
+    for source in ["ghost:/etc/passwd", "ghost:/dev/vdb"] {
+        let line = user.fails(1, &["cp", source, "/dev/null"]);
+        assert!(line.contains("/dev/null is a device"), "{line}");
+    }
+}
+
+#[test]
+fn settings_in_the_environment_are_checked() {
+    let user = User::new();
+    for (name, value) in [
+        ("HYPERFORK_POOL_MAX", "many"),
+        ("HYPERFORK_PRIME", "nonsense"),
+    ] {
+        let mut command = user.command(&nano(&["-d"]));
+        let output = command.env(name, value).output().expect("hyperfork");
+        let line = Ended::of(output).must_have_failed(125);
+        assert!(line.contains(&format!("{name}={value} is")), "{line}");
+    }
+    user.must_be_clean();
+}
+
+#[test]
 fn a_name_in_use_is_refused_and_the_vm_that_has_it_unharmed() {
     let user = User::new();
     user.nano("p");
@@ -109,14 +136,13 @@ fn a_name_in_use_is_refused_and_the_vm_that_has_it_unharmed() {
 #[test]
 fn more_memory_than_the_host_has_is_refused() {
     let user = User::new();
-    let line = user.fails(
-        125,
-        &["run", "-d", "--image", "nano", "--memory", "1048576GiB"],
-    );
-    assert!(
-        line.contains("more memory than this host has") && line.contains("--memory"),
-        "{line}"
-    );
+    for memory in ["1048576GiB", "999TiB"] {
+        let line = user.fails(125, &["run", "-d", "--image", "nano", "--memory", memory]);
+        assert!(
+            line.contains("more memory than this host has") && line.contains("--memory"),
+            "{line}"
+        );
+    }
     user.must_be_clean();
 }
 
@@ -222,6 +248,8 @@ fn the_embedded_guest_has_no_agent() {
         user.fails(125, &["exec", "p", "true"])
             .contains("p has no agent")
     );
+    let line = user.fails(1, &["inspect", "--token", "p"]);
+    assert!(line.ends_with("VMs without an agent have none"), "{line}");
 }
 
 #[test]
@@ -229,7 +257,10 @@ fn an_unknown_image_is_told_with_those_there_are() {
     let user = User::new();
     let line = user.fails(125, &["run", "-d", "--image", "plan9"]);
     assert!(line.contains("plan9") && line.contains("python"), "{line}");
-    user.fails(1, &["image", "build", "plan9"]);
+    assert!(line.contains("nano"), "{line}");
+    // Which cannot be built.
+    let line = user.fails(1, &["image", "build", "plan9"]);
+    assert!(!line.contains("nano"), "{line}");
     user.fails(1, &["image", "rm", "plan9"]);
 }
 
@@ -294,8 +325,21 @@ fn a_closed_standard_output_is_no_crash() {
     assert!(!ended.stderr.contains("panicked"), "{ended:?}");
 }
 
+#[test]
+fn the_program_of_vms_explains_itself() {
+    let program = Path::new(HYPERFORK).with_file_name("hyperfork-vm");
+    for args in [&["vm", "x"][..], &["vm"], &[]] {
+        let mut command = Command::new(&program);
+        let output = command.args(args).stdin(Stdio::null()).output();
+        let ended = Ended::of(output.expect("the program to start"));
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{args:?}");
+        let told = "hyperfork-vm is started by hyperfork: see `hyperfork --help`\n";
+        assert!(ended.stderr.ends_with(told), "{ended:?}");
+    }
+}
+
 /// An incomplete installation: this `hyperfork`, with the script `vm` as `hyperfork-vm` beside it.
-fn installed_with(user: &User, vm: Option<&str>) -> Ended {
+fn installed_with(user: &User, vm: Option<&str>, args: &[&str]) -> Ended {
     let directory = user.path("bin");
     fs::create_dir_all(&directory).expect("a directory");
     let program = directory.join("hyperfork");
@@ -306,7 +350,7 @@ fn installed_with(user: &User, vm: Option<&str>) -> Ended {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a script");
     }
     let mut command = Command::new(program);
-    command.args(["run", "-d", "--image", "nano"]);
+    command.args(args);
     // Without cargo, which would build the other program.
     command
         .env_remove("CARGO")
@@ -317,16 +361,22 @@ fn installed_with(user: &User, vm: Option<&str>) -> Ended {
 #[test]
 fn the_program_of_vms_is_of_the_same_build_or_it_is_said() {
     let user = User::new();
-    let line = installed_with(&user, None).must_have_failed(125);
-    assert!(line.contains("bin/hyperfork-vm is missing"), "{line}");
-    let line = installed_with(&user, Some("echo 1f")).must_have_failed(125);
-    assert!(
-        line.contains("bin/hyperfork-vm is of another build"),
-        "{line}"
-    );
-    let line = installed_with(&user, Some("exit 3")).must_have_failed(125);
-    assert!(
-        line.contains("cannot run") && line.contains("bin/hyperfork-vm"),
-        "{line}"
-    );
+    for (vm, told) in [
+        (None, "bin/hyperfork-vm is missing"),
+        (Some("echo 1f"), "bin/hyperfork-vm is of another build"),
+        (Some("exit 3"), "bin/hyperfork-vm: it does not say"),
+        (
+            Some("exec sleep 1000"),
+            "bin/hyperfork-vm: it does not answer within 5 s",
+        ),
+    ] {
+        let run = installed_with(&user, vm, &["run", "-d", "--image", "nano"]);
+        let line = run.must_have_failed(125);
+        assert!(line.contains(told), "{line}");
+        let doctor = installed_with(&user, vm, &["doctor"]);
+        assert_eq!(doctor.status, 1, "{doctor:?}");
+        let found = doctor.stdout.lines().find(|line| line.contains(told));
+        let is_failure = found.is_some_and(|line| line.starts_with("FAILED   program of VMs"));
+        assert!(is_failure, "{doctor:?}");
+    }
 }

@@ -58,7 +58,13 @@ fn a_full_run_directory_fails_the_fork_and_parent_and_pool_live() {
     // As many as there are in stock, and more.
     for count in ["1", "2", "12"] {
         let ended = soon(&user, &["fork", "p", "-n", count]);
-        ended.must_have_failed(1);
+        let line = ended.must_have_failed(1);
+        // With what had no space.
+        let run_dir = user.run_dir().display().to_string();
+        assert!(
+            line.contains("No space left") && line.contains(&run_dir),
+            "{line}"
+        );
         must_answer(&user, "p");
         assert_eq!(user.names(), ["before-1", "p"]);
     }

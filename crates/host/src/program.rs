@@ -1,11 +1,15 @@
 //! The program that VMs, the pool and their helpers run: `hyperfork-vm`.
 
 use hyperfork_api::VmName;
+use hyperfork_sys::process::Process;
 use hyperfork_sys::program;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 /// The program's name. It is installed beside `hyperfork`.
 pub const NAME: &str = "hyperfork-vm";
@@ -20,6 +24,9 @@ pub const POOL: &str = "pool";
 
 /// The argument with which the program prints what it was built from, and does nothing else.
 pub const BUILD: &str = "build";
+
+/// How long the program may take to say what it was built from.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The program of VMs and of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,9 +70,25 @@ impl Program {
     /// What the program was built from, according to itself.
     ///
     /// # Errors
-    /// When it cannot be run, or fails.
+    /// When it cannot be run, or fails; `TimedOut` when it does not end within 5 s, since it may be
+    /// any program.
     pub fn build(&self) -> io::Result<String> {
-        let output = program::clean(&self.0, NAME)?.arg(BUILD).output()?;
+        let mut command = program::clean(&self.0, NAME)?;
+        command.arg(BUILD).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        let process = Process::open(child.id())?;
+        let (ended, end) = channel();
+        // This thread ends with the program, and with those that have its output.
+        thread::Builder::new().spawn(move || ended.send(child.wait_with_output()))?;
+        let Ok(output) = end.recv_timeout(BUILD_TIMEOUT) else {
+            let _ = process.kill();
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it does not answer within {} s", BUILD_TIMEOUT.as_secs()),
+            ));
+        };
+        let output = output?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
             false => Err(io::Error::other(format!(

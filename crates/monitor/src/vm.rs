@@ -32,7 +32,7 @@ pub(crate) fn main() -> Result<(), String> {
     let launcher = VmEnd::new(UnixStream::from(socket.map_err(|error| one_line(&error))?));
     let (order, mut claim) = launcher.build_shell().map_err(|error| {
         // Reported, not only logged: there may be no space for the log.
-        let error = api::Error::because(Code::Host, "there is no order", &error);
+        let error = api::Error::of(Code::Host, &error);
         launcher.report(&Progress::Failed(error.clone()));
         error.to_string()
     })?;

@@ -59,7 +59,7 @@ pub(super) fn minimise(program: &Path, target: &str) -> Result<Size> {
     let log = target_dir()
         .join("logs")
         .join(format!("{target}-merge.log"));
-    let mut command = libfuzzer(program, &log)?;
+    let (mut command, _scratch) = libfuzzer(program, &log)?;
     command.args(["-set_cover_merge=1", "-use_counters=0"]);
     let status = command.arg(&smallest).arg(&kept).arg(found).status()?;
     if !status.success() {

@@ -34,7 +34,7 @@ pub(super) fn measure(record: &mut Record) -> Result<()> {
         let log = target_dir()
             .join("logs")
             .join(format!("{}-coverage.log", row.target));
-        let mut command = libfuzzer(&program, &log)?;
+        let (mut command, _scratch) = libfuzzer(&program, &log)?;
         command.arg("-runs=0").arg(corpus::kept(&row.target));
         run(command.env("LLVM_PROFILE_FILE", &raw))?;
         run(Command::new(&profdata)

@@ -35,7 +35,7 @@ pub(super) fn run(
     fs::create_dir_all(&artifacts)?;
     let log = target_dir().join("logs").join(format!("{target}.log"));
     let begun = Instant::now();
-    let mut command = libfuzzer(program, &log)?;
+    let (mut command, _scratch) = libfuzzer(program, &log)?;
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.args(["-print_final_stats=1", "-reload=0"]);

@@ -12,6 +12,9 @@ use std::str::FromStr;
 /// come from, or go to, a tar archive on standard input or output. A host file
 /// with a colon in its name is written ./like:this.
 ///
+/// On the host nothing but regular files is replaced, in a directory that is copied, too: not
+/// devices, pipes, sockets or symbolic links. If DST itself is a link, it is followed.
+///
 /// VM:/dev/vdb is the disk itself, written as a raw image, also of a VM that is paused
 /// or has no agent. What the guest has not written to it yet is not in it: run sync in
 /// the guest, or unmount it.

@@ -5,6 +5,9 @@ use clap::Args;
 use hyperfork_api::VmName;
 
 /// Run a command in a VM; the exit status is the command's
+///
+/// As with `docker exec`, the command runs on in the guest if this program is killed (kill -9)
+/// or loses its connection: end it in the guest, or stop the VM.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -33,7 +33,7 @@ pub(crate) struct Fork {
     #[command(flatten)]
     pub(crate) secrets: Secrets,
     /// Give up on clones that are not ready after this long [default: that of the VM]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = values::timeout)]
     pub(crate) ready_timeout: Option<Duration>,
     /// Keep the clones that come to life even if others do not; otherwise it is all or none.
     /// The exit status is 1 if one is missing, and each that is has a line on standard error

@@ -103,7 +103,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) secrets: Secrets,
     /// Give up on a guest that is not ready after this long
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = values::timeout)]
     pub(crate) ready_timeout: Duration,
     /// Remove the VM when it has ended
     #[arg(long, conflicts_with = "detach")]

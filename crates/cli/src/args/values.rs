@@ -15,6 +15,20 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long to wait for a guest: a time span of a millisecond or more, since no guest is ready at
+/// once.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time.as_millis() == 0 => {
+            Err("no guest is ready at once: wait 1ms or more".to_owned())
+        }
+        time => Ok(time),
+    }
+}
+
 /// A guest's memory.
 ///
 /// # Errors
@@ -47,7 +61,7 @@ pub(super) fn egress(text: &str) -> Result<String, String> {
 pub(super) fn disk_size(text: &str) -> Result<Bytes, String> {
     let size: Bytes = text.parse().map_err(|error| format!("{error}"))?;
     if size < Bytes::mib(16) || size > Bytes::mib(1 << 20) {
-        return Err("a disk has 16MiB to 1024GiB".to_owned());
+        return Err("a disk has 16MiB to 1TiB".to_owned());
     }
     if !size.0.is_multiple_of(Bytes::mib(1).0) {
         return Err("a disk's size is a whole number of MiB".to_owned());
@@ -103,6 +117,14 @@ mod tests {
             "18446744073709551615h",
         ] {
             assert!(duration(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn no_time_at_all_is_no_timeout() {
+        assert_eq!(timeout("1ms"), Ok(Duration::from_millis(1)));
+        for bad in ["0", "0s", "0ms", "999us"] {
+            assert!(timeout(bad).is_err(), "{bad:?} was taken");
         }
     }
 

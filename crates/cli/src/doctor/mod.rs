@@ -5,9 +5,10 @@ mod host;
 mod images;
 mod kvm;
 mod network;
+mod program;
 
 use crate::args::Doctor;
-use crate::{exit, ui};
+use crate::{config, exit, ui};
 use serde::Serialize;
 
 /// The result of a check.
@@ -77,8 +78,10 @@ struct Report {
 pub(crate) fn run(args: &Doctor) -> anyhow::Result<u8> {
     let host = host::Facts::gather();
     let mut checks = vec![kvm::device(), kvm::capabilities(), kvm::processor()];
+    let program = config::program();
+    checks.push(program::check(&program));
     checks.extend(host.checks());
-    checks.push(network::check());
+    checks.extend(program.ok().map(|program| network::check(&program)));
     checks.extend(images::checks());
     let ready = checks.iter().all(|check| check.status != Status::Failed);
     let report = Report {

@@ -3,17 +3,18 @@
 use super::Check;
 use crate::config;
 use hyperfork_api::NetMode;
+use hyperfork_host::Program;
 
-/// What a VM's network is like on this host.
-pub(super) fn check() -> Check {
+/// What the network of VMs that run `program` is like on this host.
+pub(super) fn check(program: &Program) -> Check {
     const NAME: &str = "network";
-    let setup = match config::network() {
+    let setup = match config::network(program) {
         Ok(setup) => setup,
         Err(error) => {
             return Check::warning(
                 NAME,
                 format!("VMs have none: {error:#}"),
-                "set HYPERFORK_NET_POOL right, or install hyperfork-vm beside hyperfork",
+                "set HYPERFORK_NET_POOL right",
             );
         }
     };

@@ -6,7 +6,7 @@ mod output;
 mod session;
 mod terminal;
 
-pub(crate) use archive::{Incoming, Outgoing, pack, unpack};
+pub(crate) use archive::{Incoming, Outgoing, pack, resolve, unpack};
 pub(crate) use environment::{environment_of, on_this_host, set};
 pub(crate) use output::Output;
 pub(crate) use session::{Session, Streams};

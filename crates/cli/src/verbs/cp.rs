@@ -4,7 +4,7 @@ use super::exec::must_answer;
 use crate::args::{Cp, Place, Usage};
 use crate::config;
 use crate::exit;
-use crate::guest::{Incoming, Outgoing, pack, unpack};
+use crate::guest::{Incoming, Outgoing, pack, resolve, unpack};
 use crate::ui::{Progress, StdoutClosed};
 use anyhow::{Context, bail};
 use hyperfork_api::VmName;
@@ -25,6 +25,8 @@ pub(crate) fn run(args: Cp) -> anyhow::Result<u8> {
     let step = |how, vm| Progress::unless(false).step(&format!("copying {how} {vm}"));
     match (args.source, args.target) {
         (Place::Guest(vm, path), Place::Host(target)) => {
+            // Before the guest is asked for anything.
+            let target = resolve(&target)?;
             let _step = step("from", &vm);
             copy_out(&vm, path, |archive| unpack(archive, &target))?;
         }
@@ -62,6 +64,7 @@ fn copy_disk(vm: &VmName, device: String, target: &Path) -> anyhow::Result<()> {
         true => target.join(&device),
         false => target.to_owned(),
     };
+    let path = resolve(&path)?;
     let path =
         std::path::absolute(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let dir = config::vm(vm)?;

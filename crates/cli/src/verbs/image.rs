@@ -5,7 +5,7 @@ use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::ui::{self, ImageProgress, Progress, Table, age, mib};
 use anyhow::Context;
-use hyperfork_image::{Image, ImageStore};
+use hyperfork_image::{Image, ImageError, ImageStore};
 use procfs::process::Process;
 use rustix::process::{Pid, Signal, kill_process};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -71,9 +71,15 @@ pub(crate) fn ensure(
     interrupt: &Interrupt,
 ) -> anyhow::Result<Image> {
     let store = store()?;
-    match store.resolve(name)? {
-        Some(image) => Ok(image),
-        None => build(&store, name, progress, interrupt),
+    match store.resolve(name) {
+        Ok(Some(image)) => Ok(image),
+        Ok(None) => build(&store, name, progress, interrupt),
+        Err(ImageError::Unknown { name, mut known }) => {
+            // It is booted like an image, though there is none to build.
+            known.push(super::NANO.to_owned());
+            Err(ImageError::Unknown { name, known }.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -3,8 +3,9 @@
 use crate::args::Inspect;
 use crate::config;
 use crate::{exit, ui};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::fs;
+use std::io::ErrorKind;
 
 /// Prints a VM's description, or its token alone.
 ///
@@ -14,9 +15,15 @@ pub(crate) fn run(args: &Inspect) -> anyhow::Result<u8> {
     let dir = config::vm(&args.vm)?;
     let info = dir.info()?;
     if args.token {
-        let token = fs::read_to_string(dir.token_path());
-        let token = token.with_context(|| format!("{} has no token", args.vm))?;
-        ui::line(token.trim_end())?;
+        match fs::read_to_string(dir.token_path()) {
+            Ok(token) => ui::line(token.trim_end())?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                bail!("{} has no token: VMs without an agent have none", args.vm)
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read the token of {}", args.vm));
+            }
+        }
     } else {
         ui::json(&info)?;
     }

@@ -2,9 +2,9 @@
 
 use crate::interrupt::Interrupt;
 use crate::ui::Progress;
-use anyhow::{Context, bail};
-use hyperfork_api::{Bytes, Secrets, VmInfo, VmName, VmSpec};
-use hyperfork_host::{Config, RunDir, launch};
+use anyhow::{Context, anyhow, bail};
+use hyperfork_api::{Bytes, Code, Secrets, VmInfo, VmName, VmSpec};
+use hyperfork_host::{Config, LaunchError, RunDir, launch};
 use procfs::{Current, Meminfo};
 use std::hash::{BuildHasher, RandomState};
 
@@ -24,7 +24,17 @@ pub(crate) fn boot(
     let launched = launch(host, spec, secrets)
         .and_then(|launch| launch.wait_ready_while(|| !interrupt.is_set()));
     drop(step);
-    launched.map_err(|error| interrupt.explains(error.into()))
+    launched.map_err(|error| interrupt.explains(with_name(&spec.name, error)))
+}
+
+/// The error with the VM's name, where it was written to be told after it.
+fn with_name(name: &VmName, error: LaunchError) -> anyhow::Error {
+    match error {
+        LaunchError::Failed(error) if error.code == Code::NotRunning => {
+            anyhow!("{name} did not become ready: {error}")
+        }
+        error => error.into(),
+    }
 }
 
 fn fits_the_host(memory: Bytes) -> anyhow::Result<()> {
@@ -117,6 +127,13 @@ mod tests {
     fn the_host_tells_its_memory() {
         let memory = host_memory().unwrap();
         assert!(memory.total >= memory.available && memory.available.as_mib() > 0);
+    }
+
+    #[test]
+    fn a_vm_that_was_stopped_before_it_was_ready_is_told_by_its_name() {
+        let stopped = hyperfork_api::Error::new(Code::NotRunning, "it was stopped");
+        let error = with_name(&VmName::new("p").unwrap(), stopped.into());
+        assert_eq!(error.to_string(), "p did not become ready: it was stopped");
     }
 
     #[test]

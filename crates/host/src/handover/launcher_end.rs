@@ -124,9 +124,10 @@ impl LauncherEnd {
     /// The socket's.
     pub fn clone_from(&self, vm: NewVm, state: &[u8], fds: &FdTable) -> io::Result<()> {
         fault::point("handover.order")?;
-        send(&self.socket, &Order::Clone(Box::new(vm)), &[])?;
+        let sent = send(&self.socket, &Order::Clone(Box::new(vm)), &[]);
+        sent.map_err(|error| self.explained(error))?;
         fault::point("handover.state")?;
-        scm::send(&self.socket, state, fds.as_slice())
+        scm::send(&self.socket, state, fds.as_slice()).map_err(|error| self.explained(error))
     }
 
     /// Releases the VM, which no longer depends on the launcher from now on. Every request that
@@ -136,7 +137,7 @@ impl LauncherEnd {
     /// The socket's.
     pub fn release(&self) -> io::Result<()> {
         fault::point("fork.release")?;
-        scm::send(&self.socket, &[], &[])
+        scm::send(&self.socket, &[], &[]).map_err(|error| self.explained(error))
     }
 
     /// The pages that the VM has written, as ranges of bytes: its last message. Empty if it
@@ -154,6 +155,7 @@ impl LauncherEnd {
         match receive::<Progress>(&self.socket) {
             Ok(Some((progress, _))) => progress,
             Ok(None) => Progress::Failed(self.error_from_log()),
+            Err(error) if has_ended(&error) => Progress::Failed(self.error_from_log()),
             Err(error) => Progress::Failed(Error::because(
                 Code::Internal,
                 "its process sends what makes no sense",
@@ -226,6 +228,14 @@ impl LauncherEnd {
         }
     }
 
+    /// The socket's error, with what it means if the process has ended.
+    fn explained(&self, error: io::Error) -> io::Error {
+        match has_ended(&error) {
+            true => io::Error::new(error.kind(), self.error_from_log()),
+            false => error,
+        }
+    }
+
     fn error_from_log(&self) -> Error {
         let log = std::fs::read_to_string(self.dir.monitor_log()).unwrap_or_default();
         let message = match log.lines().rfind(|line| !line.is_empty()) {
@@ -234,6 +244,15 @@ impl LauncherEnd {
         };
         Error::new(Code::Internal, message)
     }
+}
+
+/// Whether the socket's error means that the process has ended: before it had read what it was
+/// sent, within a message, or before it was sent one.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// How long a process may take to end by itself.

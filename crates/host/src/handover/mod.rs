@@ -19,10 +19,12 @@
 //! and leaves nothing.
 
 mod launcher_end;
+#[cfg(test)]
+mod tests;
 mod vm_end;
 
 pub use launcher_end::LauncherEnd;
-pub use vm_end::VmEnd;
+pub use vm_end::{OrderError, VmEnd};
 
 use crate::config::Settings;
 use crate::run_dir::VmDir;

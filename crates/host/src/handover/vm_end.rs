@@ -1,16 +1,47 @@
 //! The VM process's end of the hand-over socket.
 
 use super::{BuildShell, LaunchOutcome, Order, Progress, Touched, receive, send};
+use crate::program;
 use crate::run_dir::Claim;
 use hyperfork_api::spec::SpecError;
 use hyperfork_api::{self as api, Code};
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::{fault, scm};
+use rustix::io::Errno;
 use std::error::Error;
 use std::io;
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// Why a process has no shell to build.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// It has no socket to a launcher.
+    #[error("{} is started by hyperfork: see `hyperfork --help`", program::NAME)]
+    NoLauncher,
+    /// The launcher has ended, or sends something else.
+    #[error("there is no order")]
+    Socket(#[source] io::Error),
+    /// The process cannot write its number into its lock.
+    #[error("cannot write the lock in {directory}")]
+    Lock {
+        /// The process's directory.
+        directory: PathBuf,
+        /// The file system's.
+        source: io::Error,
+    },
+}
+
+impl From<io::Error> for OrderError {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(Errno::NOTSOCK) => Self::NoLauncher,
+            _ => Self::Socket(error),
+        }
+    }
+}
 
 /// The VM process's end of the hand-over socket.
 #[derive(Debug)]
@@ -27,12 +58,17 @@ impl VmEnd {
     /// Receives the first order, with the claim of the process's directory.
     ///
     /// # Errors
-    /// The socket's, or `InvalidData`.
-    pub fn build_shell(&self) -> io::Result<(BuildShell, Claim)> {
-        let (order, fds): (BuildShell, _) =
-            receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let lock = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
-        let claim = Claim::received(order.dir.clone(), lock.into())?;
+    /// All of [`OrderError`].
+    pub fn build_shell(&self) -> Result<(BuildShell, Claim), OrderError> {
+        let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (order, fds): (BuildShell, _) = receive(&self.socket)?.ok_or_else(eof)?;
+        let no_lock = || io::Error::from(io::ErrorKind::InvalidData);
+        let lock = fds.into_iter().next().ok_or_else(no_lock)?;
+        let claim = Claim::received(order.dir.clone(), lock.into());
+        let claim = claim.map_err(|source| OrderError::Lock {
+            directory: order.dir.path().to_owned(),
+            source,
+        })?;
         Ok((order, claim))
     }
 

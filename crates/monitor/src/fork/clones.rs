@@ -169,7 +169,7 @@ impl Clones {
             if let Some(Outcome::Ready(..)) = clone.outcome
                 && let Err(error) = clone.shell.launcher.release()
             {
-                let error = Error::because(Code::Host, "it ended when it was ready", &error);
+                let error = Error::of_any(&error);
                 if !best_effort {
                     return Err(clone.failed(error));
                 }

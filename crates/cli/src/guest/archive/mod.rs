@@ -3,9 +3,11 @@
 
 mod checked;
 mod pack;
+mod target;
 mod unpack;
 
 pub(crate) use pack::pack;
+pub(crate) use target::resolve;
 pub(crate) use unpack::unpack;
 
 use hyperfork_api::frame::{self, CHUNK};

@@ -3,9 +3,11 @@
 //! A guest is not trusted. Entries whose names lead elsewhere, and entries
 //! through links that lead elsewhere, are refused by the tar library, which looks
 //! where a path really is before it writes there; links themselves are made as
-//! they are. Nothing is kept in memory that grows with the archive.
+//! they are, and nothing but regular files is replaced. Nothing is kept in memory that grows with
+//! the archive.
 
 use super::checked::Checked;
+use super::target;
 use crate::ui;
 use anyhow::{Context, bail};
 use std::fs;
@@ -23,11 +25,13 @@ enum Root {
 }
 
 /// Unpacks an archive into `target` if that is a directory; otherwise its only
-/// entry, with all that is below, becomes `target`, whole or not at all.
+/// entry, with all that is below, becomes `target`, whole or not at all. A symbolic link is
+/// [followed](target::resolve).
 ///
 /// # Errors
 /// The archive's, or the file system's.
 pub(crate) fn unpack(archive: &mut impl Read, target: &Path) -> anyhow::Result<()> {
+    let target = &target::resolve(target)?;
     if target.is_dir() {
         return entries_into(archive, target).map(drop);
     }
@@ -90,7 +94,13 @@ fn entries_into(archive: &mut impl Read, directory: &Path) -> anyhow::Result<Roo
                     name.display()
                 ));
             }
-            _ => place(&mut entry, &name, directory)?,
+            EntryType::Symlink
+                if let Some(leads_to) = entry.link_name()?
+                    && target::is_link_to(directory, &name, &leads_to) => {}
+            _ => {
+                target::check_entry(directory, &name)?;
+                place(&mut entry, &name, directory)?;
+            }
         }
     }
     leave(&mut within, None, directory)?;
@@ -205,6 +215,74 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o555);
+    }
+
+    /// Files of the kinds that no copy may replace, in `directory`; gives their paths.
+    fn irregular(directory: &Path) -> Vec<PathBuf> {
+        let [pipe, socket, link] = ["pipe", "socket", "link"].map(|name| directory.join(name));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        symlink("nowhere", &link).unwrap();
+        vec![pipe, socket, link]
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_replaced() {
+        let (_temp, from, to) = places();
+        let mut targets = irregular(&to);
+        let to_pipe = to.join("to-pipe");
+        symlink("pipe", &to_pipe).unwrap();
+        targets.extend([to_pipe, PathBuf::from("/dev/null")]);
+        for target in targets {
+            let kind = fs::symlink_metadata(&target).unwrap().file_type();
+            let error = copy(&from.join("a"), &target).unwrap_err();
+            assert!(error.to_string().contains(" is a "), "{error:#}");
+            let left = fs::symlink_metadata(&target).unwrap().file_type();
+            assert_eq!(left, kind, "{}", target.display());
+        }
+    }
+
+    #[test]
+    fn nothing_but_regular_files_is_replaced_in_a_directory() {
+        let (temp, _, to) = places();
+        for path in irregular(&to) {
+            let kind = fs::symlink_metadata(&path).unwrap().file_type();
+            let from = temp.path().join("source");
+            fs::create_dir(&from).unwrap();
+            fs::write(from.join(path.file_name().unwrap()), "new").unwrap();
+            let error = copy(&from.join("."), &to).unwrap_err();
+            assert!(error.to_string().contains(" is a "), "{error:#}");
+            fs::remove_file(from.join(path.file_name().unwrap())).unwrap();
+            // Nor by a link.
+            symlink("elsewhere", from.join(path.file_name().unwrap())).unwrap();
+            assert!(copy(&from.join("."), &to).is_err());
+            assert_eq!(fs::symlink_metadata(&path).unwrap().file_type(), kind);
+            fs::remove_dir_all(&from).unwrap();
+        }
+        assert_eq!(
+            fs::read_link(to.join("link")).unwrap(),
+            Path::new("nowhere")
+        );
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_followed_and_stays() {
+        let (temp, from, to) = places();
+        let link = temp.path().join("link");
+        fs::write(to.join("x"), "old").unwrap();
+        symlink("to/x", &link).unwrap();
+        copy(&from.join("a"), &link).unwrap();
+        assert_eq!(read(to.join("x")), "A");
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("to/x"));
+    }
+
+    #[test]
+    fn a_directory_with_links_is_copied_again_over_itself() {
+        let (_temp, from, to) = places();
+        copy(&from, &to).unwrap();
+        fs::write(from.join("a"), "AA").unwrap();
+        copy(&from, &to).unwrap();
+        assert_eq!(read(to.join("from/link")), "AA");
     }
 
     fn hostile(build: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
