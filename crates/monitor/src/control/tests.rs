@@ -63,6 +63,80 @@ fn a_greeting_and_a_request_sent_together_are_answered_together() {
     assert_eq!(serde_json::to_string(&pause).unwrap(), r#"{"pause":{}}"#);
 }
 
+/// Serves a connection on which the client has sent this before it `leaves`, which it does by
+/// closing (`None`) or half-closing. Returns how many requests were carried out.
+fn serve_client(bytes: &[u8], leaves: impl FnOnce(UnixStream) -> Option<UnixStream>) -> usize {
+    let (mut client, served) = UnixStream::pair().unwrap();
+    client.write_all(bytes).unwrap();
+    let _client = leaves(client);
+    let (asked, requests) = channel();
+    serve_connection(served, &PendingAnswers::default(), &move |request| {
+        asked.send(()).unwrap();
+        drop(request);
+    });
+    requests.iter().count()
+}
+
+#[test]
+fn a_request_of_a_client_that_has_given_up_is_not_carried_out() {
+    for request in ["{\"fork\":{\"count\":1}}\n", "{\"pause\":{}}\n"] {
+        let sent = ours(request);
+        assert_eq!(serve_client(&sent, |_| None), 0);
+        let half_closed = |client: UnixStream| {
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            Some(client)
+        };
+        assert_eq!(serve_client(&sent, half_closed), 1);
+    }
+}
+
+#[test]
+fn a_fork_is_awaited_until_its_client_closes_the_connection() {
+    let (client, served) = UnixStream::pair().unwrap();
+    let (lines, _answer) = channel();
+    let fork = hyperfork_api::control::Fork::new(1).into();
+    let request = ControlRequest::new(fork, Monotonic::now(), &Arc::new(served), lines);
+    let Ok(ControlRequest::Fork(_, _, responder)) = request else {
+        panic!("it is a fork");
+    };
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(responder.is_awaited());
+    drop(client);
+    assert!(!responder.is_awaited());
+}
+
+#[test]
+fn a_connection_whose_client_is_gone_ends_also_while_its_answer_is_waited_for() {
+    let (mut client, served) = UnixStream::pair().unwrap();
+    client.write_all(&ours("{\"wait_exit\":{}}\n")).unwrap();
+    let (asked, requests) = channel();
+    let pending = PendingAnswers::default();
+    let serving = thread::spawn(move || {
+        serve_connection(served, &pending, &move |request| {
+            asked.send(request).unwrap()
+        });
+    });
+    let _never_answered = requests.recv().unwrap();
+    drop(client);
+    serving.join().unwrap();
+}
+
+#[test]
+fn connections_above_the_limit_are_closed_and_one_that_ends_makes_room() {
+    let (_directory, path) = socket();
+    let connect = || UnixStream::connect(&path).unwrap();
+    let mut idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connect()).collect();
+    let request = ours("{\"pause\":{}}\n");
+    assert!(exchange(connect(), &request).is_empty());
+    idle.pop();
+    // Its thread ends a moment later.
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while exchange(connect(), &request).is_empty() {
+        assert!(std::time::Instant::now() < deadline);
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_request_that_is_too_long_is_told_the_limit_and_the_next_is_served() {
     let (_directory, path) = socket();
