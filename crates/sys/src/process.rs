@@ -4,7 +4,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Whether the process of this number, a child that has not been reaped, was stopped.
+/// Whether the process of this number was stopped (SIGSTOP). The number must still be the
+/// process's: of a child that was not reaped, or of a peer whose connection is open.
 pub fn stands_still(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The process's name, in parentheses, may contain any characters.
