@@ -2,7 +2,7 @@
 
 use crate::lines::{self, line_of};
 use crate::run_dir::{VmDir, await_end};
-use hyperfork_api::control::{Answer, Ask, Hello, Info, Request, hello};
+use hyperfork_api::control::{Answer, Ask, Info, Peer, Request, hello};
 use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
 use hyperfork_sys::process::{self, Process};
 use hyperfork_sys::{connect, peer, scm};
@@ -47,12 +47,12 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(Error),
     /// Its process speaks another protocol, which it may not have named.
-    #[error("{}", hello::other_vm(.name, .vm.as_ref()))]
+    #[error("{}", hello::other_vm(.name, .vm))]
     OtherVersion {
         /// The VM.
         name: VmName,
-        /// Its greeting.
-        vm: Option<Hello>,
+        /// What its first line says.
+        vm: Peer,
     },
     /// The connection failed.
     #[error("cannot talk to the process of {name}")]
@@ -197,8 +197,8 @@ impl Client {
     fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
         if !self.greeting_received {
             let line = self.line(deadline)?;
-            match lines::hello_in(line.as_bytes()) {
-                Some(hello) if hello.is_understood() => self.greeting_received = true,
+            match lines::peer_in(line.as_bytes()) {
+                vm if vm.is_understood() => self.greeting_received = true,
                 vm => {
                     let name = self.name();
                     return Err(ClientError::OtherVersion { name, vm });

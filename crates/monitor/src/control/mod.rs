@@ -11,8 +11,8 @@ pub(crate) use request::{ControlRequest, Responder, no_thread};
 pub(crate) use send::send_now;
 
 use hyperfork_api::control::hello::FirstProtocolError;
-use hyperfork_api::control::{self, MAX_LINE, Request, hello};
-use hyperfork_api::{Code, Error};
+use hyperfork_api::control::{self, MAX_LINE, Peer, Request, hello};
+use hyperfork_api::{Code, Error, excerpt};
 use hyperfork_host::lines::{self as wire, line_of};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::peer::Peers;
@@ -50,6 +50,9 @@ impl PendingAnswers {
 
 /// Most connections at a time; more are closed at once. Each has a thread.
 const MAX_CONNECTIONS: usize = 512;
+
+/// Most characters that are said of a request that cannot be read: it may be quoted in them.
+const LONGEST_EXCERPT: usize = 300;
 
 /// How often a connection that waits for an answer checks whether its client is still there.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,16 +112,18 @@ fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Optio
         Line::End => return Ok(None),
     };
     let mut greeting = wire::greeting();
-    match wire::hello_in(&line) {
-        Some(client) if client.is_understood() => return Ok(Some(greeting)),
-        Some(client) => {
-            let message = hello::other_client(Some(&client));
+    let client = wire::peer_in(&line);
+    if client.is_understood() {
+        return Ok(Some(greeting));
+    }
+    let message = hello::other_client(&client);
+    match client {
+        Peer::Greeted(_) => {
             greeting.extend(refusal(Error::new(Code::UnsupportedVersion, message)));
         }
         // A client of the first protocol reads this as an answer of that protocol.
-        None => {
-            let error = hello::other_client(None);
-            greeting = line_of(&FirstProtocolError { error });
+        Peer::First | Peer::Unreadable => {
+            greeting = line_of(&FirstProtocolError { error: message });
         }
     }
     stream.write_all(&greeting)?;
@@ -145,6 +150,7 @@ fn serve_requests(
         }
         let request = match line {
             Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
+                let error = excerpt(&error.to_string(), LONGEST_EXCERPT);
                 Error::new(Code::Invalid, format!("this is not a request: {error}"))
             }),
             _ => Err(Error::new(

@@ -54,7 +54,10 @@ fn a_greeting_and_a_request_sent_together_are_answered_together() {
     let stream = UnixStream::connect(&path).unwrap();
     let request = ours("{\"pause\":{}}\n{\"resume\":{}}\n{\"frob\":{}}\n");
     let lines = exchange(stream, &request);
-    assert_eq!(wire::hello_in(lines[0].as_bytes()), Some(Hello::ours()));
+    assert_eq!(
+        wire::peer_in(lines[0].as_bytes()),
+        Peer::Greeted(Hello::ours())
+    );
     assert_eq!(lines[1], r#"{"ok":null}"#);
     assert_eq!(error_in(&lines[2]).code, Code::NotRunning);
     assert_eq!(error_in(&lines[3]).code, Code::Invalid);
@@ -150,11 +153,32 @@ fn a_request_that_is_too_long_is_told_the_limit_and_the_next_is_served() {
         reader.read_line(&mut line).unwrap();
         line
     };
-    assert!(wire::hello_in(next().as_bytes()).is_some());
+    assert!(wire::peer_in(next().as_bytes()).is_understood());
     let error = error_in(&next());
     assert_eq!(error.code, Code::TooLong);
     assert!(error.message.contains(&MAX_LINE.to_string()), "{error}");
     assert_eq!(next(), "{\"ok\":null}\n");
+}
+
+#[test]
+fn a_request_that_cannot_be_read_is_quoted_in_part_and_without_control_characters() {
+    let (_directory, path) = socket();
+    let request = ours(&format!("{{\"\\u001b[2J{}\":{{}}}}\n", "x".repeat(1 << 20)));
+    let lines = exchange(UnixStream::connect(&path).unwrap(), &request);
+    let error = error_in(&lines[1]);
+    assert_eq!(error.code, Code::Invalid);
+    assert!(error.message.len() < 400, "{}", error.message.len());
+    assert!(error.message.contains("\\u{1b}[2Jxx"), "{error}");
+}
+
+#[test]
+fn what_is_no_client_at_all_is_told_what_is_expected() {
+    let (_directory, path) = socket();
+    let stream = UnixStream::connect(&path).unwrap();
+    let lines = exchange(stream, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("expects a greeting"), "{lines:?}");
+    assert!(!lines[0].contains("older"), "{lines:?}");
 }
 
 #[test]
@@ -180,7 +204,10 @@ fn a_client_of_a_later_protocol_is_greeted_and_refused_with_a_code() {
     let request = "{\"hello\":{\"version\":\"9.1.0\",\"protocol\":9}}\n{\"pause\":{}}\n";
     let stream = UnixStream::connect(&path).unwrap();
     let lines = exchange(stream, request.as_bytes());
-    assert_eq!(wire::hello_in(lines[0].as_bytes()), Some(Hello::ours()));
+    assert_eq!(
+        wire::peer_in(lines[0].as_bytes()),
+        Peer::Greeted(Hello::ours())
+    );
     let error = error_in(&lines[1]);
     assert_eq!(error.code, Code::UnsupportedVersion);
     assert!(error.message.contains("9.1.0"), "{error}");
