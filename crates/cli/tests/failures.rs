@@ -96,57 +96,6 @@ fn a_clone_that_stands_still_is_listed_as_such_and_in_the_way_of_no_other() {
 }
 
 #[test]
-fn a_vm_that_stands_still_is_said_to_and_does_later_nothing_that_was_given_up() {
-    let user = User::new();
-    user.nano("p");
-    let still = pid_of(&user, "p");
-    stop_process(still);
-    for request in ["fork", "pause", "resume", "stop"] {
-        let ended = soon(&user, &[request, "p"]);
-        assert_eq!(ended.status, 1, "{ended:?}");
-        let advice = format!("`kill -CONT {still}`");
-        assert!(ended.stderr.contains("p does not answer"), "{ended:?}");
-        assert!(ended.stderr.contains(&advice), "{ended:?}");
-    }
-    signal(still, "CONT");
-    must_answer(&user, "p");
-    // What it was asked then is not done by now: the next fork is its first.
-    user.ok(&["fork", "p"]);
-    assert_eq!(user.names(), ["p", "p-1"]);
-    assert_eq!(user.json(&["inspect", "p"])["state"], "running");
-    user.ok(&["rm", "-f", "p", "p-1"]);
-    user.must_be_clean();
-}
-
-#[test]
-fn a_fork_whose_client_is_killed_leaves_no_clones() {
-    assert!(fault::are_built(), "build the tests with debug assertions");
-    let user = User::new();
-    user.nano("p");
-    let faults = user.run_dir().join(fault::FILE);
-    // Its clone cannot become ready before the client is gone.
-    fs::write(&faults, "clone.identify stop\nclone.publish stop\n").unwrap();
-    let mut client = user.start(&["fork", "p"]);
-    let standing_still = || {
-        let pids = user.processes().into_iter();
-        pids.filter(|pid| state_of(*pid) == Some('T'))
-            .collect::<Vec<_>>()
-    };
-    eventually("a clone that stands still", || !standing_still().is_empty());
-    client.kill().unwrap();
-    client.wait().unwrap();
-    fs::remove_file(&faults).unwrap();
-    for pid in standing_still() {
-        signal(pid, "CONT");
-    }
-    eventually("its end", || user.names() == ["p"]);
-    must_answer(&user, "p");
-    user.ok(&["fork", "p"]);
-    user.ok(&["rm", "-f", "p", "p-1"]);
-    user.must_be_clean();
-}
-
-#[test]
 fn a_stock_that_stands_still_delays_no_fork() {
     let user = User::new();
     user.nano("p");
