@@ -48,6 +48,9 @@ pub enum Code {
     Host,
     /// Anything else, which is a fault of HyperFork's (500).
     Internal,
+    /// A code of another version, which this one does not know (500).
+    #[serde(other)]
+    Other,
 }
 
 impl Error {
@@ -153,6 +156,12 @@ mod tests {
         let wire = serde_json::to_value(&error).unwrap();
         assert_eq!(wire["code"], "host");
         assert_eq!(serde_json::from_value::<Error>(wire).unwrap(), error);
+    }
+
+    #[test]
+    fn an_error_of_a_kind_that_is_not_known_yet_keeps_its_message() {
+        let error: Error = serde_json::from_str(r#"{"code":"newcode","message":"why"}"#).unwrap();
+        assert_eq!(error, Error::new(Code::Other, "why"));
     }
 
     #[test]

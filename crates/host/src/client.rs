@@ -1,11 +1,11 @@
 //! The client of a VM's control socket.
 
 use crate::lines::{self, line_of};
-use crate::run_dir::VmDir;
-use hyperfork_api::control::{Answer, Ask, Hello, Info, Request, hello};
+use crate::run_dir::{VmDir, await_end};
+use hyperfork_api::control::{Answer, Ask, Info, Peer, Request, hello};
 use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
-use hyperfork_sys::process::Process;
-use hyperfork_sys::{connect, scm};
+use hyperfork_sys::process::{self, Process};
+use hyperfork_sys::{connect, peer, scm};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// A connection to a VM's control socket.
 #[derive(Debug)]
 pub struct Client {
-    name: VmName,
+    dir: VmDir,
     stream: BufReader<UnixStream>,
     /// Whether this client has sent its greeting, and has received the VM's.
     greeting_sent: bool,
@@ -47,12 +47,12 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(Error),
     /// Its process speaks another protocol, which it may not have named.
-    #[error("{}", hello::other_vm(.name, .vm.as_ref()))]
+    #[error("{}", hello::other_vm(.name, .vm))]
     OtherVersion {
         /// The VM.
         name: VmName,
-        /// Its greeting.
-        vm: Option<Hello>,
+        /// What its first line says.
+        vm: Peer,
     },
     /// The connection failed.
     #[error("cannot talk to the process of {name}")]
@@ -65,6 +65,26 @@ pub enum ClientError {
     /// Its process runs and does not answer.
     #[error("{name} does not answer: `hyperfork rm -f {name}` ends it all the same")]
     Silent {
+        /// The VM.
+        name: VmName,
+    },
+    /// Its process was stopped (SIGSTOP).
+    #[error(
+        "{name} does not answer, since its process stands still: `kill -CONT {pid}` lets it go on, \
+         `hyperfork rm -f {name}` ends it"
+    )]
+    StandsStill {
+        /// The VM.
+        name: VmName,
+        /// Its process.
+        pid: u32,
+    },
+    /// Its process runs, and closes the connection without an answer.
+    #[error(
+        "{name} does not answer: its process closes the connection, as one without descriptors or \
+         threads to spare does; `hyperfork rm -f {name}` ends it"
+    )]
+    Closed {
         /// The VM.
         name: VmName,
     },
@@ -87,8 +107,8 @@ impl ClientError {
             Self::NotRunning { .. } => Code::NotRunning,
             Self::Refused(error) => error.code,
             Self::OtherVersion { .. } => Code::UnsupportedVersion,
-            Self::Connection { .. } => Code::Host,
-            Self::Silent { .. } => Code::Timeout,
+            Self::Connection { .. } | Self::Closed { .. } => Code::Host,
+            Self::Silent { .. } | Self::StandsStill { .. } => Code::Timeout,
             Self::Damaged { .. } => Code::Internal,
         }
     }
@@ -103,7 +123,7 @@ impl Client {
         let name = dir.name().clone();
         match connect::within(&dir.control_socket(), CONNECT_TIMEOUT) {
             Ok(stream) => Ok(Self {
-                name,
+                dir: dir.clone(),
                 stream: BufReader::new(stream),
                 greeting_sent: false,
                 greeting_received: false,
@@ -125,11 +145,14 @@ impl Client {
         Process::open(scm::peer(self.stream.get_ref())?)
     }
 
-    /// Sends a request and waits for the answer, without a limit.
+    /// Sends a request and waits for the answer: without a limit, once the process has received
+    /// the request.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the VM's error, [`ClientError::NotRunning`] when it ended
-    /// instead of answering, [`ClientError::OtherVersion`], or the socket's.
+    /// instead of answering, [`ClientError::StandsStill`], [`ClientError::Silent`] or
+    /// [`ClientError::Closed`] when it does not take the request, [`ClientError::OtherVersion`],
+    /// or the socket's.
     pub fn ask<A: Ask>(&mut self, request: A) -> Result<A::Reply, ClientError> {
         self.send(request)?;
         self.answer::<A>(None)
@@ -138,7 +161,7 @@ impl Client {
     /// Sends a request and waits for the answer, at most this long.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask); [`ClientError::Silent`].
+    /// As [`ask`](Self::ask); [`ClientError::Silent`] also when the time is over.
     pub fn ask_within<A: Ask>(
         &mut self,
         request: A,
@@ -166,7 +189,7 @@ impl Client {
         match sent {
             // The VM may have sent an error before it closed the connection.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            sent => sent.map_err(|error| self.failed(error)),
+            sent => sent.map_err(|error| self.failed(error, None)),
         }
     }
 
@@ -174,10 +197,10 @@ impl Client {
     fn answer<A: Ask>(&mut self, deadline: Option<Instant>) -> Result<A::Reply, ClientError> {
         if !self.greeting_received {
             let line = self.line(deadline)?;
-            match lines::hello_in(line.as_bytes()) {
-                Some(hello) if hello.is_understood() => self.greeting_received = true,
+            match lines::peer_in(line.as_bytes()) {
+                vm if vm.is_understood() => self.greeting_received = true,
                 vm => {
-                    let name = self.name.clone();
+                    let name = self.name();
                     return Err(ClientError::OtherVersion { name, vm });
                 }
             }
@@ -186,46 +209,107 @@ impl Client {
         let answer: Answer<A::Reply> = self.read(&line)?;
         Result::from(answer).map_err(|error: Error| match error.code {
             // The same error as for a VM that has ended without an answer.
-            Code::NotRunning => ClientError::NotRunning {
-                name: self.name.clone(),
-            },
+            Code::NotRunning => ClientError::NotRunning { name: self.name() },
             _ => ClientError::Refused(error),
         })
     }
 
     fn line(&mut self, deadline: Option<Instant>) -> Result<String, ClientError> {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        // Reads what has arrived in any case. (A timeout of zero would mean none.)
-        let left = left.map(|left| left.max(Duration::from_millis(1)));
+        let begun = Instant::now();
+        let mut has_request = false;
         let mut line = String::new();
-        let limited = self.stream.get_mut().set_read_timeout(left);
-        match limited.and_then(|()| self.stream.read_line(&mut line)) {
-            Ok(_) if line.ends_with('\n') => Ok(line),
-            Ok(_) => Err(ClientError::NotRunning {
-                name: self.name.clone(),
-            }),
-            Err(error) => Err(self.failed(error)),
+        loop {
+            let now = Instant::now();
+            let check = (!has_request).then(|| now + CHECK_INTERVAL);
+            let until = [deadline, check].into_iter().flatten().min();
+            // Reads what has arrived in any case. (A timeout of zero would mean none.)
+            let left = until.map(|at| at.saturating_duration_since(now));
+            let left = left.map(|left| left.max(Duration::from_millis(1)));
+            let limited = self.stream.get_mut().set_read_timeout(left);
+            match limited.and_then(|()| self.stream.read_line(&mut line)) {
+                Ok(_) if line.ends_with('\n') => return Ok(line),
+                Ok(_) => return Err(self.closed(deadline)),
+                Err(error)
+                    if is_timeout(&error) && deadline.is_none_or(|at| at > Instant::now()) =>
+                {
+                    has_request = self.has_request(begun)?;
+                }
+                Err(error) => return Err(self.failed(error, deadline)),
+            }
+        }
+    }
+
+    /// Whether the process has received the request, which was sent before `begun`.
+    ///
+    /// # Errors
+    /// Of a process that stands still, at once; of one that may be busy, after its
+    /// [`REQUEST_TIMEOUT`].
+    fn has_request(&self, begun: Instant) -> Result<bool, ClientError> {
+        let unread = peer::unread(self.stream.get_ref());
+        match unread.map_err(|error| self.failed(error, None))? {
+            0 => Ok(true),
+            _ => match self.silent() {
+                ClientError::Silent { .. } if begun.elapsed() < REQUEST_TIMEOUT => Ok(false),
+                error => Err(error),
+            },
         }
     }
 
     fn read<T: DeserializeOwned>(&self, line: &str) -> Result<T, ClientError> {
-        serde_json::from_str(line).map_err(|error| self.failed(error.into()))
+        serde_json::from_str(line).map_err(|error| self.failed(error.into(), None))
     }
 
-    fn failed(&self, error: io::Error) -> ClientError {
-        let name = self.name.clone();
+    fn name(&self) -> VmName {
+        self.dir.name().clone()
+    }
+
+    fn failed(&self, error: io::Error, deadline: Option<Instant>) -> ClientError {
         match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                ClientError::NotRunning { name }
-            }
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { name },
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.closed(deadline),
+            _ if is_timeout(&error) => self.silent(),
             _ => ClientError::Connection {
-                name,
+                name: self.name(),
                 source: error,
             },
         }
     }
+
+    /// The error of a process that does not answer in time.
+    fn silent(&self) -> ClientError {
+        let name = self.name();
+        match scm::peer(self.stream.get_ref()) {
+            Ok(pid) if process::stands_still(pid) => ClientError::StandsStill { name, pid },
+            _ => ClientError::Silent { name },
+        }
+    }
+
+    /// The error of a process that has closed the connection: most often it is about to end.
+    fn closed(&self, deadline: Option<Instant>) -> ClientError {
+        let name = self.name();
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let most = left.map_or(END_TIMEOUT, |left| left.min(END_TIMEOUT));
+        match await_end(vec![self.dir.clone()], most).is_empty() {
+            true => ClientError::NotRunning { name },
+            false => ClientError::Closed { name },
+        }
+    }
 }
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// How often to check whether a process has received a request.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a process that runs may take to receive a request; the host may be busy.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a process that has closed its socket may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a process may take to accept a connection or a request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -277,7 +361,9 @@ impl VmDir {
             Err(
                 ClientError::NotRunning { .. }
                 | ClientError::Connection { .. }
-                | ClientError::Silent { .. },
+                | ClientError::Silent { .. }
+                | ClientError::StandsStill { .. }
+                | ClientError::Closed { .. },
             ) => self.recorded_info(),
             // Its description on disk can be read all the same.
             Err(error @ ClientError::OtherVersion { .. }) => {
@@ -316,63 +402,4 @@ impl VmDir {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::run_dir::{Claim, RunDir};
-    use hyperfork_api::control::{Pause, Stop};
-    use std::os::unix::net::UnixListener;
-    use std::thread;
-
-    /// A VM that answers its first request with this line.
-    fn answering(run_dir: &RunDir, line: Vec<u8>) -> Claim {
-        let claim = run_dir.claim(&VmName::new("p").unwrap()).unwrap();
-        let listener = UnixListener::bind(claim.dir.control_socket()).unwrap();
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut received = String::new();
-            reader.read_line(&mut received).unwrap();
-            assert_eq!(received.as_bytes(), lines::greeting());
-            reader.read_line(&mut received).unwrap();
-            stream.write_all(&[lines::greeting(), line].concat())
-        });
-        claim
-    }
-
-    fn refused(error: Error) -> Vec<u8> {
-        line_of(&Answer::<()>::Error(error))
-    }
-
-    #[test]
-    fn a_refusal_has_the_vms_words_and_code() {
-        let folder = tempfile::tempdir().unwrap();
-        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
-        let error = Error::new(Code::WrongState, "p is paused already");
-        let claim = answering(&run_dir, refused(error));
-        let error = Client::connect(&claim.dir).unwrap().ask(Pause {});
-        let error = error.unwrap_err();
-        assert_eq!(error.to_string(), "p is paused already");
-        assert_eq!(error.code(), Code::WrongState);
-    }
-
-    #[test]
-    fn a_vm_that_ends_before_it_answers_is_not_running() {
-        let folder = tempfile::tempdir().unwrap();
-        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
-        let error = Error::new(Code::NotRunning, "the VM ended before it could answer");
-        let claim = answering(&run_dir, refused(error));
-        let stopped = Client::connect(&claim.dir)
-            .unwrap()
-            .ask(Stop { grace_ms: 0 });
-        assert!(matches!(stopped, Err(ClientError::NotRunning { .. })));
-    }
-
-    #[test]
-    fn an_answer_to_another_request_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let run_dir = RunDir::open(folder.path().join("run")).unwrap();
-        let claim = answering(&run_dir, line_of(&Answer::Ok(())));
-        let asked = Client::connect(&claim.dir).unwrap().ask(Info {});
-        assert!(matches!(asked, Err(ClientError::Connection { .. })));
-    }
-}
+mod tests;

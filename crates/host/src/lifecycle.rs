@@ -113,8 +113,8 @@ pub fn discard(dirs: &[VmDir]) {
     });
 }
 
-/// Asks the VM's process to stop: over its socket, or by a signal when the socket is gone or the
-/// process speaks another protocol. Does nothing if the process has ended.
+/// Asks the VM's process to stop: over its socket, or by a signal when the socket is gone or
+/// the process closes each connection or speaks another protocol. Does nothing if the process has ended.
 fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndError> {
     let grace_ms = grace.as_millis().try_into().unwrap_or(u64::MAX);
     let begun = Instant::now();
@@ -128,7 +128,11 @@ fn ask_to_stop(dir: &VmDir, grace: Duration, most: Duration) -> Result<(), EndEr
             Err(ClientError::Connection { .. }) if begun.elapsed() < FORCE_TIMEOUT.min(most) => {
                 thread::sleep(POLL_INTERVAL);
             }
-            Err(error @ (ClientError::Connection { .. } | ClientError::OtherVersion { .. })) => {
+            Err(
+                error @ (ClientError::Connection { .. }
+                | ClientError::Closed { .. }
+                | ClientError::OtherVersion { .. }),
+            ) => {
                 let Some(process) = process(dir) else {
                     return Err(error.into());
                 };

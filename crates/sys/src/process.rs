@@ -4,8 +4,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Whether the process of this number was stopped. The caller knows that the number has not been
-/// reused: it is a child that has not been reaped, or holds a lock.
+/// Whether the process of this number was stopped (SIGSTOP). The number must still be the
+/// process's: of a child that was not reaped, of a peer whose connection is open, or of a process
+/// that holds a lock.
 pub fn stands_still(pid: u32) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| state == 'T')
 }

@@ -1,7 +1,7 @@
 //! The version handshake: which protocol a peer speaks, and what to tell the user about a peer
 //! that speaks another. After an upgrade, VMs that an earlier version has started still run.
 
-use crate::VmName;
+use crate::{VmName, excerpt};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's number. It changes with everything that a peer of another number could
@@ -49,30 +49,65 @@ impl Hello {
     }
 }
 
-/// The message of a client whose VM's process speaks another protocol; `None` where it has not
-/// named one.
-pub fn other_vm(name: &VmName, vm: Option<&Hello>) -> String {
-    format!(
-        "{name} was started by {}, which this one ({VERSION}, protocol {PROTOCOL}) cannot talk \
-         to: use that version, or end the VM with `hyperfork stop {name}`",
-        named_version(vm)
-    )
+/// What a peer's first line says that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// It has greeted.
+    Greeted(Hello),
+    /// It speaks the first protocol, which has no greeting.
+    First,
+    /// Its line is none that any version known to this one begins with.
+    Unreadable,
 }
 
-/// The message of a VM's process whose client speaks another protocol; `None` where it has not
-/// named one.
-pub fn other_client(client: Option<&Hello>) -> String {
-    format!(
-        "hyperfork {VERSION} (protocol {PROTOCOL}) started this VM, and cannot be talked to by \
-         {}: use version {VERSION}, also to stop the VM",
-        named_version(client)
-    )
+impl Peer {
+    /// Whether it speaks the same protocol.
+    pub fn is_understood(&self) -> bool {
+        matches!(self, Self::Greeted(hello) if hello.is_understood())
+    }
+
+    /// Its version, where it has one.
+    fn version(&self) -> Option<String> {
+        match self {
+            Self::Greeted(hello) => {
+                let version = excerpt(&hello.version, LONGEST_VERSION);
+                Some(format!("hyperfork {version} (protocol {})", hello.protocol))
+            }
+            Self::First => Some("an older hyperfork".to_owned()),
+            Self::Unreadable => None,
+        }
+    }
 }
 
-fn named_version(hello: Option<&Hello>) -> String {
-    match hello {
-        Some(hello) => format!("hyperfork {} (protocol {})", hello.version, hello.protocol),
-        None => "an older hyperfork".to_owned(),
+/// Most characters of a peer's version in a message.
+const LONGEST_VERSION: usize = 40;
+
+/// The message of a client whose VM's process speaks another protocol, or none.
+pub fn other_vm(name: &VmName, vm: &Peer) -> String {
+    match vm.version() {
+        Some(version) => format!(
+            "{name} was started by {version}, which this one ({VERSION}, protocol {PROTOCOL}) \
+             cannot talk to: use that version, or end the VM with `hyperfork stop {name}`"
+        ),
+        None => format!(
+            "the process of {name} does not answer as a hyperfork of any version that this one \
+             ({VERSION}, protocol {PROTOCOL}) knows: end it with `hyperfork stop {name}`"
+        ),
+    }
+}
+
+/// The message of a VM's process whose client speaks another protocol, or none.
+pub fn other_client(client: &Peer) -> String {
+    match client.version() {
+        Some(version) => format!(
+            "hyperfork {VERSION} (protocol {PROTOCOL}) started this VM, and cannot be talked to by \
+             {version}: use version {VERSION}, also to stop the VM"
+        ),
+        None => format!(
+            "this is a VM of hyperfork {VERSION}, which expects a greeting of protocol {PROTOCOL} \
+             as the first line ({{\"hello\":{{\"version\":…,\"protocol\":{PROTOCOL}}}}}) and cannot \
+             read this one as such: see docs/control.md, or use hyperfork {VERSION}"
+        ),
     }
 }
 
@@ -102,11 +137,12 @@ mod tests {
             version: "0.9.0".to_owned(),
             protocol: 3,
         };
+        let other = Peer::Greeted(other);
         for message in [
-            other_vm(&name, None),
-            other_vm(&name, Some(&other)),
-            other_client(None),
-            other_client(Some(&other)),
+            other_vm(&name, &Peer::First),
+            other_vm(&name, &other),
+            other_client(&Peer::First),
+            other_client(&other),
         ] {
             assert!(
                 !message.contains('\n') && message.contains("stop"),
@@ -114,6 +150,16 @@ mod tests {
             );
             assert!(message.contains(VERSION), "{message}");
         }
-        assert!(other_vm(&name, Some(&other)).contains("hyperfork 0.9.0 (protocol 3)"));
+        assert!(other_vm(&name, &other).contains("hyperfork 0.9.0 (protocol 3)"));
+    }
+
+    #[test]
+    fn a_version_that_is_no_version_does_not_fill_the_message() {
+        let message = other_client(&Peer::Greeted(Hello {
+            version: format!("\u{1b}[2J{}", "9".repeat(1 << 20)),
+            protocol: 9,
+        }));
+        assert!(message.len() < 300, "{}", message.len());
+        assert!(message.contains("hyperfork \\u{1b}[2J99"), "{message}");
     }
 }

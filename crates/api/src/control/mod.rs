@@ -19,7 +19,7 @@
 pub mod hello;
 mod requests;
 
-pub use hello::{Greeting, Hello, PROTOCOL, VERSION};
+pub use hello::{Greeting, Hello, PROTOCOL, Peer, VERSION};
 pub use requests::{
     Ask, ExportDisk, Fork, Info, Pause, Request, Resume, Sample, Sampled, Stop, Subscribe,
     WaitExit, WaitReady,

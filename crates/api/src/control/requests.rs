@@ -1,4 +1,5 @@
-//! The requests, and the types of their replies.
+//! The requests, and the types of their replies. A field that this version does not know is refused:
+//! it may be misspelt, and ignoring it would do something else than was asked for.
 
 use crate::{ForkReport, Secrets, Strategy, VmInfo, VmName};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -59,27 +60,33 @@ requests! {
 
 /// Get the VM's description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Info {}
 
 /// Wait until the VM is ready, or has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WaitReady {}
 
 /// Wait until the main program, or the VM, has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WaitExit {}
 
 /// Pause the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pause {}
 
 /// Resume the vCPUs. With an agent in the guest, the answer comes when the agent has set the
 /// clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Resume {}
 
 /// Fork the VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fork {
     /// How many clones, from 1.
     pub count: u32,
@@ -116,6 +123,7 @@ impl Fork {
 
 /// Write a disk as it is now into a new raw image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExportDisk {
     /// The disk, as [`DiskInfo::device`](crate::DiskInfo).
     pub device: String,
@@ -125,6 +133,7 @@ pub struct ExportDisk {
 
 /// Sample the vCPUs' instruction pointers: a profiler for guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sample {
     /// How many samples to take.
     pub count: u32,
@@ -143,6 +152,7 @@ pub struct Sampled {
 
 /// Stop the VM: the guest is asked to power off, and the VM is ended after the grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Milliseconds the guest has to power off; 0 ends it at once.
     pub grace_ms: u64,
@@ -151,6 +161,7 @@ pub struct Stop {
 /// Subscribe to the VM's events: those from now on, and those since `since_unix_ms` that the
 /// VM's process still keeps. A subscriber that does not read its events is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Subscribe {
     /// Milliseconds since 1970.
     pub since_unix_ms: u64,
@@ -174,6 +185,18 @@ mod tests {
         }
         let line = serde_json::to_string(&Request::from(WaitExit {})).unwrap();
         assert_eq!(line, r#"{"wait_exit":{}}"#);
+    }
+
+    #[test]
+    fn a_field_that_a_request_does_not_have_is_refused_and_not_ignored() {
+        for line in [
+            r#"{"fork":{"count":2,"best_efort":true}}"#,
+            r#"{"stop":{"grace_ms":0,"now":true}}"#,
+            r#"{"pause":{"for":1}}"#,
+        ] {
+            let error = serde_json::from_str::<Request>(line).unwrap_err();
+            assert!(error.to_string().contains("unknown field"), "{error}");
+        }
     }
 
     #[test]

@@ -236,8 +236,8 @@ impl EventStream {
             let end = self.received.iter().position(|byte| *byte == b'\n')?;
             let line: Vec<u8> = self.received.drain(..=end).collect();
             if !self.greeting_received {
-                match lines::hello_in(&line) {
-                    Some(hello) if hello.is_understood() => self.greeting_received = true,
+                match lines::peer_in(&line) {
+                    vm if vm.is_understood() => self.greeting_received = true,
                     vm => {
                         let name = name.clone();
                         return Some(Err(ClientError::OtherVersion { name, vm }));

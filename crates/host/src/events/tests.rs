@@ -3,7 +3,7 @@
 use super::*;
 use crate::lines::{greeting, line_of};
 use crate::run_dir::Claim;
-use hyperfork_api::control::Answer;
+use hyperfork_api::control::{Answer, Peer};
 use hyperfork_api::event::EventKind;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -119,7 +119,13 @@ fn a_vm_of_the_first_protocol_is_an_error_and_does_not_stop_the_others() {
         .write_all(b"{\"error\":\"not a request\"}\n")
         .unwrap();
     let error = events.receive().unwrap().unwrap_err();
-    assert!(matches!(error, ClientError::OtherVersion { vm: None, .. }));
+    assert!(matches!(
+        error,
+        ClientError::OtherVersion {
+            vm: Peer::First,
+            ..
+        }
+    ));
     let stream = vm.subscribed();
     vm.send(&stream, EventKind::Paused);
     assert_eq!(next(&mut events), ("p".to_owned(), EventKind::Paused));

@@ -1,6 +1,7 @@
 //! The control socket of a VM's process ([`hyperfork_api::control`]).
 
 mod lines;
+mod presence;
 mod request;
 mod send;
 #[cfg(test)]
@@ -10,8 +11,8 @@ pub(crate) use request::{ControlRequest, Responder, no_thread};
 pub(crate) use send::send_now;
 
 use hyperfork_api::control::hello::FirstProtocolError;
-use hyperfork_api::control::{self, MAX_LINE, Request, hello};
-use hyperfork_api::{Code, Error};
+use hyperfork_api::control::{self, MAX_LINE, Peer, Request, hello};
+use hyperfork_api::{Code, Error, excerpt};
 use hyperfork_host::lines::{self as wire, line_of};
 use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::peer::Peers;
@@ -20,7 +21,7 @@ use lines::Line;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -47,6 +48,15 @@ impl PendingAnswers {
     }
 }
 
+/// Most connections at a time; more are closed at once. Each has a thread.
+const MAX_CONNECTIONS: usize = 512;
+
+/// Most characters that are said of a request that cannot be read: it may be quoted in them.
+const LONGEST_EXCERPT: usize = 300;
+
+/// How often a connection that waits for an answer checks whether its client is still there.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Binds the socket and serves it on threads of its own: one for the listener
 /// and one for each connection.
 pub(super) fn serve(
@@ -57,17 +67,22 @@ pub(super) fn serve(
     let listener = UnixListener::bind(path)?;
     let ask = Arc::new(ask);
     let peers = Peers::of_this_process();
+    // Each connection holds a clone.
+    let open = Arc::new(());
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
             accept::each(&listener, |stream| {
-                if !peers.include(&stream) {
+                if !peers.include(&stream) || Arc::strong_count(&open) > MAX_CONNECTIONS {
                     return;
                 }
-                let (ask, pending) = (ask.clone(), pending.clone());
+                let (ask, pending, open) = (ask.clone(), pending.clone(), open.clone());
                 let served = thread::Builder::new()
                     .name("control".into())
-                    .spawn(move || serve_connection(stream, &pending, &*ask));
+                    .spawn(move || {
+                        serve_connection(stream, &pending, &*ask);
+                        drop(open);
+                    });
                 if let Err(error) = served {
                     note!("a control connection cannot be served: {error}");
                 }
@@ -79,12 +94,12 @@ pub(super) fn serve(
 /// Serves a connection until the client closes it, fails the handshake, or subscribes. An error
 /// is the connection's, and ends it.
 fn serve_connection(stream: UnixStream, pending: &PendingAnswers, ask: &impl Fn(ControlRequest)) {
-    let _ = stream.try_clone().and_then(|reader| {
-        let mut reader = BufReader::new(reader);
-        match greet(&mut reader, &stream)? {
-            Some(greeting) => serve_requests(reader, stream, greeting, pending, ask),
-            None => Ok(()),
-        }
+    let stream = Arc::new(stream);
+    // Without a descriptor of its own: a process that has none left still answers.
+    let mut reader = BufReader::new(&*stream);
+    let _ = greet(&mut reader, &stream).and_then(|greeting| match greeting {
+        Some(greeting) => serve_requests(reader, &stream, greeting, pending, ask),
+        None => Ok(()),
     });
 }
 
@@ -97,16 +112,18 @@ fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Optio
         Line::End => return Ok(None),
     };
     let mut greeting = wire::greeting();
-    match wire::hello_in(&line) {
-        Some(client) if client.is_understood() => return Ok(Some(greeting)),
-        Some(client) => {
-            let message = hello::other_client(Some(&client));
+    let client = wire::peer_in(&line);
+    if client.is_understood() {
+        return Ok(Some(greeting));
+    }
+    let message = hello::other_client(&client);
+    match client {
+        Peer::Greeted(_) => {
             greeting.extend(refusal(Error::new(Code::UnsupportedVersion, message)));
         }
         // A client of the first protocol reads this as an answer of that protocol.
-        None => {
-            let error = hello::other_client(None);
-            greeting = line_of(&FirstProtocolError { error });
+        Peer::First | Peer::Unreadable => {
+            greeting = line_of(&FirstProtocolError { error: message });
         }
     }
     stream.write_all(&greeting)?;
@@ -115,7 +132,7 @@ fn greet(reader: &mut impl BufRead, mut stream: &UnixStream) -> io::Result<Optio
 
 fn serve_requests(
     mut reader: impl BufRead,
-    mut stream: UnixStream,
+    stream: &Arc<UnixStream>,
     greeting: Vec<u8>,
     pending: &PendingAnswers,
     ask: &impl Fn(ControlRequest),
@@ -127,8 +144,13 @@ fn serve_requests(
             line => line,
         };
         let arrival = Monotonic::now();
+        // It may have given up while this process stood still, or had no descriptor to spare.
+        if presence::is_gone(stream) {
+            return Ok(());
+        }
         let request = match line {
             Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
+                let error = excerpt(&error.to_string(), LONGEST_EXCERPT);
                 Error::new(Code::Invalid, format!("this is not a request: {error}"))
             }),
             _ => Err(Error::new(
@@ -138,23 +160,33 @@ fn serve_requests(
         };
         let (lines, answer) = channel();
         if let Ok(request @ Request::Subscribe(_)) = request {
-            stream.write_all(&out)?;
-            ask(ControlRequest::new(request, arrival, &stream, lines)?);
+            (&**stream).write_all(&out)?;
+            ask(ControlRequest::new(request, arrival, stream, lines)?);
             return Ok(());
         }
         pending.add(1);
         let written = answered(request, |request| {
-            ask(ControlRequest::new(request, arrival, &stream, lines)?);
-            answer.recv().map_err(io::Error::other)
+            ask(ControlRequest::new(request, arrival, stream, lines)?);
+            await_answer(&answer, stream)
         })
         .and_then(|answer| {
             // The greeting and the first answer are written together.
             out.extend(answer);
-            (&stream).write_all(&out)
+            (&**stream).write_all(&out)
         });
         out.clear();
         pending.add(-1);
         written?;
+    }
+}
+
+/// Waits for the answer, or until the client is gone: a wait may last as long as the VM.
+fn await_answer(answer: &Receiver<Vec<u8>>, client: &UnixStream) -> io::Result<Vec<u8>> {
+    loop {
+        match answer.recv_timeout(PRESENCE_INTERVAL) {
+            Err(RecvTimeoutError::Timeout) if !presence::is_gone(client) => {}
+            answer => return answer.map_err(io::Error::other),
+        }
     }
 }
 

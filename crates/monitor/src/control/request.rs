@@ -1,5 +1,6 @@
 //! A request from a client to the owner, and the way back for its answer.
 
+use super::presence;
 use super::send::send_now;
 use hyperfork_api::control::{
     self, Ask, ExportDisk, Fork, Info, Pause, Request, Resume, Sample, Stop, Subscribe, WaitExit,
@@ -10,6 +11,7 @@ use hyperfork_host::lines::line_of;
 use hyperfork_sys::clock::Monotonic;
 use std::fmt;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -36,7 +38,7 @@ impl ControlRequest {
     pub(super) fn new(
         request: Request,
         arrival: Monotonic,
-        connection: &UnixStream,
+        connection: &Arc<UnixStream>,
         lines: Sender<Vec<u8>>,
     ) -> std::io::Result<Self> {
         Ok(match request {
@@ -45,7 +47,11 @@ impl ControlRequest {
             Request::WaitExit(_) => Self::WaitExit(Responder::line(lines)),
             Request::Pause(_) => Self::Pause(Responder::line(lines)),
             Request::Resume(_) => Self::Resume(Responder::line(lines)),
-            Request::Fork(fork) => Self::Fork(fork, arrival, Responder::line(lines)),
+            Request::Fork(fork) => Self::Fork(
+                fork,
+                arrival,
+                Responder::line(lines).for_client_at(connection),
+            ),
             Request::ExportDisk(export) => Self::ExportDisk(export, Responder::line(lines)),
             Request::Sample(sample) => Self::Sample(sample, Responder::line(lines)),
             Request::Stop(stop) => Self::Stop(stop, Responder::line(lines)),
@@ -63,14 +69,32 @@ impl ControlRequest {
 
 /// Answers a request exactly once: with the reply that the request's type has, or with an
 /// error. Dropping it answers with an error.
-pub(crate) struct Responder<A: Ask>(Option<Box<Give<A>>>);
+pub(crate) struct Responder<A: Ask> {
+    give: Option<Box<Give<A>>>,
+    /// The client's connection, where it matters whether the client is still there.
+    client: Option<Arc<UnixStream>>,
+}
 
 type Give<A> = dyn FnOnce(Result<<A as Ask>::Reply, Error>) + Send;
 
 impl<A: Ask> Responder<A> {
     /// A responder that passes the answer to `give`.
     pub(crate) fn new(give: impl FnOnce(Result<A::Reply, Error>) + Send + 'static) -> Self {
-        Self(Some(Box::new(give)))
+        Self {
+            give: Some(Box::new(give)),
+            client: None,
+        }
+    }
+
+    fn for_client_at(mut self, connection: &Arc<UnixStream>) -> Self {
+        self.client = Some(connection.clone());
+        self
+    }
+
+    /// Whether the answer has a reader: the client has not closed its connection.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let client = self.client.as_ref();
+        client.is_none_or(|connection| !presence::is_gone(connection))
     }
 
     fn line(lines: Sender<Vec<u8>>) -> Self {
@@ -82,7 +106,7 @@ impl<A: Ask> Responder<A> {
 
     /// Answers.
     pub(crate) fn respond(mut self, result: Result<A::Reply, Error>) {
-        if let Some(give) = self.0.take() {
+        if let Some(give) = self.give.take() {
             give(result);
         }
     }
@@ -116,7 +140,7 @@ pub(crate) fn no_thread(error: &std::io::Error) -> Error {
 
 impl<A: Ask> Drop for Responder<A> {
     fn drop(&mut self) {
-        if let Some(give) = self.0.take() {
+        if let Some(give) = self.give.take() {
             let message = "the VM ended before it could answer";
             give(Err(Error::new(Code::NotRunning, message)));
         }

@@ -42,6 +42,8 @@ pub(crate) enum ForkError {
     Clone { name: VmName, source: Error },
     #[error("the fork was given up")]
     GivenUp,
+    #[error("the client that asked for the fork is gone")]
+    NotAwaited,
 }
 
 impl From<&ForkError> for Error {
@@ -56,7 +58,7 @@ impl From<&ForkError> for Error {
             ForkError::RunDir(_) | ForkError::Process(_) | ForkError::Capture { .. } => {
                 return Self::of_any(error);
             }
-            ForkError::GivenUp => Code::Internal,
+            ForkError::GivenUp | ForkError::NotAwaited => Code::Internal,
         };
         Self::of(code, error)
     }

@@ -209,15 +209,19 @@ impl StartedFork {
             .hand_over(new, &state, &capture.fds, self.best_effort)
     }
 
-    /// Waits for the outcome of every clone, then releases or ends the clones.
-    pub(crate) fn finish(mut self) -> FinishedFork {
-        let report = match (self.failure, &self.times) {
-            (None, Some(times)) => self
-                .clones
-                .wait(self.timeout, self.best_effort)
-                .and_then(|()| self.clones.release(times, self.best_effort)),
-            (failure, _) => Err(failure.unwrap_or(ForkError::GivenUp)),
-        };
+    /// Waits for the outcome of every clone, then releases or ends the clones. They are ended,
+    /// too, if nothing awaits the report any more.
+    pub(crate) fn finish(mut self, is_awaited: impl FnOnce() -> bool) -> FinishedFork {
+        let report =
+            match (self.failure, &self.times) {
+                (None, Some(times)) => self.clones.wait(self.timeout, self.best_effort).and_then(
+                    |()| match is_awaited() {
+                        true => self.clones.release(times, self.best_effort),
+                        false => Err(ForkError::NotAwaited),
+                    },
+                ),
+                (failure, _) => Err(failure.unwrap_or(ForkError::GivenUp)),
+            };
         if report.is_err() {
             self.clones.end();
         }

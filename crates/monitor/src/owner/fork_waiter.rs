@@ -28,7 +28,8 @@ impl ForkWaiter {
 
     /// Waits for the clones, answers, and cleans up.
     pub(super) fn finish(mut self, started: StartedFork) {
-        let finished = started.finish();
+        let responder = self.responder.as_ref();
+        let finished = started.finish(|| responder.is_none_or(Responder::is_awaited));
         let report = finished.report.as_ref();
         let clones = report.map_or_else(|_| Vec::new(), ForkReport::names);
         self.answer(report.cloned().map_err(Error::from));

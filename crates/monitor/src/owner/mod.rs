@@ -22,7 +22,7 @@ mod signals;
 
 use crate::control::{ControlRequest, PendingAnswers, Responder, no_thread};
 use crate::follow::MainOutput;
-use crate::fork::{self, Parent, StartedFork};
+use crate::fork::{self, ForkError, Parent, StartedFork};
 use crate::prepared::ReadyVm;
 use crate::publish::Published;
 use crate::task::{Forked, Task};
@@ -275,6 +275,10 @@ impl Owner {
 
     /// Forks the VM. A [`ForkWaiter`] answers when the outcome of every clone is known.
     fn fork(&mut self, request: &Fork, arrival: Monotonic, responder: Responder<Fork>) {
+        // The client may have given up while the owner was busy.
+        if !responder.is_awaited() {
+            return responder.respond(Err((&ForkError::NotAwaited).into()));
+        }
         let parent = Parent {
             config: &self.config,
             spec: &self.spec,
