@@ -194,7 +194,7 @@ fn a_lock_or_description_that_is_no_file_keeps_no_command_waiting() {
         fs::write(dir.path().join(INFO), "{}").unwrap();
         fs::remove_file(dir.path().join(file)).unwrap();
         fifo(&dir.path().join(file));
-        assert_eq!(run.list().unwrap(), [dir.clone()]);
+        assert_eq!(run.list().unwrap(), std::slice::from_ref(&dir));
         assert!(!dir.is_alive());
         assert!(dir.process().is_none());
         assert!(matches!(dir.info(), Err(ClientError::Damaged { .. })));
