@@ -25,7 +25,8 @@ const ADDRESSES: &str = "HYPERFORK_NET_POOL";
 /// `/run/hyperfork` (root) or `/tmp/hyperfork-$UID`. Made if missing, for the user alone.
 ///
 /// # Errors
-/// [`RunDirError::Foreign`], [`RunDirError::Io`].
+/// [`RunDirError::Relative`], [`RunDirError::Foreign`], [`RunDirError::Exposed`],
+/// [`RunDirError::Io`].
 pub(crate) fn run_dir() -> Result<RunDir, RunDirError> {
     let uid = rustix::process::getuid();
     RunDir::open(

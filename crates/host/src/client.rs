@@ -7,7 +7,6 @@ use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
 use hyperfork_sys::process::{self, Process};
 use hyperfork_sys::{connect, peer, scm};
 use serde::de::DeserializeOwned;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -380,9 +379,9 @@ impl VmDir {
         let damaged = || ClientError::Damaged {
             name: self.name().clone(),
         };
-        let text = fs::read(self.info_path()).map_err(|error| match error.kind() {
+        let text = self.read_info().map_err(|error| match error.kind() {
             // The directory was removed meanwhile, or no VM ever ran in it.
-            io::ErrorKind::NotFound if !self.is_taken() => ClientError::Unknown {
+            io::ErrorKind::NotFound if !self.is_vm() => ClientError::Unknown {
                 name: self.name().clone(),
             },
             io::ErrorKind::NotFound => ClientError::Starting {

@@ -1,12 +1,12 @@
 //! Claiming names and removing directories, while other processes do the same.
 
-use super::{RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, await_end, failed};
+use super::{INFO, LOCK, RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, await_end, failed};
 use crate::program;
 use hyperfork_api::{VmInfo, VmName};
 use hyperfork_sys::fault;
 use hyperfork_sys::process::{self, Process};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, flock, renameat_with};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
@@ -66,7 +66,7 @@ impl RunDir {
             // Either a killed process with this process's number has left the directory, or a
             // command that cleans up has just removed it, or the one around it, as abandoned.
             match made.map_err(|error| (error.kind(), error)) {
-                Ok(()) => match dir.try_lock().map_err(failed)? {
+                Ok(()) => match dir.make_lock().map_err(failed)? {
                     Some(lock) => return Ok(Claim { dir, lock }),
                     None => drop(fs::remove_dir_all(&dir.path)),
                 },
@@ -101,19 +101,24 @@ impl RunDir {
     /// shell ends by itself when its pool is killed, unless it is stopped (SIGSTOP): that one is
     /// killed.
     pub fn sweep_shells(&self) {
-        for entry in fs::read_dir(self.shells()).into_iter().flatten().flatten() {
+        let shells = self.shells();
+        // A symbolic link would lead to directories that are none of this program's.
+        if !fs::symlink_metadata(&shells).is_ok_and(|meta| meta.is_dir()) {
+            return;
+        }
+        for entry in fs::read_dir(&shells).into_iter().flatten().flatten() {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
                 let dir = self.shell(&name);
                 if dir.is_abandoned_shell() && dir.kill().is_ok() {
                     await_end(vec![dir.clone()], KILLED);
                 }
-                if let Ok(Some(_lock)) = dir.try_lock() {
+                if let Ok(Some(_lock)) = dir.make_lock() {
                     let _ = remove_all(&dir.path);
                 }
             }
         }
         // Succeeds only when it is empty.
-        let _ = fs::remove_dir(self.shells());
+        let _ = fs::remove_dir(shells);
     }
 }
 
@@ -122,11 +127,8 @@ impl VmDir {
     /// launcher was the shell's parent, and its number is in the name ([`RunDir::unused`]).
     fn is_abandoned_shell(&self) -> bool {
         let launcher = self.name.as_str().split('-').next();
-        let pid = fs::read_to_string(self.lock_path()).ok();
-        let (Some(launcher), Some(pid)) = (
-            launcher.and_then(|number| number.parse::<u32>().ok()),
-            pid.and_then(|pid| pid.parse::<u32>().ok()),
-        ) else {
+        let launcher = launcher.and_then(|number| number.parse::<u32>().ok());
+        let (Some(launcher), Some(pid)) = (launcher, self.pid()) else {
             return false;
         };
         self.is_alive()
@@ -136,19 +138,24 @@ impl VmDir {
 
     /// The VM's process, if it lives and its number is known.
     pub fn process(&self) -> Option<Process> {
-        let pid = match fs::read_to_string(self.lock_path()) {
-            Ok(pid) => pid.parse().ok()?,
-            Err(_) => self.process_without_lock()?,
-        };
-        let process = Process::open(pid).ok()?;
+        let process = Process::open(self.pid()?).ok()?;
         // If the VM still lives, the process has not ended, so its number was not reused.
         self.is_alive().then_some(process)
+    }
+
+    /// The number of the VM's process, if that is known; another process may have it if the VM
+    /// does not live.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self.read(LOCK) {
+            Ok(pid) => std::str::from_utf8(&pid).ok()?.parse().ok(),
+            Err(_) => self.process_without_lock(),
+        }
     }
 
     /// The process that the VM's description names, if that is a VM's process: shows that a VM
     /// whose lock was removed still lives. Its owner ends it when it notices the removal.
     pub(super) fn process_without_lock(&self) -> Option<u32> {
-        let info: VmInfo = serde_json::from_slice(&fs::read(self.info_path()).ok()?).ok()?;
+        let info: VmInfo = serde_json::from_slice(&self.read_info().ok()?).ok()?;
         let pid = info.status.pid.filter(|_| info.status.state.is_alive())?;
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let mut arguments = arguments.split(|byte| *byte == 0);
@@ -166,19 +173,26 @@ impl VmDir {
         self.process().map_or(Ok(()), |process| process.kill())
     }
 
-    /// Takes the lock, if no process holds it and the directory still exists.
+    /// Takes the lock, if there is one that no process holds and the directory still exists.
+    ///
+    /// # Errors
+    /// The system's: no descriptor left.
+    fn try_lock(&self) -> io::Result<Option<File>> {
+        self.lock(OFlags::WRONLY)
+    }
+
+    /// As [`try_lock`](Self::try_lock); makes the lock if there is none, for a directory that is
+    /// claimed, or removed.
     ///
     /// # Errors
     /// The system's: no room, no descriptor left.
-    pub(super) fn try_lock(&self) -> io::Result<Option<File>> {
+    fn make_lock(&self) -> io::Result<Option<File>> {
+        self.lock(OFlags::WRONLY | OFlags::CREATE)
+    }
+
+    fn lock(&self, how: OFlags) -> io::Result<Option<File>> {
         // Not emptied: the number of the process that holds it may be in it.
-        let mut options = OpenOptions::new();
-        let lock = options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.lock_path());
-        let lock = match lock {
+        let lock = match self.open(LOCK, how) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
@@ -186,7 +200,7 @@ impl VmDir {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             locked => locked?,
         }
-        match fs::metadata(self.lock_path()) {
+        match fs::symlink_metadata(self.lock_path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             there => Ok((there?.ino() == lock.metadata()?.ino()).then_some(lock)),
         }
@@ -195,13 +209,19 @@ impl VmDir {
     /// Removes the directory of a VM that never ran because its launcher was killed; returns
     /// whether that was so.
     pub(super) fn reap(&self) -> bool {
-        if self.info_path().exists() {
+        if self.has(INFO) {
             return false;
         }
         // Removes it while it is locked, so that no VM takes it meanwhile, and only if none had
         // taken it before.
         let lock = self.try_lock().ok().flatten();
-        lock.is_some_and(|_lock| !self.info_path().exists() && self.discard().is_ok())
+        lock.is_some_and(|_lock| !self.has(INFO) && self.discard().is_ok())
+    }
+
+    /// Removes, for a VM that wants the name, what [`reap`](Self::reap) does, or an empty
+    /// directory; returns whether that was so.
+    pub(super) fn vacate(&self) -> bool {
+        self.reap() || fs::remove_dir(&self.path).is_ok()
     }
 
     /// Removes the directory. It is renamed first, so that it loses its name atomically.
@@ -243,7 +263,7 @@ impl VmDir {
         loop {
             match renameat_with(CWD, &self.path, CWD, &to.path, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(to.clone()),
-                Err(rustix::io::Errno::EXIST) if to.reap() => {}
+                Err(rustix::io::Errno::EXIST) if to.vacate() => {}
                 Err(rustix::io::Errno::EXIST) => {
                     return Err(RunDirError::InUse {
                         name: to.name.clone(),

@@ -19,13 +19,16 @@
 
 mod claim;
 mod ending;
+mod files;
 
 pub use claim::Claim;
 pub(crate) use claim::make_fleeting;
 pub(crate) use ending::await_end;
+pub(crate) use files::{INFO, UNFINISHED};
 
+use files::LOCK;
 use hyperfork_api::VmName;
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -49,6 +52,12 @@ pub enum RunDirError {
     /// It belongs to another user.
     #[error("{0} belongs to another user: set XDG_RUNTIME_DIR to a directory of your own")]
     Foreign(PathBuf),
+    /// Other users may look into it, enter it or write to it.
+    #[error("{0} is open to other users: close it with `chmod 700 {0}`")]
+    Exposed(PathBuf),
+    /// It would be another one in each working directory.
+    #[error("{0} is not an absolute path: set XDG_RUNTIME_DIR to one")]
+    Relative(PathBuf),
     /// The name is taken.
     #[error(
         "the name {name} is in use: choose another, or remove that VM with `hyperfork rm {name}`"
@@ -81,6 +90,9 @@ pub enum RunDirError {
 /// The directory of processes that are not a VM yet.
 const SHELLS: &str = ".shells";
 
+/// The permissions of other users in a file's mode.
+const OF_OTHERS: u32 = 0o077;
+
 /// Longest socket path, without its NUL (`sockaddr_un`).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -96,8 +108,12 @@ impl RunDir {
     /// The run directory at `path`: made if it is missing, for the calling user alone.
     ///
     /// # Errors
-    /// [`RunDirError::Foreign`], [`RunDirError::Io`].
+    /// [`RunDirError::Relative`], [`RunDirError::Foreign`], [`RunDirError::Exposed`],
+    /// [`RunDirError::Io`].
     pub fn open(path: PathBuf) -> Result<Self, RunDirError> {
+        if path.is_relative() {
+            return Err(RunDirError::Relative(path));
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -106,6 +122,9 @@ impl RunDir {
         let meta = fs::symlink_metadata(&path).map_err(failed("look at", &path))?;
         if !meta.is_dir() || meta.uid() != rustix::process::getuid().as_raw() {
             return Err(RunDirError::Foreign(path));
+        }
+        if meta.mode() & OF_OTHERS != 0 {
+            return Err(RunDirError::Exposed(path));
         }
         Ok(Self(path))
     }
@@ -128,19 +147,24 @@ impl RunDir {
         }
     }
 
-    /// All VMs, by name. Removes what killed launchers have left of VMs that never ran.
+    /// All VMs, by name. Removes what killed launchers have left of VMs that never ran, and
+    /// leaves alone what is no VM's directory.
     ///
     /// # Errors
     /// [`RunDirError::Io`].
     pub fn list(&self) -> Result<Vec<VmDir>, RunDirError> {
         let entries = fs::read_dir(&self.0).map_err(failed("list", &self.0))?;
-        let mut names: Vec<VmName> = entries
-            .filter_map(|entry| VmName::new(entry.ok()?.file_name().into_string().ok()?).ok())
+        // The kernel tells the entry's own type: that of a symbolic link, not of its target.
+        let dirs = entries
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut names: Vec<VmName> = dirs
+            .filter_map(|entry| VmName::new(entry.file_name().into_string().ok()?).ok())
             .collect();
         names.sort();
         self.sweep_shells();
         let dirs = names.iter().map(|name| self.vm(name));
-        Ok(dirs.filter(|dir| !dir.reap()).collect())
+        Ok(dirs.filter(VmDir::is_vm).collect())
     }
 
     /// The directory of processes that are not a VM yet.
@@ -198,48 +222,47 @@ impl VmDir {
 
     /// The VM's last description.
     pub fn info_path(&self) -> PathBuf {
-        self.path.join("info.json")
+        self.path.join(INFO)
     }
 
     fn lock_path(&self) -> PathBuf {
-        self.path.join("lock")
+        self.path.join(LOCK)
     }
 
-    /// Whether there is such a VM, alive or ended.
+    /// Whether there is such a directory: of a VM, alive or ended, or of something else.
     pub fn exists(&self) -> bool {
-        self.path.is_dir()
+        fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.is_dir())
     }
 
     /// Whether the directory is a VM's, and not what a killed launcher has left.
+    pub fn is_vm(&self) -> bool {
+        (self.has(INFO) || self.has(LOCK)) && !self.reap()
+    }
+
+    /// Whether the name is taken: by a VM, or by anything else that is not there to be removed.
     pub fn is_taken(&self) -> bool {
-        self.exists() && !self.reap()
+        fs::symlink_metadata(&self.path).is_ok() && !self.vacate()
     }
 
     /// Whether the VM's process lives.
     pub fn is_alive(&self) -> bool {
-        let lock = rustix::fs::open(
-            self.lock_path(),
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        match lock {
+        match self.open(LOCK, OFlags::RDONLY) {
             Ok(lock) => {
                 let alive = flock(&lock, FlockOperation::NonBlockingLockShared).is_err();
                 // A program that is just being started may have a copy of the descriptor.
                 let _ = flock(&lock, FlockOperation::Unlock);
                 alive
             }
-            Err(rustix::io::Errno::NOENT) => self.process_without_lock().is_some(),
-            Err(_) => false,
+            Err(_) => self.process_without_lock().is_some(),
         }
     }
 
-    /// Removes the directory of an ended VM.
+    /// Removes the directory of an ended VM, or of one whose process the kernel is ending.
     ///
     /// # Errors
     /// [`RunDirError::Alive`], [`RunDirError::Io`].
     pub fn remove(&self) -> Result<(), RunDirError> {
-        if self.is_alive() {
+        if self.lives_on() {
             return Err(RunDirError::Alive {
                 name: self.name.clone(),
             });
@@ -260,4 +283,4 @@ impl VmDir {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
