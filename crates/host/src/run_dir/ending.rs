@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 /// How often to check whether they have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long to wait for a process that the kernel is ending: it frees the VM's memory first.
-const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait for a process that the kernel is ending: it frees the VM's memory first, which
+/// takes seconds for a large VM on a busy host.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits until the processes of all these directories have ended, but not longer than `most`.
 /// Returns the directories whose process still lives.
