@@ -4,6 +4,7 @@ mod support;
 #[path = "support/trouble.rs"]
 mod trouble;
 
+use hyperfork_sys::fault;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -219,4 +220,34 @@ fn a_vm_without_descriptors_is_said_not_to_answer_and_does_later_nothing_that_wa
     limit_descriptors(pid, 4096);
     eventually("an answer of it", || answers(&user));
     assert_eq!(user.json(&["inspect", "p"])["state"], "running");
+}
+
+#[test]
+fn a_fork_whose_client_is_killed_leaves_no_clones() {
+    assert!(fault::are_built(), "build the tests with debug assertions");
+    let user = User::new();
+    user.nano("p");
+    let faults = user.run_dir().join(fault::FILE);
+    // Its clone cannot become ready before the client is gone.
+    fs::write(&faults, "clone.decode stop\n").unwrap();
+    let mut client = user.start(&["fork", "p"]);
+    let standing_still = || {
+        let pids = user.processes().into_iter();
+        pids.filter(|pid| state_of(*pid) == Some('T'))
+            .collect::<Vec<_>>()
+    };
+    eventually("a clone that stands still", || !standing_still().is_empty());
+    client.kill().unwrap();
+    client.wait().unwrap();
+    fs::remove_file(&faults).unwrap();
+    for pid in standing_still() {
+        signal(pid, "CONT");
+    }
+    eventually("its end", || user.names() == ["p"]);
+    eventually("an answer of it", || answers(&user));
+    user.ok(&["fork", "p"]);
+    user.ok(&["rm", "-f", "p", "p-1"]);
+    // The fault's own note.
+    fs::remove_file(user.run_dir().join(fault::STRUCK)).unwrap();
+    user.must_be_clean();
 }
