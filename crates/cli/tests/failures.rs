@@ -11,13 +11,12 @@ use hyperfork_host::{Client, RunDir};
 use hyperfork_sys::fault;
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{NANO, User, eventually};
 use trouble::{
-    SOON, SmallDisk, cpu_time_of, descriptors_of, finish_within, limit_descriptors, lives, pid_of,
-    pool_of, shells_of, signal, soon, state_of,
+    PidsLimit, SOON, SmallDisk, cpu_time_of, descriptors_of, finish_within, limit_descriptors,
+    lives, pid_of, pool_of, shells_of, signal, soon, state_of,
 };
 
 fn answers(user: &User, vm: &str) -> bool {
@@ -277,49 +276,6 @@ fn a_fork_without_room_for_descriptors_is_an_error_and_the_next_one_works() {
     must_answer(&user, "p");
     assert_eq!(user.names(), ["before-1", "p"]);
     user.ok(&["fork", "p", "-n", "2"]);
-}
-
-/// A limit of processes and threads that holds for root, too.
-struct PidsLimit(PathBuf);
-
-impl PidsLimit {
-    fn of(process: u32) -> Self {
-        let hierarchy = PathBuf::from("/sys/fs/cgroup/pids");
-        let root = if hierarchy.is_dir() {
-            hierarchy
-        } else {
-            "/sys/fs/cgroup".into()
-        };
-        let group = root.join(format!("hyperfork-test-{process}"));
-        let made = fs::create_dir(&group).and_then(|()| {
-            let _ = fs::write(root.join("cgroup.subtree_control"), "+pids");
-            fs::write(group.join("cgroup.procs"), process.to_string())
-        });
-        made.expect("this test makes a pids cgroup, as root");
-        Self(group)
-    }
-
-    fn no_more(&self) {
-        let current = fs::read_to_string(self.0.join("pids.current")).expect("how many");
-        fs::write(self.0.join("pids.max"), current).expect("a limit");
-    }
-
-    fn any(&self) {
-        fs::write(self.0.join("pids.max"), "max").expect("no limit");
-    }
-}
-
-impl Drop for PidsLimit {
-    fn drop(&mut self) {
-        let root = self.0.parent().expect("a parent").join("cgroup.procs");
-        for pid in fs::read_to_string(self.0.join("cgroup.procs"))
-            .unwrap_or_default()
-            .lines()
-        {
-            let _ = fs::write(&root, pid);
-        }
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 fn client(user: &User, vm: &str) -> Client {

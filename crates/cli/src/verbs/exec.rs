@@ -39,7 +39,7 @@ pub(crate) fn run(args: Exec) -> anyhow::Result<u8> {
         stdin: args.interactive,
     };
     let unreachable = || match info.about.image.as_str() {
-        super::run::NANO => format!("{} has no agent", args.vm),
+        super::NANO => format!("{} has no agent", args.vm),
         _ => format!("cannot run a command in {}", args.vm),
     };
     let agent = Agent::connect(&dir).with_context(unreachable)?;

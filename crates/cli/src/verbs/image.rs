@@ -12,6 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The embedded guest's name among the images.
+pub(crate) const NANO: &str = "nano";
+
 /// Builds, lists or removes images.
 ///
 /// # Errors
@@ -76,7 +79,7 @@ pub(crate) fn ensure(
         Ok(None) => build(&store, name, progress, interrupt),
         Err(ImageError::Unknown { name, mut known }) => {
             // It is booted like an image, though there is none to build.
-            known.push(super::NANO.to_owned());
+            known.push(NANO.to_owned());
             Err(ImageError::Unknown { name, known }.into())
         }
         Err(error) => Err(error.into()),

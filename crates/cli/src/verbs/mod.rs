@@ -16,9 +16,9 @@ pub(crate) mod tree;
 pub(crate) mod vms;
 
 pub(crate) use self::fork::fork as fork_vm;
-pub(crate) use self::image::ensure as ensure_image;
+pub(crate) use self::image::{NANO, ensure as ensure_image};
 pub(crate) use self::launch::{boot, free_name_like, host_memory};
-pub(crate) use self::run::{NANO, linux_from};
+pub(crate) use self::run::linux_from;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! `run`.
 
 use super::launch::{boot, free_name};
-use super::{ensure_image, network};
+use super::{NANO, ensure_image, network};
 use crate::args::{Net, Run, Usage};
 use crate::config;
 use crate::exit;
@@ -28,9 +28,6 @@ use tempfile::TempPath;
 
 /// The image that is booted if none is named: the smallest that can run commands.
 const DEFAULT_IMAGE: &str = "base";
-
-/// The embedded guest's name among the images.
-pub(crate) const NANO: &str = "nano";
 
 /// Disks that fit beside what each VM has, with a network and a shared directory.
 const DISKS_MAX: usize = 7;

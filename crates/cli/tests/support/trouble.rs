@@ -177,3 +177,46 @@ fn on_cpu(task: &Path) -> Duration {
     let ns = stat.split(' ').next().and_then(|ns| ns.parse().ok());
     Duration::from_nanos(ns.unwrap_or_default())
 }
+
+/// A limit of processes and threads that holds for root, too.
+pub(crate) struct PidsLimit(PathBuf);
+
+impl PidsLimit {
+    pub(crate) fn of(process: u32) -> Self {
+        let hierarchy = PathBuf::from("/sys/fs/cgroup/pids");
+        let root = if hierarchy.is_dir() {
+            hierarchy
+        } else {
+            "/sys/fs/cgroup".into()
+        };
+        let group = root.join(format!("hyperfork-test-{process}"));
+        let made = fs::create_dir(&group).and_then(|()| {
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+pids");
+            fs::write(group.join("cgroup.procs"), process.to_string())
+        });
+        made.expect("this test makes a pids cgroup, as root");
+        Self(group)
+    }
+
+    pub(crate) fn no_more(&self) {
+        let current = fs::read_to_string(self.0.join("pids.current")).expect("how many");
+        fs::write(self.0.join("pids.max"), current).expect("a limit");
+    }
+
+    pub(crate) fn any(&self) {
+        fs::write(self.0.join("pids.max"), "max").expect("no limit");
+    }
+}
+
+impl Drop for PidsLimit {
+    fn drop(&mut self) {
+        let root = self.0.parent().expect("a parent").join("cgroup.procs");
+        for pid in fs::read_to_string(self.0.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            let _ = fs::write(&root, pid);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
