@@ -1,7 +1,7 @@
 //! The client of a VM's control socket.
 
 use crate::lines::{self, line_of};
-use crate::run_dir::{VmDir, await_end};
+use crate::run_dir::VmDir;
 use hyperfork_api::control::{Answer, Ask, Info, Peer, Request, hello};
 use hyperfork_api::{Code, Error, VmInfo, VmName, VmState};
 use hyperfork_sys::process::{self, Process};
@@ -287,7 +287,7 @@ impl Client {
         let name = self.name();
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let most = left.map_or(END_TIMEOUT, |left| left.min(END_TIMEOUT));
-        match await_end(vec![self.dir.clone()], most).is_empty() {
+        match self.dir.ends_within(most) {
             true => ClientError::NotRunning { name },
             false => ClientError::Closed { name },
         }

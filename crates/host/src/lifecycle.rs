@@ -1,7 +1,7 @@
 //! Stopping and removing VMs, for the command line, the benchmarks and other callers.
 
 use crate::client::{Client, ClientError};
-use crate::run_dir::{RunDirError, VmDir, await_end};
+use crate::run_dir::{RunDirError, VmDir};
 use hyperfork_api::VmName;
 use hyperfork_api::control::Stop;
 use hyperfork_sys::process::Process;
@@ -58,7 +58,7 @@ pub fn stop(dir: &VmDir, grace: Duration) -> Result<(), EndError> {
     known(dir)?;
     let most = grace + SHUTDOWN_MARGIN;
     ask_to_stop(dir, grace, most)?;
-    match is_gone(dir, most) {
+    match dir.ends_within(most) {
         true => Ok(()),
         false => Err(EndError::StillRunning {
             name: dir.name().clone(),
@@ -82,14 +82,14 @@ pub fn remove_by_force(dir: &VmDir) -> Result<(), EndError> {
     known(dir)?;
     // A process that is stopped (SIGSTOP), or refuses, is killed.
     let asked = ask_to_stop(dir, Duration::ZERO, FORCE_TIMEOUT);
-    if asked.is_err() || !is_gone(dir, FORCE_TIMEOUT) {
+    if asked.is_err() || !dir.ends_within(FORCE_TIMEOUT) {
         let name = dir.name().clone();
         let killed = process(dir).map_or(Ok(()), |process| process.kill());
         killed.map_err(|source| EndError::Signal {
             name: name.clone(),
             source,
         })?;
-        if !is_gone(dir, KILL_TIMEOUT) {
+        if !dir.ends_within(KILL_TIMEOUT) {
             return Err(EndError::Unkillable { name });
         }
     }
@@ -154,10 +154,6 @@ fn process(dir: &VmDir) -> Option<Process> {
         // The number is the VM's if the VM still runs: it cannot have been reused.
         dir.is_alive().then_some(process)
     })
-}
-
-fn is_gone(dir: &VmDir, most: Duration) -> bool {
-    await_end(vec![dir.clone()], most).is_empty()
 }
 
 fn known(dir: &VmDir) -> Result<&VmDir, ClientError> {

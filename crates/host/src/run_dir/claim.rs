@@ -1,6 +1,6 @@
 //! Claiming names and removing directories, while other processes do the same.
 
-use super::{INFO, LOCK, RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, await_end, failed};
+use super::{INFO, LOCK, RunDir, RunDirError, SHELLS, SOCKET_PATH_MAX, VmDir, failed};
 use crate::program;
 use hyperfork_api::{VmInfo, VmName};
 use hyperfork_sys::fault;
@@ -110,7 +110,7 @@ impl RunDir {
             if let Some(name) = entry.file_name().to_str().and_then(|n| VmName::new(n).ok()) {
                 let dir = self.shell(&name);
                 if dir.is_abandoned_shell() && dir.kill().is_ok() {
-                    await_end(vec![dir.clone()], KILLED);
+                    dir.ends_within(KILLED);
                 }
                 if let Ok(Some(_lock)) = dir.make_lock() {
                     let _ = remove_all(&dir.path);

@@ -27,6 +27,11 @@ pub(crate) fn await_end(mut dirs: Vec<VmDir>, most: Duration) -> Vec<VmDir> {
 }
 
 impl VmDir {
+    /// Whether the VM's process has ended, at the latest when `most` has passed.
+    pub(crate) fn ends_within(&self, most: Duration) -> bool {
+        await_end(vec![self.clone()], most).is_empty()
+    }
+
     /// Whether the VM's process lives and goes on living: waits a moment for one that is ending.
     pub(super) fn lives_on(&self) -> bool {
         let begun = Instant::now();
