@@ -8,21 +8,56 @@ use std::os::fd::OwnedFd;
 /// process's: of a child that was not reaped, of a peer whose connection is open, or of a process
 /// that holds a lock.
 pub fn stands_still(pid: u32) -> bool {
-    state_and_parent(pid).is_some_and(|(state, _)| state == 'T')
+    Stat::of(pid).is_some_and(|stat| stat.state == 'T')
 }
 
 /// The parent of the process of this number.
 pub fn parent_of(pid: u32) -> Option<u32> {
-    state_and_parent(pid).map(|(_, parent)| parent)
+    Stat::of(pid).map(|stat| stat.parent)
 }
 
-fn state_and_parent(pid: u32) -> Option<(char, u32)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The process's name, in parentheses, may contain any characters.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let (state, parent) = (fields.next()?, fields.next()?);
-    Some((state.chars().next()?, parent.parse().ok()?))
+/// Whether the kernel is ending this process, or will as soon as the process notices that it was
+/// killed.
+pub fn is_ending(pid: u32) -> bool {
+    const KILLED: u64 = 1 << (Signal::KILL.as_raw() - 1);
+    // As the kernel's `include/linux/sched.h` has it.
+    const PF_EXITING: u32 = 0x4;
+    let is_killed = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        // Signals that are pending for the thread, and for the process.
+        status.lines().any(|line| {
+            let mask = ["SigPnd:", "ShdPnd:"]
+                .iter()
+                .find_map(|name| line.strip_prefix(name));
+            let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            mask.is_some_and(|mask| mask & KILLED != 0)
+        })
+    };
+    let is_exiting = || Stat::of(pid).is_some_and(|stat| stat.flags & PF_EXITING != 0);
+    // In this order: the signal is no longer pending when the process exits.
+    is_killed() || is_exiting()
+}
+
+/// What `/proc/PID/stat` says of a process (proc(5)).
+struct Stat {
+    state: char,
+    parent: u32,
+    flags: u32,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The process's name, in parentheses, may contain any characters.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        // state, ppid, pgrp, session, tty_nr, tpgid, flags
+        let mut fields = rest.split(' ');
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            flags: fields.nth(4)?.parse().ok()?,
+        })
+    }
 }
 
 /// A process (`pidfd_open(2)`).
@@ -54,5 +89,31 @@ impl Process {
     /// The system's.
     pub fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, id};
+    use std::time::Duration;
+
+    #[test]
+    fn of_a_process_is_known_who_started_it_whether_it_is_stopped_and_whether_it_ends() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id();
+        assert_eq!(parent_of(pid), Some(id()));
+        assert!(!stands_still(pid) && !is_ending(pid));
+        let process = Process::open(pid).unwrap();
+        pidfd_send_signal(&process.0, Signal::STOP).unwrap();
+        while !stands_still(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!is_ending(pid));
+        // From here on until it is reaped.
+        process.kill().unwrap();
+        assert!(is_ending(pid));
+        child.wait().unwrap();
+        assert!(!is_ending(pid) && parent_of(pid).is_none());
     }
 }

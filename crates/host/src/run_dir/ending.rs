@@ -1,8 +1,7 @@
 //! Waiting for the processes of VMs to end.
 
 use super::VmDir;
-use procfs::process::{Process, StatFlags};
-use rustix::process::Signal;
+use hyperfork_sys::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,7 +38,7 @@ impl VmDir {
             if begun.elapsed() >= ENDING_TIMEOUT {
                 return true;
             }
-            if !self.pid().is_some_and(is_ending) {
+            if !self.pid().is_some_and(process::is_ending) {
                 // It may have ended just now.
                 return self.is_alive();
             }
@@ -47,26 +46,4 @@ impl VmDir {
         }
         false
     }
-}
-
-/// Whether the kernel is ending this process, or will as soon as the process notices that it was
-/// killed.
-fn is_ending(pid: u32) -> bool {
-    const KILLED: u64 = 1 << (Signal::KILL.as_raw() - 1);
-    let Some(process) = i32::try_from(pid)
-        .ok()
-        .and_then(|pid| Process::new(pid).ok())
-    else {
-        return false;
-    };
-    let is_killed = || {
-        let status = process.status();
-        status.is_ok_and(|status| (status.sigpnd | status.shdpnd) & KILLED != 0)
-    };
-    let is_exiting = || {
-        let flags = process.stat().map(|stat| stat.flags);
-        flags.is_ok_and(|flags| flags & StatFlags::PF_EXITING.bits() != 0)
-    };
-    // In this order: the signal is no longer pending when the process exits.
-    is_killed() || is_exiting()
 }
