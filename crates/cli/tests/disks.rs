@@ -55,13 +55,31 @@ fn sh(user: &User, vm: &str, script: &str) -> String {
     printed.trim().replace('\n', " ")
 }
 
+/// A small /var/tmp, prepared at `$0`. The directories of the other one stay where they are: this
+/// checkout may be in one of them.
+const LITTLE_ROOM: &str = r#"
+set -e
+mount -t tmpfs -o size=12m none "$0"
+for directory in /var/tmp/*/; do
+    if [ -d "$directory" ]; then
+        there="$0/$(basename "$directory")"
+        mkdir "$there"
+        mount -o bind "$directory" "$there"
+    fi
+done
+mount -o move "$0" /var/tmp
+exec "$@"
+"#;
+
 /// Runs the program where overlays have 12 MiB, in a mount namespace of its own.
 fn boot_with_little_room(user: &User, args: &[&str]) {
-    let script = "mount -t tmpfs -o size=12m none /var/tmp && exec \"$0\" \"$@\"";
+    let small = user.path("small");
+    fs::create_dir(&small).unwrap();
     let command = user.command(args);
     let mut unshare = Command::new("unshare");
     unshare
-        .args(["-m", "sh", "-c", script])
+        .args(["-m", "sh", "-c", LITTLE_ROOM])
+        .arg(small)
         .arg(command.get_program());
     unshare.args(command.get_args());
     unshare.envs(

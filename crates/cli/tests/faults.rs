@@ -315,9 +315,9 @@ impl Family {
         eventually(&what("the parent's descriptors"), || {
             descriptors_of(self.parent) <= self.descriptors + SLACK
         });
-        // It can still be forked. (A shell may have died in stock just now.)
+        // It can still be forked. (A shell may have died in stock just now, or stand still.)
         eventually(&what("the next fork"), || {
-            soon(user, &["fork", "p"]).status == 0
+            soon(user, &["fork", "p", "--ready-timeout", "5s"]).status == 0
         });
         user.ok(&["rm", "-f", "p-1"]);
     }
