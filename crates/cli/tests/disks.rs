@@ -56,11 +56,11 @@ fn sh(user: &User, vm: &str, script: &str) -> String {
 }
 
 /// A small /var/tmp, prepared at `$0`. The directories of the other one stay where they are: this
-/// checkout may be in one of them.
+/// checkout, or the test's own directory, may be in one of them.
 const LITTLE_ROOM: &str = r#"
 set -e
 mount -t tmpfs -o size=12m none "$0"
-for directory in /var/tmp/*/; do
+for directory in /var/tmp/*/ /var/tmp/.[!.]*/; do
     if [ -d "$directory" ]; then
         there="$0/$(basename "$directory")"
         mkdir "$there"
