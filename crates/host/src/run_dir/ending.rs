@@ -1,6 +1,7 @@
 //! Waiting for the processes of VMs to end.
 
 use super::VmDir;
+use hyperfork_api::VmInfo;
 use hyperfork_sys::process;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How often to check whether they have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long to wait for a process that the kernel is ending: it frees the VM's memory first, which
+/// How long to wait for a process that is ending: the kernel frees the VM's memory first, which
 /// takes seconds for a large VM on a busy host.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,12 +39,24 @@ impl VmDir {
             if begun.elapsed() >= ENDING_TIMEOUT {
                 return true;
             }
-            if !self.pid().is_some_and(process::is_ending) {
+            if !self.is_ending() {
                 // It may have ended just now.
                 return self.is_alive();
             }
             thread::sleep(POLL_INTERVAL);
         }
         false
+    }
+
+    /// Whether the VM's process has recorded the VM's end, or the kernel is ending the process.
+    fn is_ending(&self) -> bool {
+        self.has_recorded_end() || self.pid().is_some_and(process::is_ending)
+    }
+
+    /// The VM is listed as ended from then on, but its process still has answers to write.
+    fn has_recorded_end(&self) -> bool {
+        let info = self.read_info().ok();
+        let info = info.and_then(|text| serde_json::from_slice::<VmInfo>(&text).ok());
+        info.is_some_and(|info| !info.status.state.is_alive())
     }
 }

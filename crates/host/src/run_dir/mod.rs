@@ -257,7 +257,7 @@ impl VmDir {
         }
     }
 
-    /// Removes the directory of an ended VM, or of one whose process the kernel is ending.
+    /// Removes the directory of an ended VM, or of one whose process is ending.
     ///
     /// # Errors
     /// [`RunDirError::Alive`], [`RunDirError::Io`].

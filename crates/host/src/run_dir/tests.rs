@@ -54,6 +54,26 @@ fn a_name_is_claimed_once_and_free_again_after_removal() {
 }
 
 #[test]
+fn a_vm_that_is_listed_as_ended_is_removed_as_soon_as_its_process_has_ended() {
+    let (_temp, run) = run_dir();
+    let claim = run.claim(&VmName::new("p").unwrap()).unwrap();
+    let dir = claim.dir.clone();
+    let mut info = nano_info();
+    record::write_info(&dir, &info).unwrap();
+    assert!(matches!(dir.remove(), Err(RunDirError::Alive { .. })));
+    info.status.state = hyperfork_api::VmState::Stopped;
+    record::write_info(&dir, &info).unwrap();
+    std::thread::scope(|scope| {
+        let removing = scope.spawn(|| dir.remove());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(dir.exists());
+        drop(claim);
+        removing.join().unwrap().unwrap();
+    });
+    assert!(!dir.exists());
+}
+
+#[test]
 fn what_a_killed_starter_left_is_neither_listed_nor_in_the_way() {
     let (_temp, run) = run_dir();
     let name = VmName::new("p").unwrap();
