@@ -10,6 +10,10 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 /// Descriptors that are looked at for one call.
 const DESCRIPTORS_MAX: usize = 2048;
 
+/// Bytes that a chain may have (2.7.5.2). A device takes a longer one for a chain that ends before
+/// the descriptor with which it is too long.
+const BYTES_MAX: u64 = u32::MAX as u64;
+
 /// Guest memory at one moment, with all that may be there in the next.
 pub(super) struct Versions<'a> {
     pub(super) image: &'a [u8],
@@ -24,7 +28,7 @@ pub(super) struct Given {
     pub(super) writable: Vec<Range<u64>>,
     /// Descriptors that say so.
     pub(super) descriptors: Vec<Range<u64>>,
-    /// A descriptor was reached twice, or there are too many.
+    /// A descriptor was reached twice, or there are too many, or too many bytes.
     pub(super) is_tangled: bool,
 }
 
@@ -67,7 +71,7 @@ impl Versions<'_> {
             head,
             ..Given::default()
         };
-        let mut seen = HashSet::new();
+        let (mut seen, mut bytes_seen) = (HashSet::new(), 0);
         // Tables by address and length, and a place in each.
         let mut waiting = vec![(ring.desc, ring.size, u32::from(head))];
         while let Some((table, size, index)) = waiting.pop() {
@@ -87,6 +91,8 @@ impl Versions<'_> {
                     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 of 16 bytes"))
                 });
                 let (len, flags) = (u64::from(rest as u32), (rest >> 32) as u32 & 0xffff);
+                bytes_seen += len;
+                given.is_tangled |= bytes_seen > BYTES_MAX;
                 if flags & VRING_DESC_F_INDIRECT != 0 {
                     waiting.push((address, (len / 16) as u32, 0));
                     continue;

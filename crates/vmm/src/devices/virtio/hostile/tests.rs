@@ -13,6 +13,10 @@ use vm_memory::{Bytes, GuestAddress};
 const ONE_BUFFER: [u8; 14] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 0, 100];
 /// The same, and its length is 1 or 16 while it is served.
 const A_BUFFER_THAT_SHRINKS: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 125, 0, 0, 8, 1];
+/// The same in a chain that goes on, with a buffer of 4 GiB.
+const A_CHAIN_TOO_LONG: [u8; 23] = [
+    0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 245, 255, 255, 255, 255, 0, 0, 100, 0, 100,
+];
 
 /// What a device does with a buffer.
 #[derive(Clone, Copy)]
@@ -104,6 +108,11 @@ fn a_used_length_beyond_the_buffer_is_noticed() {
 #[should_panic(expected = "byte 15 of a buffer was written, and 15 are said to be")]
 fn a_used_length_that_leaves_out_what_was_written_is_noticed() {
     drive(Box::new(Culprit(Deed::SayLess)), &ONE_BUFFER);
+}
+
+#[test]
+fn of_a_chain_that_is_longer_than_any_may_be_no_used_length_is_wrong() {
+    drive(Box::new(Culprit(Deed::SayLess)), &A_CHAIN_TOO_LONG);
 }
 
 #[test]
