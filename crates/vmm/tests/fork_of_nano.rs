@@ -14,7 +14,6 @@ use hyperfork_vmm::machine::{Capture, MachineError, Shell};
 use hyperfork_vmm::memory::layout::DOORBELL_IRQ;
 use hyperfork_vmm::snapshot::{DecodeError, MachineState, Preload, Shape};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use support::Vm;
 
@@ -282,18 +281,14 @@ fn a_state_with_a_vcpu_less_than_it_says_is_refused_and_the_parent_goes_on() {
 
 #[test]
 fn a_shell_that_waits_gets_a_familys_memory_and_nothing_else() {
-    let mut parent = Vm::boot(1, 64, "touch_mib=4");
+    let mut parent = Vm::boot(1, 64, "mode=isolate touch_mib=4");
     drop(parent.fork(1));
-    // The guest writes when its timer ticks, which may not be at once.
-    let has_changes = |capture: &Capture| {
-        let mut blobs = capture.state.blobs.iter();
-        blobs.any(|blob| blob.role == BlobRole::RamLayer)
-    };
-    let mut captures = (0..500).map(|_| {
-        thread::sleep(Duration::from_millis(10));
-        parent.capture()
-    });
-    let capture = captures.find(has_changes).expect("the guest writes");
+    // A guest writes when it finds out whether it is the parent.
+    parent.ring();
+    assert_eq!(parent.done(), report(0), "{}", parent.console());
+    let capture = parent.capture();
+    let mut blobs = capture.state.blobs.iter();
+    assert!(blobs.any(|blob| blob.role == BlobRole::RamLayer));
     for most in [0, usize::MAX] {
         let (preload, fds) = Preload::of(capture.ram.clone(), most, Vec::new()).unwrap();
         let is_memory = |blob: &Blob| matches!(blob.role, BlobRole::RamBase | BlobRole::RamLayer);

@@ -117,9 +117,13 @@ impl User {
         };
         assert!(left(true).is_empty(), "left behind: {:?}", left(true));
         // The pool ends when no VM has been connected for a moment.
-        eventually("the end of everything", || {
-            self.processes_with(|_| true).is_empty() && left(false).is_empty()
-        });
+        let is_over = || self.all_processes().is_empty() && left(false).is_empty();
+        assert!(
+            comes_about(is_over),
+            "left behind: {:?} and the processes {:#?}",
+            left(false),
+            self.all_processes().into_iter().map(told).collect::<Vec<_>>()
+        );
     }
 
     /// Waits until there are so many processes of this user's VMs: some may still be ending, or
@@ -201,15 +205,29 @@ impl Ended {
 }
 
 /// Waits for a condition, with a deadline.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    assert!(comes_about(holds), "{what} did not come about");
+}
+
+/// Whether a condition holds, at the latest after two minutes.
+fn comes_about(mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !holds() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(120),
-            "{what} did not come about"
-        );
+        if begun.elapsed() > Duration::from_secs(120) {
+            return false;
+        }
         thread::sleep(Duration::from_millis(20));
     }
+    true
+}
+
+/// A process, for a failure's message: its number, arguments, state and parent.
+fn told(pid: u32) -> String {
+    let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let (arguments, status) = (of("cmdline").replace('\0', " "), of("status"));
+    let wanted = |line: &&str| line.starts_with("State:") || line.starts_with("PPid:");
+    let status = status.lines().filter(wanted).collect::<Vec<_>>().join(", ");
+    format!("{pid} {arguments}({status})")
 }
 
 /// Sends a signal, by its name.
