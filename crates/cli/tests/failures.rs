@@ -137,6 +137,24 @@ fn a_shell_that_stands_still_ends_with_the_vms_though_its_pool_was_killed() {
 }
 
 #[test]
+fn what_a_pool_that_was_killed_has_left_goes_with_the_last_vm() {
+    let user = User::new();
+    user.nano("p");
+    user.ok(&["fork", "p"]);
+    let pool = pool_of(&user).expect("a pool");
+    signal(pool, "KILL");
+    eventually("the end of the pool", || !lives(pool));
+    assert!(user.run_dir().join(".pool").exists());
+    user.ok(&["rm", "-f", "p"]);
+    // The other VM may start a pool again.
+    assert!(user.run_dir().join(".pool").exists());
+    user.ok(&["stop", "p-1"]);
+    user.ok(&["rm", "p-1"]);
+    assert!(!user.run_dir().join(".pool").exists());
+    user.must_be_clean();
+}
+
+#[test]
 fn a_pool_that_stands_still_delays_no_fork() {
     let user = User::new();
     user.nano("p");

@@ -16,7 +16,7 @@ use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest};
 use hyperfork_api::{VmInfo, VmSpec};
 use hyperfork_host::agent::{Agent, AgentError};
 use hyperfork_host::lifecycle::{self, EndError};
-use hyperfork_host::{Client, ClientError, Config, VmDir};
+use hyperfork_host::{Client, ClientError, Config, VmDir, pool};
 use hyperfork_vmm::kvm::Host;
 use std::fs;
 use std::mem;
@@ -358,11 +358,11 @@ fn leave(dir: &VmDir, remove: bool) -> anyhow::Result<()> {
         Err(EndError::Client(ClientError::Unknown { .. })) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    if remove
-        && let Err(error) = dir.remove()
-        && dir.exists()
-    {
-        return Err(error.into());
+    if remove {
+        match dir.remove() {
+            Err(error) if dir.exists() => return Err(error.into()),
+            _ => pool::clear_up(&config::run_dir()?),
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::exit;
 use crate::ui::{self, Progress};
 use hyperfork_api::VmName;
 use hyperfork_api::control::{Ask, Pause, Resume};
-use hyperfork_host::{Client, VmDir, lifecycle};
+use hyperfork_host::{Client, VmDir, lifecycle, pool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -49,11 +49,13 @@ pub(crate) fn stop(args: &Stop) -> anyhow::Result<u8> {
 /// # Errors
 /// As [`pause`].
 pub(crate) fn rm(args: &Rm) -> anyhow::Result<u8> {
-    match args.force {
+    let status = match args.force {
         // Those that do not answer take seconds, so they are ended at the same time.
         true => each_at_once(&args.vms.vms, |dir| Ok(lifecycle::remove_by_force(dir)?)),
         false => each(&args.vms.vms, |dir| Ok(lifecycle::remove(dir)?)),
-    }
+    };
+    pool::clear_up(&config::run_dir()?);
+    status
 }
 
 fn ask(dir: &VmDir, request: impl Ask) -> anyhow::Result<()> {

@@ -122,7 +122,10 @@ impl User {
             comes_about(is_over),
             "left behind: {:?} and the processes {:#?}",
             left(false),
-            self.all_processes().into_iter().map(told).collect::<Vec<_>>()
+            self.all_processes()
+                .into_iter()
+                .map(told)
+                .collect::<Vec<_>>()
         );
     }
 

@@ -25,10 +25,12 @@ pub use client::{PendingTake, Pool, settle, warm};
 pub use server::main;
 
 use crate::config::Config;
-use crate::run_dir::{VmDir, make_fleeting};
+use crate::run_dir::{RunDir, VmDir, make_fleeting};
+use hyperfork_net::address::Pool as AddressPool;
 use hyperfork_state::Shape;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -104,10 +106,52 @@ impl PoolDir {
         self.path.join("pool.log")
     }
 
+    /// Takes the lock, which a pool holds as long as it lives, unless there is a pool already.
+    ///
+    /// # Errors
+    /// The file system's; `NotFound` also when the directory was removed meanwhile.
+    fn take(&self) -> io::Result<Option<File>> {
+        let mut how = OpenOptions::new();
+        let how = how.read(true).write(true).create(true).truncate(false);
+        let lock = how.open(self.lock())?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        let there = fs::metadata(self.lock())?;
+        Ok((there.ino() == lock.metadata()?.ino()).then_some(lock))
+    }
+
+    /// The addresses of its shells.
+    fn addresses(&self) -> Option<AddressPool> {
+        let name = self.path.file_name()?.to_str()?;
+        let mut parts = name.rsplitn(3, '-');
+        let (prefix, base) = (parts.next()?, parts.next()?);
+        format!("{base}/{prefix}").parse().ok()
+    }
+
     /// Removes the directory.
     fn remove(&self) {
         let _ = fs::remove_dir_all(&self.path);
         // Succeeds only when there is no other pool.
         let _ = fs::remove_dir(&self.pools);
+    }
+}
+
+/// Removes what pools that were killed have left behind, if there is no VM any more: the next
+/// fork of a VM starts a pool, which does that at its end. To be called after a removal of VMs.
+pub fn clear_up(run_dir: &RunDir) {
+    // Also removes what is left of their shells.
+    if run_dir.list().is_ok_and(|vms| vms.is_empty()) {
+        let pools = run_dir.path().join(POOLS);
+        for entry in fs::read_dir(&pools).into_iter().flatten().flatten() {
+            let (pools, path) = (pools.clone(), entry.path());
+            let dir = PoolDir { pools, path };
+            if let Ok(Some(_lock)) = dir.take() {
+                dir.remove();
+                if let Some(addresses) = dir.addresses() {
+                    hyperfork_net::tidy(&addresses);
+                }
+            }
+        }
     }
 }

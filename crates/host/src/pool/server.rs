@@ -11,8 +11,7 @@ use hyperfork_state::Shape;
 use hyperfork_sys::fds::FdTable;
 use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, descriptors, fault, note, sched, secrecy, signals};
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -50,11 +49,9 @@ pub fn main(path: PathBuf, settings: &str) -> io::Result<()> {
 
 fn serve(config: &Config) -> io::Result<()> {
     let dir = PoolDir::of(config)?;
-    let lock = File::create(dir.lock())?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        // There is a pool already.
+    let Some(_lock) = dir.take()? else {
         return Ok(());
-    }
+    };
     config.run_dir.sweep_shells();
     // The socket of a pool that was killed.
     let _ = fs::remove_file(dir.socket());
