@@ -1,6 +1,7 @@
 //! The control socket of a VM's process ([`hyperfork_api::control`]).
 
 mod lines;
+mod outlet;
 mod presence;
 mod request;
 mod send;
@@ -18,10 +19,12 @@ use hyperfork_sys::clock::Monotonic;
 use hyperfork_sys::peer::Peers;
 use hyperfork_sys::{accept, note};
 use lines::Line;
+use outlet::Outlet;
 use std::io::{self, BufRead, BufReader, Write};
+use std::mem;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -137,7 +140,8 @@ fn serve_requests(
     pending: &PendingAnswers,
     ask: &impl Fn(ControlRequest),
 ) -> io::Result<()> {
-    let mut out = greeting;
+    // Written together with the first answer.
+    let mut ahead = greeting;
     loop {
         let line = match lines::read(&mut reader, MAX_LINE)? {
             Line::End => return Ok(()),
@@ -148,55 +152,51 @@ fn serve_requests(
         if presence::is_gone(stream) {
             return Ok(());
         }
-        let request = match line {
-            Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
-                let error = excerpt(&error.to_string(), LONGEST_EXCERPT);
-                Error::new(Code::Invalid, format!("this is not a request: {error}"))
-            }),
-            _ => Err(Error::new(
-                Code::TooLong,
-                format!("a request has {MAX_LINE} bytes at most"),
-            )),
+        let (outlet, rest) = Outlet::new(stream, mem::take(&mut ahead));
+        let request = match request_in(line) {
+            // From here on the owner writes to the connection.
+            Ok(request @ Request::Subscribe(_)) => {
+                return ControlRequest::new(request, arrival, stream, outlet).map(ask);
+            }
+            request => request,
         };
-        let (lines, answer) = channel();
-        if let Ok(request @ Request::Subscribe(_)) = request {
-            (&**stream).write_all(&out)?;
-            ask(ControlRequest::new(request, arrival, stream, lines)?);
-            return Ok(());
-        }
         pending.add(1);
-        let written = answered(request, |request| {
-            ask(ControlRequest::new(request, arrival, stream, lines)?);
-            await_answer(&answer, stream)
-        })
-        .and_then(|answer| {
-            // The greeting and the first answer are written together.
-            out.extend(answer);
-            (&**stream).write_all(&out)
-        });
-        out.clear();
+        let asked = match request {
+            Ok(request) => ControlRequest::new(request, arrival, stream, outlet).map(ask),
+            Err(error) => {
+                outlet.send(&refusal(error));
+                Ok(())
+            }
+        };
+        let written = asked
+            .and_then(|()| await_answer(&rest, stream))
+            .and_then(|rest| (&**stream).write_all(&rest));
         pending.add(-1);
         written?;
     }
 }
 
-/// Waits for the answer, or until the client is gone: a wait may last as long as the VM.
-fn await_answer(answer: &Receiver<Vec<u8>>, client: &UnixStream) -> io::Result<Vec<u8>> {
-    loop {
-        match answer.recv_timeout(PRESENCE_INTERVAL) {
-            Err(RecvTimeoutError::Timeout) if !presence::is_gone(client) => {}
-            answer => return answer.map_err(io::Error::other),
-        }
+fn request_in(line: Line) -> Result<Request, Error> {
+    match line {
+        Line::Whole(line) => serde_json::from_slice(&line).map_err(|error| {
+            let error = excerpt(&error.to_string(), LONGEST_EXCERPT);
+            Error::new(Code::Invalid, format!("this is not a request: {error}"))
+        }),
+        _ => Err(Error::new(
+            Code::TooLong,
+            format!("a request has {MAX_LINE} bytes at most"),
+        )),
     }
 }
 
-fn answered(
-    request: Result<Request, Error>,
-    ask: impl FnOnce(Request) -> io::Result<Vec<u8>>,
-) -> io::Result<Vec<u8>> {
-    match request {
-        Ok(request) => ask(request),
-        Err(error) => Ok(refusal(error)),
+/// Waits until the answer is [sent](Outlet), or the client is gone: a wait may last as long as
+/// the VM. Returns what had no room.
+fn await_answer(rest: &Receiver<Vec<u8>>, client: &UnixStream) -> io::Result<Vec<u8>> {
+    loop {
+        match rest.recv_timeout(PRESENCE_INTERVAL) {
+            Err(RecvTimeoutError::Timeout) if !presence::is_gone(client) => {}
+            rest => return rest.map_err(io::Error::other),
+        }
     }
 }
 

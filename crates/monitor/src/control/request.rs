@@ -1,7 +1,7 @@
 //! A request from a client to the owner, and the way back for its answer.
 
+use super::outlet::Outlet;
 use super::presence;
-use super::send::send_now;
 use hyperfork_api::control::{
     self, Ask, ExportDisk, Fork, Info, Pause, Request, Resume, Sample, Stop, Subscribe, WaitExit,
     WaitReady,
@@ -12,7 +12,7 @@ use hyperfork_sys::clock::Monotonic;
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 
 /// A request, with the responder that takes its answer.
@@ -33,35 +33,30 @@ pub(crate) enum ControlRequest {
 }
 
 impl ControlRequest {
-    /// A request that came over a connection. Its answer is sent to `lines` as a line; the answer
-    /// to a subscription is written to the connection at once, ahead of the first event.
+    /// A request that came over a connection, whose answer goes to `outlet`. That to a subscription
+    /// is ahead of the first event.
     pub(super) fn new(
         request: Request,
         arrival: Monotonic,
         connection: &Arc<UnixStream>,
-        lines: Sender<Vec<u8>>,
+        outlet: Outlet,
     ) -> std::io::Result<Self> {
         Ok(match request {
-            Request::Info(_) => Self::Info(Responder::line(lines)),
-            Request::WaitReady(_) => Self::WaitReady(Responder::line(lines)),
-            Request::WaitExit(_) => Self::WaitExit(Responder::line(lines)),
-            Request::Pause(_) => Self::Pause(Responder::line(lines)),
-            Request::Resume(_) => Self::Resume(Responder::line(lines)),
+            Request::Info(_) => Self::Info(Responder::at(outlet)),
+            Request::WaitReady(_) => Self::WaitReady(Responder::at(outlet)),
+            Request::WaitExit(_) => Self::WaitExit(Responder::at(outlet)),
+            Request::Pause(_) => Self::Pause(Responder::at(outlet)),
+            Request::Resume(_) => Self::Resume(Responder::at(outlet)),
             Request::Fork(fork) => Self::Fork(
                 fork,
                 arrival,
-                Responder::line(lines).for_client_at(connection),
+                Responder::at(outlet).for_client_at(connection),
             ),
-            Request::ExportDisk(export) => Self::ExportDisk(export, Responder::line(lines)),
-            Request::Sample(sample) => Self::Sample(sample, Responder::line(lines)),
-            Request::Stop(stop) => Self::Stop(stop, Responder::line(lines)),
+            Request::ExportDisk(export) => Self::ExportDisk(export, Responder::at(outlet)),
+            Request::Sample(sample) => Self::Sample(sample, Responder::at(outlet)),
+            Request::Stop(stop) => Self::Stop(stop, Responder::at(outlet)),
             Request::Subscribe(subscribe) => {
-                let (subscriber, answered) = (connection.try_clone()?, connection.try_clone()?);
-                let responder = Responder::new(move |result| {
-                    let line = line_of(&control::Answer::from(result));
-                    let _ = send_now(&answered, &line);
-                });
-                Self::Subscribe(subscribe, subscriber, responder)
+                Self::Subscribe(subscribe, connection.try_clone()?, Responder::at(outlet))
             }
         })
     }
@@ -97,11 +92,8 @@ impl<A: Ask> Responder<A> {
         client.is_none_or(|connection| !presence::is_gone(connection))
     }
 
-    fn line(lines: Sender<Vec<u8>>) -> Self {
-        Self::new(move |result| {
-            // The client may be gone.
-            let _ = lines.send(line_of(&control::Answer::from(result)));
-        })
+    fn at(outlet: Outlet) -> Self {
+        Self::new(move |result| outlet.send(&line_of(&control::Answer::from(result))))
     }
 
     /// Answers.

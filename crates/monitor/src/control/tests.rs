@@ -4,6 +4,7 @@ use super::*;
 use hyperfork_api::control::{Answer as OnTheWire, Hello, Pause, VERSION};
 use hyperfork_sys::peer::stranger_at;
 use std::io::Read;
+use std::sync::mpsc::channel;
 
 /// A control socket whose owner answers `pause` alone.
 fn socket() -> (tempfile::TempDir, std::path::PathBuf) {
@@ -96,9 +97,10 @@ fn a_request_of_a_client_that_has_given_up_is_not_carried_out() {
 #[test]
 fn a_fork_is_awaited_until_its_client_closes_the_connection() {
     let (client, served) = UnixStream::pair().unwrap();
-    let (lines, _answer) = channel();
+    let served = Arc::new(served);
+    let (outlet, _rest) = Outlet::new(&served, Vec::new());
     let fork = hyperfork_api::control::Fork::new(1).into();
-    let request = ControlRequest::new(fork, Monotonic::now(), &Arc::new(served), lines);
+    let request = ControlRequest::new(fork, Monotonic::now(), &served, outlet);
     let Ok(ControlRequest::Fork(_, _, responder)) = request else {
         panic!("it is a fork");
     };
