@@ -6,11 +6,11 @@
 
 use hyperfork_vmm::boot::{Boot, cmdline, nano};
 use hyperfork_vmm::kvm::HostKind;
+use hyperfork_vmm::memory::GuestMemoryMmap;
 use hyperfork_vmm::memory::layout;
+use hyperfork_vmm::memory::region::zeroed;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
-use hyperfork_vmm::memory::GuestMemoryMmap;
-use hyperfork_vmm::memory::region::zeroed;
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 64 << 20;
@@ -18,9 +18,8 @@ const MEMORY: u64 = 64 << 20;
 const PARAMS: u64 = 0x7000;
 const CMD_LINE_PTR: u64 = 0x228;
 
-static GUEST: LazyLock<GuestMemoryMmap> = LazyLock::new(|| {
-    zeroed(&[(GuestAddress(0), MEMORY as usize)])
-});
+static GUEST: LazyLock<GuestMemoryMmap> =
+    LazyLock::new(|| zeroed(&[(GuestAddress(0), MEMORY as usize)]));
 
 fuzz_target!(|input: &[u8]| {
     let Some(([choice, cpus, devices], words)) = input.split_first_chunk() else {

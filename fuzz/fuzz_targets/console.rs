@@ -4,10 +4,10 @@
 #![no_main]
 
 use hyperfork_fuzz::SCRATCH;
+use hyperfork_sys::memfd;
 use hyperfork_vmm::devices::log::{LOG_KEPT, Log};
 use hyperfork_vmm::devices::virtio::console::Console;
 use hyperfork_vmm::devices::virtio::hostile;
-use hyperfork_sys::memfd;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::io::{Read, Write};

@@ -4,16 +4,16 @@
 //! are the initrd.
 #![no_main]
 
+use hyperfork_sys::memfd;
 use hyperfork_vmm::boot::{Boot, kernel};
 use hyperfork_vmm::kvm::HostKind;
-use hyperfork_sys::memfd;
+use hyperfork_vmm::memory::region::zeroed;
 use libfuzzer_sys::fuzz_target;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use hyperfork_vmm::memory::region::zeroed;
-use vm_memory::{GuestAddress};
+use vm_memory::GuestAddress;
 
 const MEMORY: u64 = 64 << 20;
 

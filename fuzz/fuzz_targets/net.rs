@@ -5,9 +5,9 @@
 #![no_main]
 
 use hyperfork_api::Mac;
+use hyperfork_sys::tap::Tap;
 use hyperfork_vmm::devices::virtio::hostile;
 use hyperfork_vmm::devices::virtio::net::Net;
-use hyperfork_sys::tap::Tap;
 use libfuzzer_sys::fuzz_target;
 use std::os::unix::net::UnixDatagram;
 

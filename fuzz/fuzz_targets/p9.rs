@@ -23,10 +23,14 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let root = PLACE.inside.join("shared");
-    furnish(&root);
+    if !root.exists() {
+        furnish(&root);
+    }
     let is_read_only = choice % 2 == 1;
-    let untouched = [&root, &root.join("dir"), &root.join("file")];
-    let untouched = untouched.map(|path| Untouched::new(path).expect("a file"));
+    let untouched = is_read_only.then(|| {
+        ["", "dir", "file", "dir/inner"]
+            .map(|name| Untouched::new(&root.join(name)).expect("a file"))
+    });
     match choice % 8 {
         0..6 => drive_messages(&root, is_read_only, script),
         _ => {
@@ -34,10 +38,11 @@ fuzz_target!(|input: &[u8]| {
             hostile::drive_with_buffers(Box::new(device), MESSAGES, script);
         }
     }
-    if is_read_only {
-        untouched.iter().for_each(Untouched::check);
+    match untouched {
+        // It is as it was, and used for the next run.
+        Some(untouched) => untouched.iter().for_each(Untouched::check),
+        None => PLACE.check_and_empty(),
     }
-    PLACE.check_and_empty();
 });
 
 fn furnish(root: &Path) {

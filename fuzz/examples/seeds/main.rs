@@ -12,6 +12,11 @@ use hyperfork_api::guest::{Command, Failure, Reply, Request, Stream, WindowSize}
 use hyperfork_api::netlink::{Batch, DUMP};
 use hyperfork_api::spec::{Disk, DiskFormat, Guest, LinuxGuest, Share};
 use hyperfork_api::{Bytes, Network, Secrets, VmName, VmSpec, frame};
+use hyperfork_host::fuzzing::{handover_examples, pool_examples};
+use hyperfork_host::identity;
+use hyperfork_net::user::fuzzing::example as packet;
+use hyperfork_state::{BlobRole, seal};
+use hyperfork_vmm::blobs::BlobWriter;
 use hyperfork_vmm::devices::virtio::block::Block;
 use hyperfork_vmm::devices::virtio::block::base::Base;
 use hyperfork_vmm::devices::virtio::block::overlays::Overlays;
@@ -20,12 +25,7 @@ use hyperfork_vmm::devices::virtio::rng::Rng;
 use hyperfork_vmm::devices::virtio::transport::DeviceState;
 use hyperfork_vmm::devices::virtio::vsock::Vsock;
 use hyperfork_vmm::devices::virtio::{VirtioDevice, hostile};
-use hyperfork_host::identity;
-use hyperfork_net::user::fuzzing::example as packet;
-use hyperfork_host::fuzzing::{handover_examples, pool_examples};
 use hyperfork_vmm::snapshot::Preload;
-use hyperfork_state::{BlobRole, seal};
-use hyperfork_vmm::blobs::BlobWriter;
 use serde::Serialize;
 use std::fs::{self, File};
 
@@ -54,7 +54,10 @@ fn main() {
         let input = (choice, &device.transport, &device.own.bytes);
         keep("restore", &choice.to_string(), &encode(&input));
     }
-    for (number, (kind, message)) in handover_examples(&spec, &preload.encode()).iter().enumerate() {
+    for (number, (kind, message)) in handover_examples(&spec, &preload.encode())
+        .iter()
+        .enumerate()
+    {
         keep(
             "handover",
             &number.to_string(),

@@ -28,7 +28,7 @@ pub mod image;
 mod layers;
 pub mod layout;
 pub mod ram;
-mod ranges;
+pub(crate) mod ranges;
 pub mod region;
 mod tracking;
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Whether these are such ranges, and end at `end` at the latest.
-pub(super) fn are_ordered_within(ranges: &[Range<usize>], end: usize) -> bool {
+pub(crate) fn are_ordered_within(ranges: &[Range<usize>], end: usize) -> bool {
     let mut at = 0;
     ranges.iter().all(|range| {
         let good = at <= range.start && range.start <= range.end && range.end <= end;
@@ -13,12 +13,12 @@ pub(super) fn are_ordered_within(ranges: &[Range<usize>], end: usize) -> bool {
 }
 
 /// How many bytes they are.
-pub(super) fn len(ranges: &[Range<usize>]) -> usize {
+pub(crate) fn len(ranges: &[Range<usize>]) -> usize {
     ranges.iter().map(Range::len).sum()
 }
 
 /// What of `all` is not in `other`.
-pub(super) fn without(all: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
+pub(crate) fn without(all: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut rest = Vec::new();
     let mut others = other.iter().peekable();
     for range in all {
@@ -48,7 +48,7 @@ pub(super) fn without(all: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range
 }
 
 /// What is in either.
-pub(super) fn union(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
+pub(crate) fn union(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut all = [one, other].concat();
     all.sort_by_key(|range| range.start);
     let mut joined: Vec<Range<usize>> = Vec::new();
@@ -62,7 +62,7 @@ pub(super) fn union(one: &[Range<usize>], other: &[Range<usize>]) -> Vec<Range<u
 }
 
 /// The first of `ranges`, up to `bytes` in all.
-pub(super) fn first(ranges: &[Range<usize>], bytes: usize) -> Vec<Range<usize>> {
+pub(crate) fn first(ranges: &[Range<usize>], bytes: usize) -> Vec<Range<usize>> {
     let mut left = bytes;
     let cut = ranges.iter().map_while(|range| {
         let len = range.len().min(left);

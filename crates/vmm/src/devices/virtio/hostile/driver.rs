@@ -2,8 +2,8 @@
 
 use super::meddler::{Flip, Meddler};
 use super::script::Script;
-use super::watch::{Held, Watch};
-use super::{AVAILABLE, DATA, END, RING_SIZE, USED, read_image, ring_base};
+use super::watch::Watch;
+use super::{AVAILABLE, DATA, END, RING_SIZE, USED, image_of, ring_base};
 use crate::blobs::BlobWriter;
 use crate::bus::BusDevice;
 use crate::devices::virtio::transport::{DeviceState, MmioTransport};
@@ -27,8 +27,7 @@ pub(super) struct Driver<'a> {
     /// Whether devices are preempted after each piece of work.
     preempt: Arc<AtomicBool>,
     script: Script<'a>,
-    /// The chains that the device has taken and not returned.
-    held: Held,
+    watch: Watch,
     /// The second vCPU, once there is one.
     meddler: Option<Meddler>,
     meddled: u32,
@@ -47,7 +46,7 @@ impl<'a> Driver<'a> {
             memory,
             preempt,
             script: Script(script),
-            held: Held::new(),
+            watch: Watch::default(),
             meddler: None,
             meddled: 0,
         }
@@ -155,10 +154,10 @@ impl<'a> Driver<'a> {
                 self.preempt.store(preempted, Ordering::SeqCst);
             }
             242..245 => {
-                let before = read_image(&self.memory);
+                let before = image_of(&self.memory);
                 let saved = self.transport.save(&mut BlobWriter::default());
                 saved.expect("a device can be saved at any time");
-                assert!(before == read_image(&self.memory), "a device is only saved");
+                assert!(before == image_of(&self.memory), "a device is only saved");
             }
             245.. => self.watched(&[], MmioTransport::resume),
         }
@@ -175,7 +174,7 @@ impl<'a> Driver<'a> {
     fn watched(&mut self, flips: &[Flip], call: impl FnOnce(&mut MmioTransport)) {
         let device = self.read_register(DEVICE_ID);
         let rings = self.transport.ring_states();
-        let watch = Watch::begin(&self.memory, &rings, flips, &self.held);
+        let allowed = self.watch.begin(&self.memory, &rings, flips);
         if flips.is_empty() {
             call(&mut self.transport);
         } else {
@@ -185,7 +184,8 @@ impl<'a> Driver<'a> {
                 .get_or_insert_with(|| Meddler::new(memory.clone()));
             meddler.during(flips, || call(&mut self.transport));
         }
-        self.held = watch.end(&self.memory, &self.transport.ring_states(), device);
+        let rings = self.transport.ring_states();
+        self.watch.end(allowed, &self.memory, &rings, device);
     }
 
     /// Bytes that the device is to find changing: of the descriptors, of the available ring,
@@ -266,9 +266,9 @@ impl<'a> Driver<'a> {
 
     fn check(&mut self) {
         if self.read_register(STATUS) & NEEDS_RESET != 0 {
-            let before = read_image(&self.memory);
+            let before = image_of(&self.memory);
             self.transport.resume();
-            let after = read_image(&self.memory);
+            let after = image_of(&self.memory);
             assert!(after == before, "a device that needs a reset goes on");
         }
         for ring in self

@@ -122,9 +122,16 @@ pub fn resume(device: Box<dyn VirtioDevice>, state: &TransportState) {
 }
 
 /// All of guest memory.
-fn read_image(memory: &GuestMemoryMmap) -> Vec<u8> {
-    let mut image = vec![0; END as usize];
-    let read = memory.read_slice(&mut image, GuestAddress(0));
-    read.expect("the driver's memory is all there");
+fn image_of(memory: &GuestMemoryMmap) -> Vec<u8> {
+    let mut image = Vec::new();
+    read_image(memory, &mut image);
     image
+}
+
+/// The same, into a vector that was used before: memory of its own for each would be as large
+/// that the kernel had to clear it first.
+fn read_image(memory: &GuestMemoryMmap, image: &mut Vec<u8>) {
+    image.resize(END as usize, 0);
+    let read = memory.read_slice(image, GuestAddress(0));
+    read.expect("the driver's memory is all there");
 }

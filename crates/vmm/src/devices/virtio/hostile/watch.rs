@@ -12,23 +12,30 @@ use super::given::{Given, Versions};
 use super::meddler::Flip;
 use super::{END, read_image};
 use crate::devices::virtio::transport::QueueState;
-use crate::memory::GuestMemoryMmap;
+use crate::memory::{GuestMemoryMmap, ranges};
 use std::ops::Range;
 use virtio_bindings::virtio_ids::{VIRTIO_ID_BALLOON, VIRTIO_ID_BLOCK};
 
 /// Chains of a ring that are remembered.
 const HELD_MAX: usize = 64;
 
-/// What a byte of guest memory is.
-const WRITABLE: u8 = 1;
-/// In more than one buffer.
-const SHARED: u8 = 1 << 1;
-/// Of the descriptors and available rings.
-const DRIVERS: u8 = 1 << 2;
-/// Of the used rings.
-const USED: u8 = 1 << 3;
-/// Changed by the second vCPU.
-const FLIPPED: u8 = 1 << 4;
+/// Watches a device from call to call.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Guest memory before a call, and after it.
+    before: Vec<u8>,
+    after: Vec<u8>,
+    /// Chains that the device has taken off its rings, by ring, and will return in a later call.
+    held: Vec<(usize, Given)>,
+}
+
+/// What a device may do in one call.
+pub(super) struct Allowed {
+    rings: Vec<Ring>,
+    /// `None` where nothing can be said.
+    places: Option<Places>,
+    is_meddled: bool,
+}
 
 /// A ring and what is in it.
 struct Ring {
@@ -38,35 +45,33 @@ struct Ring {
     chains: Vec<Given>,
 }
 
-/// Chains that a device has taken off its rings, by ring, and will return in a later call.
-pub(super) type Held = Vec<(usize, Given)>;
-
-/// Guest memory before a call.
-pub(super) struct Watch {
-    before: Vec<u8>,
-    rings: Vec<Ring>,
-    /// What each byte is; `None` where nothing can be said.
-    kinds: Option<Vec<u8>>,
-    is_meddled: bool,
+/// Bytes of guest memory. (As ranges, which are compared as a whole: byte by byte, in a build that
+/// watches its comparisons, this took most of a run's time.)
+struct Places {
+    /// Buffers, used rings, and what the second vCPU changes.
+    writable: Vec<Range<usize>>,
+    /// In more than one buffer.
+    shared: Vec<Range<usize>>,
 }
 
 impl Watch {
+    /// Before a call.
     pub(super) fn begin(
+        &mut self,
         memory: &GuestMemoryMmap,
         rings: &[QueueState],
         flips: &[Flip],
-        held: &Held,
-    ) -> Self {
-        let before = read_image(memory);
+    ) -> Allowed {
+        read_image(memory, &mut self.before);
         let versions = Versions {
-            image: &before,
+            image: &self.before,
             flips,
         };
         let rings = rings.iter().enumerate().filter(|(_, state)| state.ready);
         let rings: Vec<_> = rings
             .map(|(index, state)| {
                 let mut chains = versions.chains(state);
-                for (_, given) in held.iter().filter(|(ring, _)| *ring == index) {
+                for (_, given) in self.held.iter().filter(|(ring, _)| *ring == index) {
                     // Read when it was taken, or once more.
                     let mut again = versions.chain(state, given.head);
                     again.is_tangled = true;
@@ -79,55 +84,95 @@ impl Watch {
                 }
             })
             .collect();
-        let kinds = kinds(&rings, flips);
-        Self {
-            before,
+        Allowed {
+            places: Places::of(&rings, flips),
             rings,
-            kinds,
             is_meddled: !flips.is_empty(),
         }
     }
 
-    /// Checks, and gives what the device has not returned yet.
+    /// After it: checks what the device has done, and remembers what it has not returned.
     ///
     /// # Panics
     /// When the device wrote what it was not given, or says something else of it.
-    pub(super) fn end(self, memory: &GuestMemoryMmap, rings: &[QueueState], device: u32) -> Held {
-        let after = read_image(memory);
-        if let Some(kinds) = &self.kinds {
-            let changed = changes(&self.before, &after);
-            for &place in &changed {
-                assert!(
-                    kinds[place] & (WRITABLE | USED | FLIPPED) != 0,
-                    "the device wrote to {place:#x}, which it was not given"
-                );
+    pub(super) fn end(
+        &mut self,
+        allowed: Allowed,
+        memory: &GuestMemoryMmap,
+        rings: &[QueueState],
+        device: u32,
+    ) {
+        read_image(memory, &mut self.after);
+        if let Some(places) = &allowed.places {
+            let all = std::slice::from_ref(&(0..END as usize));
+            for others in ranges::without(all, &places.writable) {
+                if let Some(place) = self.first_change(others) {
+                    panic!("the device wrote to {place:#x}, which it was not given");
+                }
             }
-            if !self.is_meddled {
-                self.check_used(&after, rings, device, &changed, kinds);
+            if !allowed.is_meddled {
+                self.check_used(&allowed.rings, rings, device, &places.shared);
             }
         }
-        let held = self.rings.into_iter().flat_map(|ring| {
+        let held = allowed.rings.into_iter().flat_map(|ring| {
             let index = ring.index;
-            let chains = ring.not_returned(&rings[index], &after);
+            let chains = ring.not_returned(&rings[index], &self.after);
             chains.into_iter().map(move |chain| (index, chain))
         });
-        held.collect()
+        self.held = held.collect();
+    }
+
+    /// The first byte in `range` that has changed.
+    fn first_change(&self, range: Range<usize>) -> Option<usize> {
+        let (before, after) = (&self.before[range.clone()], &self.after[range.clone()]);
+        if before == after {
+            return None;
+        }
+        let mut bytes = before.iter().zip(after);
+        let place = bytes.position(|(before, after)| before != after);
+        place.map(|place| range.start + place)
     }
 
     fn check_used(
         &self,
-        after: &[u8],
-        rings: &[QueueState],
+        before: &[Ring],
+        now: &[QueueState],
         device: u32,
-        changed: &[usize],
-        kinds: &[u8],
+        shared: &[Range<usize>],
     ) {
-        for ring in &self.rings {
-            for (id, len) in ring.used_until(rings[ring.index].next_used, after) {
+        for ring in before {
+            for (id, len) in ring.used_until(now[ring.index].next_used, &self.after) {
                 let chain = ring.chains.iter().find(|chain| u32::from(chain.head) == id);
                 let chain = chain.expect("the device used what it was not given");
                 if !chain.is_tangled {
-                    check_length(chain, len, device, changed, kinds);
+                    self.check_length(chain, len, device, shared);
+                }
+            }
+        }
+    }
+
+    fn check_length(&self, chain: &Given, len: u32, device: u32, shared: &[Range<usize>]) {
+        let (len, capacity) = (u64::from(len), chain.capacity());
+        assert!(
+            len <= capacity,
+            "{len} bytes used of {capacity} that could be written"
+        );
+        // What the driver reports as free is taken, not written.
+        if device == VIRTIO_ID_BALLOON {
+            return;
+        }
+        let mut position = 0;
+        for range in &chain.writable {
+            let begin = position;
+            position += range.end - range.start;
+            // A request's status is its last byte, whatever is before it (5.2.6).
+            let has_status = device == VIRTIO_ID_BLOCK && position == capacity;
+            let start = range.start.saturating_add(len.saturating_sub(begin));
+            let end = range.end.saturating_sub(has_status.into());
+            for unused in ranges::without(within_memory(start..end).as_slice(), shared) {
+                if let Some(place) = self.first_change(unused) {
+                    let at = begin + place as u64 - range.start;
+                    panic!("byte {at} of a buffer was written, and {len} are said to be");
                 }
             }
         }
@@ -169,92 +214,78 @@ impl Ring {
     }
 }
 
-fn check_length(chain: &Given, len: u32, device: u32, changed: &[usize], kinds: &[u8]) {
-    let (len, capacity) = (u64::from(len), chain.capacity());
-    assert!(
-        len <= capacity,
-        "{len} bytes used of {capacity} that could be written"
-    );
-    // What the driver reports as free is taken, not written.
-    if device == VIRTIO_ID_BALLOON {
-        return;
-    }
-    let mut position = 0;
-    for range in &chain.writable {
-        for &place in changed
-            .iter()
-            .filter(|place| range.contains(&(**place as u64)))
-        {
-            let at = position + place as u64 - range.start;
-            // A request's status is its last byte, whatever is before it (5.2.6).
-            let is_status = device == VIRTIO_ID_BLOCK && at + 1 == capacity;
-            let is_only_its = kinds[place] & SHARED == 0;
-            assert!(
-                at < len || is_status || !is_only_its,
-                "byte {at} of a buffer was written, and {len} are said to be"
-            );
-        }
-        position += range.end - range.start;
-    }
-}
-
-fn kinds(rings: &[Ring], flips: &[Flip]) -> Option<Vec<u8>> {
-    let mut kinds = vec![0; END as usize];
-    for Ring {
-        state: ring,
-        chains,
-        ..
-    } in rings
-    {
-        let size = u64::from(ring.size);
-        mark(&mut kinds, ring.driver..ring.driver + 6 + 2 * size, DRIVERS)?;
-        mark(&mut kinds, ring.device..ring.device + 6 + 8 * size, USED)?;
-        for chain in chains {
-            for range in &chain.descriptors {
-                mark(&mut kinds, range.clone(), DRIVERS)?;
+impl Places {
+    /// `None` when the device writes to what it reads, or to a used ring for two reasons.
+    fn of(rings: &[Ring], flips: &[Flip]) -> Option<Self> {
+        let (mut used, mut read, mut buffers) = (Vec::new(), Vec::new(), Vec::new());
+        for Ring { state, chains, .. } in rings {
+            let size = u64::from(state.size);
+            used.extend(within_memory(state.device..state.device + 6 + 8 * size));
+            read.extend(within_memory(state.driver..state.driver + 6 + 2 * size));
+            for chain in chains {
+                read.extend(chain.descriptors.iter().cloned().filter_map(within_memory));
+                buffers.extend(chain.writable.iter().cloned().filter_map(within_memory));
             }
         }
-    }
-    for chain in rings.iter().flat_map(|ring| &ring.chains) {
-        for range in &chain.writable {
-            mark(&mut kinds, range.clone(), WRITABLE)?;
-        }
-    }
-    for flip in flips {
-        mark(&mut kinds, flip.address..flip.address + 1, FLIPPED)?;
-    }
-    Some(kinds)
-}
-
-/// Notes what these bytes are; `None` when the device writes to what it reads, or to a used
-/// ring for two reasons.
-fn mark(kinds: &mut [u8], range: Range<u64>, kind: u8) -> Option<()> {
-    let (start, end) = (range.start.min(END), range.end.min(END));
-    for byte in &mut kinds[start as usize..end as usize] {
-        if *byte & kind & WRITABLE != 0 {
-            *byte |= SHARED;
-        }
-        let is_twice_used = *byte & kind & USED != 0;
-        *byte |= kind;
-        let purposes = *byte & (WRITABLE | USED | DRIVERS);
-        let is_written = purposes & (WRITABLE | USED) != 0;
-        if is_twice_used || is_written && purposes.count_ones() > 1 {
-            return None;
-        }
-    }
-    Some(())
-}
-
-/// Where the two differ.
-fn changes(before: &[u8], after: &[u8]) -> Vec<usize> {
-    const PIECE: usize = 256;
-    let pieces = before.chunks(PIECE).zip(after.chunks(PIECE)).enumerate();
-    let pieces = pieces.filter(|(_, (before, after))| before != after);
-    pieces
-        .flat_map(|(index, (before, after))| {
-            let bytes = before.iter().zip(after).enumerate();
-            let bytes = bytes.filter(|(_, (before, after))| before != after);
-            bytes.map(move |(place, _)| index * PIECE + place)
+        let (used, used_twice) = joined(used);
+        let (read, _) = joined(read);
+        let (buffers, shared) = joined(buffers);
+        let overlap =
+            |one: &[Range<usize>], other: &[Range<usize>]| ranges::without(one, other) != one;
+        let is_unclear = !used_twice.is_empty()
+            || overlap(&used, &read)
+            || overlap(&buffers, &read)
+            || overlap(&buffers, &used);
+        let flipped = flips.iter().map(|flip| flip.address..flip.address + 1);
+        let (flipped, _) = joined(flipped.filter_map(within_memory).collect());
+        (!is_unclear).then(|| Self {
+            writable: ranges::union(&ranges::union(&buffers, &used), &flipped),
+            shared,
         })
-        .collect()
+    }
+}
+
+/// What of a range of addresses is guest memory.
+fn within_memory(range: Range<u64>) -> Option<Range<usize>> {
+    let range = range.start as usize..range.end.min(END) as usize;
+    (!range.is_empty()).then_some(range)
+}
+
+/// The bytes in any of these ranges, and those in more than one.
+fn joined(mut all: Vec<Range<usize>>) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+    all.sort_by_key(|range| range.start);
+    let (mut once, mut again): (Vec<Range<usize>>, Vec<Range<usize>>) = Default::default();
+    for range in all {
+        match once.last_mut() {
+            Some(last) if range.start < last.end => {
+                again.push(range.start..range.end.min(last.end));
+                last.end = last.end.max(range.end);
+            }
+            _ => once.push(range),
+        }
+    }
+    (once, ranges::union(&again, &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_joined_and_what_is_in_several_is_found(
+            all in prop::collection::vec((0usize..30, 1usize..9), 0..12)
+        ) {
+            let all: Vec<_> = all.into_iter().map(|(start, len)| start..start + len).collect();
+            let (once, again) = joined(all.clone());
+            for place in 0..40 {
+                let count = all.iter().filter(|range| range.contains(&place)).count();
+                let is_in = |ranges: &[Range<usize>]| ranges.iter().any(|range| range.contains(&place));
+                prop_assert_eq!((is_in(&once), is_in(&again)), (count > 0, count > 1));
+            }
+            prop_assert!(ranges::are_ordered_within(&once, 40));
+            prop_assert!(ranges::are_ordered_within(&again, 40));
+        }
+    }
 }
