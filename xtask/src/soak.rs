@@ -120,6 +120,18 @@ const SOAKS: &[Soak] = &[
         },
     },
     Soak {
+        name: "load",
+        round: "a fork of each of two Linux guests with programs on all CPUs, whose clone checks itself",
+        rounds: 100,
+        how: How::Test {
+            package: "hyperfork-cli",
+            test: "linux_conformance",
+            filter: "of_many_forks",
+            variable: "HYPERFORK_TEST_FORKS",
+            more: &[],
+        },
+    },
+    Soak {
         name: "time",
         round: "a fork of a busy Linux guest that watches its clocks",
         rounds: 100,

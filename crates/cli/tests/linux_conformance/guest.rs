@@ -4,6 +4,7 @@ use crate::support::{Ended, User, eventually, read};
 use crate::witness;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -26,6 +27,12 @@ const COMPLAINTS: [&str; 11] = [
 /// Rounds of the witness from any moment on after which one has surely begun and
 /// ended since: the first may have been under way, and the last be so.
 const ROUNDS: u64 = 3;
+
+/// How often a test forks a guest: what this variable says (`cargo xtask soak`), or `usual`.
+pub(crate) fn forks_or(usual: usize) -> usize {
+    let told = env::var("HYPERFORK_TEST_FORKS").ok();
+    told.map_or(usual, |forks| forks.parse().unwrap())
+}
 
 /// A VM under test.
 pub(crate) struct Guest<'a> {

@@ -1,9 +1,8 @@
 //! Clocks and timers.
 
-use crate::guest::Guest;
+use crate::guest::{Guest, forks_or};
 use crate::support::{User, eventually};
 use crate::witness::CLOCK;
-use std::env;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,15 +14,9 @@ fn time_goes_on_in_the_parent_and_in_clones() {
     a_sleeping_program_wakes_once_and_not_too_early(&user, &parent);
 }
 
-/// The number of forks, unless this variable has another. The clones of so many are asked for the
-/// time, which takes longer than all the rest.
+/// The number of forks, unless more are wanted. The clones of so many are asked for the time, which
+/// takes longer than all the rest.
 const FORKS: usize = 5;
-const FORKS_VARIABLE: &str = "HYPERFORK_TEST_FORKS";
-
-fn forks() -> usize {
-    let told = env::var(FORKS_VARIABLE).ok();
-    told.map_or(FORKS, |forks| forks.parse().unwrap())
-}
 
 /// By how much a clock may be off from the host's, milliseconds, as seen in the guest.
 const MAX_OFF_MS: i64 = 10;
@@ -56,7 +49,7 @@ impl Clocks {
 }
 
 fn clocks_never_go_back_on_any_cpu_and_are_right_in_clones(user: &User, parent: &Guest<'_>) {
-    for fork in 1..=forks() {
+    for fork in 1..=forks_or(FORKS) {
         let clone = parent.fork(1).remove(0);
         clone.must_go_on();
         if fork <= FORKS {
