@@ -32,9 +32,9 @@ pub(crate) struct Args {
     /// How long each target runs
     #[arg(long, default_value_t = 8)]
     seconds: u64,
-    /// End each target after this many runs, if that is earlier
-    #[arg(long)]
-    runs: Option<u64>,
+    /// Go on with each target, as long again, until it has run this often
+    #[arg(long, default_value_t = 0)]
+    runs: u64,
     /// Write what was run and covered to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -52,7 +52,7 @@ impl Default for Args {
         Self {
             target: None,
             seconds: 8,
-            runs: None,
+            runs: 0,
             json: None,
             keep: false,
             coverage: false,

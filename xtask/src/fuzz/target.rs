@@ -20,27 +20,39 @@ pub(super) enum Outcome {
 /// Lines of what was said that are told of a finding.
 const LINES_TOLD: usize = 25;
 
-/// Runs `program` for this long, from the kept corpus. New inputs go to a directory of their own.
+/// Runs `program` for this long, from the kept corpus, and again until it has run at least `runs`
+/// times. New inputs go to a directory of their own.
 ///
 /// # Errors
 /// When it cannot be run, or says nothing that can be read.
-pub(super) fn run(
-    target: &str,
-    program: &Path,
-    seconds: u64,
-    runs: Option<u64>,
-) -> Result<Outcome> {
-    let found = corpus::fresh(&corpus::found(target))?;
+pub(super) fn run(target: &str, program: &Path, seconds: u64, runs: u64) -> Result<Outcome> {
+    corpus::fresh(&corpus::found(target))?;
+    let begun = Instant::now();
+    let mut before = 0;
+    loop {
+        let mut outcome = run_once(target, program, seconds)?;
+        if let Outcome::Ran(row) = &mut outcome {
+            row.runs += before;
+            row.seconds = begun.elapsed().as_secs();
+            // A program that does not run at all would go on for ever.
+            if row.runs < runs && row.runs > before {
+                before = row.runs;
+                continue;
+            }
+        }
+        return Ok(outcome);
+    }
+}
+
+fn run_once(target: &str, program: &Path, seconds: u64) -> Result<Outcome> {
     let artifacts = directory().join("artifacts").join(target);
     fs::create_dir_all(&artifacts)?;
     let log = target_dir().join("logs").join(format!("{target}.log"));
-    let begun = Instant::now();
     let (mut command, _scratch) = libfuzzer(program, &log)?;
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.args(["-print_final_stats=1", "-reload=0"]);
-    command.args(runs.map(|runs| format!("-runs={runs}")));
-    command.arg(found).arg(corpus::kept(target));
+    command.args([corpus::found(target), corpus::kept(target)]);
     let status = command
         .status()
         .with_context(|| format!("cannot start {target}"))?;
@@ -52,7 +64,7 @@ pub(super) fn run(
     Ok(Outcome::Ran(Row {
         target: target.to_owned(),
         runs: number_after(&said, "stat::number_of_executed_units:").unwrap_or_default(),
-        seconds: begun.elapsed().as_secs(),
+        seconds: 0,
         edges: coverage.edges,
         edges_linked: number_between(&said, "INFO: Loaded 1 modules", "(").unwrap_or_default(),
         features: coverage.features,
