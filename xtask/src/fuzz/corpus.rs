@@ -3,12 +3,12 @@
 use super::libfuzzer::libfuzzer;
 use super::{directory, target_dir};
 use anyhow::{Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// How much there is in a corpus.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Size {
     inputs: u64,
     bytes: u64,

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Go on with each target, as long again, until it has run this often
     #[arg(long, default_value_t = 0)]
     runs: u64,
-    /// Write what was run and covered to this file
+    /// Write what was run and covered to this file; what it says of other targets stays
     #[arg(long)]
     json: Option<PathBuf>,
     /// Keep what was found: the smallest corpus that reaches as much replaces the one that is there
@@ -60,6 +60,15 @@ impl Default for Args {
     }
 }
 
+impl Args {
+    /// Writes it, if that is wanted.
+    fn keep_record(&self, record: Record) -> Result<()> {
+        self.json
+            .as_deref()
+            .map_or(Ok(()), |path| record.write_over(path))
+    }
+}
+
 /// Targets that run at a time: those of devices have two threads each, and mostly one is busy.
 const AT_ONCE: usize = 2;
 
@@ -71,22 +80,15 @@ pub(crate) fn fuzz(args: &Args) -> Result<()> {
     let targets = chosen(args.target.as_deref())?;
     step("fuzz targets");
     let programs = build::instrumented(build::Purpose::Fuzzing, &targets)?;
-    let rows = run_all(&targets, &programs, args)?;
-    let mut record = Record::now(args.seconds, rows);
-    if args.keep {
-        for row in &mut record.rows {
-            row.corpus = corpus::minimise(&programs.join(&row.target), &row.target)?;
-        }
-    }
+    let mut record = Record {
+        rows: run_all(&targets, &programs, args)?,
+    };
     if args.coverage {
         step("lines that the corpora reach");
         coverage::measure(&mut record)?;
     }
     record.print();
-    if let Some(path) = &args.json {
-        record.write(path)?;
-    }
-    Ok(())
+    args.keep_record(record)
 }
 
 /// The targets' names, in order.
@@ -115,16 +117,23 @@ fn chosen(name: Option<&str>) -> Result<Vec<String>> {
     Ok(vec![name.to_owned()])
 }
 
-/// Runs some at a time. All are run, also when one has found something.
+/// Runs some at a time. All are run, also when one has found something. What each has found and
+/// done is kept when it ends: all of them may take hours.
 fn run_all(targets: &[String], programs: &Path, args: &Args) -> Result<Vec<Row>> {
     let waiting = Mutex::new(targets.iter());
+    let keeping = Mutex::new(());
     let next = || waiting.lock().ok()?.next();
     let work = || {
         let mut outcomes = Vec::new();
         while let Some(target) = next() {
-            let outcome = target::run(target, &programs.join(target), args.seconds, args.runs);
-            if let Ok(Outcome::Ran(row)) = &outcome {
+            let program = programs.join(target);
+            let mut outcome = target::run(target, &program, args.seconds, args.runs);
+            if let Ok(Outcome::Ran(row)) = &mut outcome {
                 println!("{}", row.line());
+                let _one_at_a_time = keeping.lock();
+                if let Err(error) = kept(row, &program, args) {
+                    outcome = Err(error);
+                }
             }
             outcomes.push(outcome);
         }
@@ -153,6 +162,15 @@ fn run_all(targets: &[String], programs: &Path, args: &Args) -> Result<Vec<Row>>
             findings.join("\n\n")
         ),
     }
+}
+
+/// Keeps what a target has found, and what it has done, where that is wanted.
+fn kept(row: &mut Row, program: &Path, args: &Args) -> Result<()> {
+    if args.keep {
+        row.corpus = corpus::minimise(program, &row.target)?;
+    }
+    let rows = vec![row.clone()];
+    args.keep_record(Record { rows })
 }
 
 /// Where targets and corpora are.

@@ -2,12 +2,12 @@
 
 use super::corpus;
 use super::libfuzzer::libfuzzer;
-use super::record::Row;
+use super::record::{Host, Row};
 use super::{directory, target_dir};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// How a target's run ended.
 pub(super) enum Outcome {
@@ -61,8 +61,11 @@ fn run_once(target: &str, program: &Path, seconds: u64) -> Result<Outcome> {
         return Ok(Outcome::Found(finding(target, program, &said)));
     }
     let coverage = Coverage::of(&said).with_context(|| format!("see {}", log.display()))?;
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Ok(Outcome::Ran(Row {
         target: target.to_owned(),
+        host: Host::this(),
+        ended_unix_s: since_1970.map_or(0, |since| since.as_secs()),
         runs: number_after(&said, "stat::number_of_executed_units:").unwrap_or_default(),
         seconds: 0,
         edges: coverage.edges,
