@@ -33,6 +33,9 @@ const OPEN_FLAGS: OFlags = OFlags::RDWR
     .union(OFlags::DSYNC)
     .union(OFlags::SYNC);
 
+/// Flags that mean something at an open only, and not to the same file in a clone.
+const AT_OPEN: OFlags = OFlags::TRUNC.union(OFlags::EXCL);
+
 /// A fid in a saved state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct SavedFid {
@@ -78,7 +81,7 @@ impl Server {
         for fid in saved.iter().take(MAX_FIDS) {
             let path = TreePath::from_bytes(&fid.path)?;
             let open = fid.open.map(|flags| {
-                let flags = OFlags::from_bits_truncate(flags) & OPEN_FLAGS & !OFlags::TRUNC;
+                let flags = OFlags::from_bits_truncate(flags) & OPEN_FLAGS & !AT_OPEN;
                 Open {
                     flags,
                     file: server.tree.open(&path, flags).ok(),

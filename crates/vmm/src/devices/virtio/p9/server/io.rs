@@ -4,7 +4,7 @@
 use super::super::qid::{put_qid, put_raw_qid};
 use super::super::tree::Name;
 use super::super::wire::{Decoder, Encoder, HEADER_LEN};
-use super::{OPEN_FLAGS, Server};
+use super::{AT_OPEN, OPEN_FLAGS, Server};
 use rustix::fs::{self, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
@@ -20,7 +20,7 @@ impl Server {
         let path = self.fids.unopened(fid)?;
         let file = self.tree.open(path, flags)?;
         let stat = fs::fstat(&file)?;
-        self.fids.set_open(fid, None, flags, file);
+        self.fids.set_open(fid, None, flags & !AT_OPEN, file);
         put_qid(out, &stat);
         out.u32(0);
         Ok(())
@@ -34,7 +34,7 @@ impl Server {
         let file = self.tree.create(&path, flags, mode)?;
         let stat = fs::fstat(&file)?;
         self.fids
-            .set_open(fid, Some(path), flags & !OFlags::EXCL, file);
+            .set_open(fid, Some(path), flags & !AT_OPEN, file);
         put_qid(out, &stat);
         out.u32(0);
         Ok(())
