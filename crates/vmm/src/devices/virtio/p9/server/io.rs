@@ -33,8 +33,7 @@ impl Server {
         let path = self.fids.unopened(fid)?.join(name)?;
         let file = self.tree.create(&path, flags, mode)?;
         let stat = fs::fstat(&file)?;
-        self.fids
-            .set_open(fid, Some(path), flags & !AT_OPEN, file);
+        self.fids.set_open(fid, Some(path), flags & !AT_OPEN, file);
         put_qid(out, &stat);
         out.u32(0);
         Ok(())
