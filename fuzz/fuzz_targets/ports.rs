@@ -1,4 +1,5 @@
-//! A guest that accesses any I/O ports: serial, reset, power management, clock, signal.
+//! A guest that accesses any I/O ports: serial, reset, power management, clock, signal,
+//! vector registers.
 #![no_main]
 
 use hyperfork_vmm::machine::fuzzing::drive_ports;

@@ -7,6 +7,7 @@
 //! | [`guest`] | the host and the agent inside the guest | [`frame`]s of postcard |
 //! | [`signal`] | any guest program and the monitor | two ports |
 //! | [`clock`] | any guest program and the monitor | one port |
+//! | [`xstate`] | a guest's kernel and the monitor | two ports |
 //!
 //! Pure data: nothing here opens a file or a socket, and nothing here imports
 //! another crate of the workspace.
@@ -31,6 +32,7 @@ pub mod secret;
 pub mod signal;
 pub mod size;
 pub mod spec;
+pub mod xstate;
 
 pub use egress::Egress;
 pub use error::{Code, Error};

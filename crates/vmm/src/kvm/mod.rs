@@ -13,11 +13,13 @@ mod samples;
 mod tsc;
 pub mod vcpu;
 pub mod vm;
+pub mod xstate;
 
 pub use clock::{ClockPlan, Clocks};
 pub use host::{Host, HostKind};
 pub use vcpu::{Vcpu, VcpuState, WARM_UP_CODE};
 pub use vm::{Vm, VmState};
+pub use xstate::XstateLayout;
 
 use std::io;
 

@@ -227,7 +227,7 @@ impl Vcpu {
             mp_state,
             regs: self.regs()?,
             sregs: self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?,
-            xsave: self.fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?,
+            xsave: self.xsave()?,
             xcrs: self.fd.get_xcrs().map_err(call("KVM_GET_XCRS"))?,
             debug_regs: self
                 .fd
@@ -269,9 +269,7 @@ impl Vcpu {
         fd.set_sregs(&state.sregs).map_err(call("KVM_SET_SREGS"))?;
         fd.set_regs(&state.regs).map_err(call("KVM_SET_REGS"))?;
         fd.set_xcrs(&state.xcrs).map_err(call("KVM_SET_XCRS"))?;
-        // SAFETY: the buffer is a whole `kvm_xsave`; dynamic XSAVE features, for which
-        // the kernel would read more, are never enabled.
-        unsafe { fd.set_xsave(&state.xsave) }.map_err(call("KVM_SET_XSAVE"))?;
+        self.set_xsave(&state.xsave)?;
         fd.set_debug_regs(&state.debug_regs)
             .map_err(call("KVM_SET_DEBUGREGS"))?;
         if let (Some(offset), true) = (state.tsc_offset, self.tsc_offset) {
@@ -304,6 +302,24 @@ impl Vcpu {
             true => tsc::set_offset(&self.fd, tsc::offset(&self.fd)?.wrapping_sub(by)),
             false => Ok(()),
         }
+    }
+
+    /// The x87 and vector registers of a vCPU that is not running, in the standard format of XSAVE.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub(super) fn xsave(&self) -> Result<kvm_xsave, KvmError> {
+        self.fd.get_xsave().map_err(call("KVM_GET_XSAVE"))
+    }
+
+    /// Sets them.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    pub(super) fn set_xsave(&self, xsave: &kvm_xsave) -> Result<(), KvmError> {
+        // SAFETY: the buffer is a whole `kvm_xsave`; dynamic XSAVE features, for which
+        // the kernel would read more, are never enabled.
+        unsafe { self.fd.set_xsave(xsave) }.map_err(call("KVM_SET_XSAVE"))
     }
 
     fn get_msrs(&self) -> Result<Vec<kvm_msr_entry>, KvmError> {

@@ -2,14 +2,14 @@
 
 use super::pending::PendingRestore;
 use super::signal_port::{GuestFork, SignalPort};
-use super::vcpus::Connections;
+use super::vcpus::{Connections, XstatePort};
 use super::{Events, Machine, MachineError, Shell, ports};
 use crate::bus::Bus;
 use crate::devices::serial::Serial;
 use crate::devices::virtio::block::handle::DiskHandle;
 use crate::devices::virtio::transport::{MmioTransport, Slot};
 use crate::devices::virtio::vsock::VsockHandle;
-use crate::kvm::VmState;
+use crate::kvm::{VmState, XstateLayout};
 use crate::memory::layout;
 use crate::sys::fault;
 use hyperfork_api::Identity;
@@ -70,9 +70,13 @@ fn connect(machine: &Machine, events: Events) -> Result<(), MachineError> {
             .map_err(MachineError::host("attaching the devices"))?;
     }
     let power = ports::Power::default();
+    let layout = XstateLayout::for_guests_of(&machine.host);
+    let xstate = Arc::new(XstatePort::new(layout, machine.ram.memory().clone()));
+    let (serial, guest_fork) = (machine.serial.clone(), &machine.guest_fork);
     machine.vcpus.connect(Connections {
-        ports: ports::bus(machine.serial.clone(), &machine.guest_fork, &power),
+        ports: ports::bus(serial, guest_fork, xstate.clone(), &power),
         mmio,
+        xstate,
         power,
         events,
     });

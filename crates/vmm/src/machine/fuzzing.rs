@@ -2,26 +2,56 @@
 
 use super::ports::{self, Power, ResetPort};
 use super::signal_port::{GuestFork, SignalPort};
+use super::vcpus::{Request, XstatePort};
 use super::{Event, Events};
 use crate::boot::acpi;
 use crate::bus::Bus;
 use crate::devices::log::{Log, TAIL_KEPT};
 use crate::devices::serial::{COM1, COM1_LEN, Serial};
+use crate::kvm::{HostKind, XstateLayout};
+use crate::memory::Ram;
 use crate::sys::clock::realtime_ns;
 use crate::sys::memfd;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
 use hyperfork_api::signal::{FORK_PORT, ForkAnswer, ForkStatus, Message, PORT, Refusal};
-use std::sync::{Arc, Mutex};
+use hyperfork_api::xstate::{AREA_ALIGNMENT, LOAD_PORT, SAVE_PORT};
+use hyperfork_state::{BootId, CpuidLeaf, HostFingerprint};
+use std::sync::{Arc, LazyLock, Mutex};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Most bytes of one access.
 const WIDEST: usize = 8;
+
+/// Of a processor with AVX.
+static LAYOUT: LazyLock<XstateLayout> = LazyLock::new(|| {
+    let leaf = |index, answer| CpuidLeaf {
+        function: 0xd,
+        index,
+        answer,
+    };
+    XstateLayout::for_guests_of(&HostFingerprint {
+        kind: HostKind::Pvm,
+        cpuid: vec![leaf(0, [7, 0, 0, 0]), leaf(2, [256, 576, 0, 0])],
+        xcr0: 7,
+        tsc_khz: 0,
+        boot: BootId(String::new()),
+    })
+});
+
+/// The memory of all guests.
+static RAM: LazyLock<Ram> = LazyLock::new(|| {
+    let mut ram = Ram::reserve(1 << 20).expect("memory");
+    ram.back_with_zeroes().expect("memory");
+    ram
+});
 
 struct Guest {
     ports: Bus,
     power: Power,
     serial: Arc<Mutex<Serial>>,
     fork: GuestFork,
+    xstate: Arc<XstatePort>,
     heard: Arc<Mutex<Vec<Event>>>,
     log: Log,
     /// The tag of the fork that was asked for and not answered.
@@ -49,7 +79,8 @@ pub fn drive_ports(script: &[u8]) {
             120..220 => guest.read(port(byte(), byte()), usize::from(byte()) % (WIDEST + 1)),
             220..230 => guest.begin(),
             230..245 => guest.answer(byte()),
-            245.. => guest.save(),
+            245..250 => guest.save(),
+            250.. => change_area(byte(), byte(), byte()),
         }
         guest.check();
     }
@@ -61,7 +92,8 @@ fn port(which: u8, offset: u8) -> u64 {
     match which {
         0..60 => u64::from(COM1) + near,
         60..130 => u64::from(PORT) + near,
-        130..160 => u64::from(CLOCK_PORT) + near,
+        130..145 => u64::from(CLOCK_PORT) + near,
+        145..160 => u64::from(SAVE_PORT) + near,
         160..200 => u64::from(acpi::POWER_PORT) + near,
         200..220 => u64::from(ResetPort::PORT),
         220.. => u64::from(which) << 8 | u64::from(offset),
@@ -79,12 +111,14 @@ impl Guest {
         let status = ForkStatus::NONE.encode();
         let fork = GuestFork::new(SignalPort::new(index, status, events));
         let power = Power::default();
-        let ports = ports::bus(serial.clone(), &fork, &power);
+        let xstate = Arc::new(XstatePort::new(LAYOUT.clone(), RAM.memory().clone()));
+        let ports = ports::bus(serial.clone(), &fork, xstate.clone(), &power);
         Self {
             ports,
             power,
             serial,
             fork,
+            xstate,
             heard,
             log,
             asked: None,
@@ -93,6 +127,10 @@ impl Guest {
     }
 
     fn write(&mut self, port: u64, data: &[u8]) {
+        // As a vCPU's thread does.
+        if let Some(request) = self.xstate.request(port as u16, data) {
+            return requested(request, port, data);
+        }
         self.ports.write(port, data);
         for event in self.heard() {
             match event {
@@ -103,7 +141,12 @@ impl Guest {
         if self.power.is_off() {
             self.ended(port, data);
             self.power = Power::default();
-            self.ports = ports::bus(self.serial.clone(), &self.fork, &self.power);
+            self.ports = ports::bus(
+                self.serial.clone(),
+                &self.fork,
+                self.xstate.clone(),
+                &self.power,
+            );
         }
     }
 
@@ -188,6 +231,32 @@ impl Guest {
     fn heard(&self) -> Vec<Event> {
         std::mem::take(&mut *self.heard.lock().expect("no panic"))
     }
+}
+
+/// What is requested is what was written, and of an area KVM is given what it takes.
+fn requested(request: Request, port: u64, data: &[u8]) {
+    let word = data.try_into().map(u32::from_le_bytes).expect("4 bytes");
+    let area = GuestAddress(u64::from(word) * AREA_ALIGNMENT);
+    match u16::try_from(port) {
+        Ok(SAVE_PORT) => assert_eq!(request, Request::Save(area)),
+        Ok(LOAD_PORT) => assert_eq!(request, Request::Load(area)),
+        _ => panic!("port {port:#x} is another one"),
+    }
+    let image = LAYOUT.image_in(RAM.memory(), area);
+    let is_whole = area.0 + 832 <= 1 << 20;
+    assert_eq!(image.is_some(), is_whole);
+    if let Some(image) = image {
+        let (header, beyond) = (&image.region[128..144], &image.region[208..]);
+        assert_eq!(header[0] & !7, 0);
+        assert!(header[1..].iter().chain(beyond).all(|&word| word == 0));
+    }
+}
+
+/// Changes a byte of the header of an area at the memory's beginning or end.
+fn change_area(which: u8, offset: u8, byte: u8) {
+    let area = u64::from(which % 2) * ((1 << 20) - 832);
+    let at = GuestAddress(area + 512 + u64::from(offset % 64));
+    RAM.memory().write_obj(byte, at).expect("it is memory");
 }
 
 fn irq() -> EventFd {

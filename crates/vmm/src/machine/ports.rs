@@ -2,26 +2,35 @@
 //! resets or powers off its machine, by one it reads the host's clock.
 
 use super::signal_port::GuestFork;
+use super::vcpus::XstatePort;
 use crate::boot::acpi;
 use crate::bus::{Bus, BusDevice, SharedBusDevice};
 use crate::devices::serial::{COM1, COM1_LEN, Serial};
 use crate::sys::clock::realtime_ns;
 use hyperfork_api::clock::{CLOCK_PORT, CLOCK_PORT_LEN};
 use hyperfork_api::signal::{PORT, PORT_LEN};
+use hyperfork_api::xstate::{PORT_LEN as XSTATE_LEN, SAVE_PORT};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// The bus of all I/O ports.
-pub(super) fn bus(serial: Arc<Mutex<Serial>>, guest_fork: &GuestFork, power: &Power) -> Bus {
+/// The bus of all I/O ports, but for what is written to that of the
+/// [vector registers](super::vcpus::XstatePort).
+pub(super) fn bus(
+    serial: Arc<Mutex<Serial>>,
+    guest_fork: &GuestFork,
+    xstate: Arc<XstatePort>,
+    power: &Power,
+) -> Bus {
     let reset = ResetPort {
         power: power.clone(),
     };
     let control = PowerPort {
         power: power.clone(),
     };
-    let ports: [(u16, u16, Arc<dyn SharedBusDevice>); 5] = [
+    let ports: [(u16, u16, Arc<dyn SharedBusDevice>); 6] = [
         (COM1, COM1_LEN, serial),
         (PORT, PORT_LEN, guest_fork.device()),
+        (SAVE_PORT, XSTATE_LEN, xstate),
         (ResetPort::PORT, 1, Arc::new(Mutex::new(reset))),
         (
             acpi::POWER_PORT,

@@ -4,6 +4,7 @@ mod confinement;
 mod gate;
 mod jobs;
 mod vcpu_thread;
+mod xstate_port;
 
 use super::ports::Power;
 use super::{Event, Events, FirstRun};
@@ -19,6 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use vcpu_thread::VcpuThread;
+#[cfg(feature = "fuzzing")]
+pub(super) use xstate_port::Request;
+pub(super) use xstate_port::XstatePort;
 
 /// How often [`Vcpus::run_boosted`] checks whether a vCPU has entered the guest, and how many
 /// times: while it checks, the vCPU threads keep their real-time priority.
@@ -39,6 +43,8 @@ pub(super) struct Vcpus {
 pub(super) struct Connections {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
+    /// Serves what is written to its ports, for that needs the vCPU.
+    pub(super) xstate: Arc<XstatePort>,
     /// How the guest turns the machine off.
     pub(super) power: Power,
     pub(super) events: Events,

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::bus::BusDevice;
-use crate::kvm::{Host, Vm};
+use crate::kvm::{Host, HostKind, Vm, XstateLayout};
 use crate::machine::ports::ResetPort;
 use crate::memory::Ram;
+use hyperfork_state::HostFingerprint;
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -20,11 +21,20 @@ const OUT_80: &[u8] = &[0xe6, 0x80, 0xeb, 0xfc];
 /// `MOV AL, 0xfe; OUT 0x64, AL; JMP` back to the `OUT`.
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfc];
 
+/// Loads the registers from an area at 64 KiB and saves them at 128 KiB (0x400 and 0x800 times
+/// 64): `MOV DX, 0x5ec; MOV EAX, 0x400; OUT DX, EAX; MOV DX, 0x5e8; MOV EAX, 0x800; OUT DX, EAX`.
+/// Then as [`RESET`].
+const LOAD_AND_SAVE: &[u8] = &[
+    0xba, 0xec, 0x05, 0x66, 0xb8, 0, 0x04, 0, 0, 0x66, 0xef, 0xba, 0xe8, 0x05, 0x66, 0xb8, 0, 0x08,
+    0, 0, 0x66, 0xef, 0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfc,
+];
+
 /// vCPUs with a little memory. The fields are in the order in which they must be dropped.
 struct Machine {
     vcpus: Vcpus,
     _vm: Vm,
     ram: Ram,
+    xstate: XstateLayout,
 }
 
 impl Machine {
@@ -43,11 +53,15 @@ impl Machine {
         // SAFETY: `ram` is dropped after `vm`, here and in the result.
         unsafe { vm.set_memory(&ram).unwrap() };
         let cpus = (0..count).map(|index| Vcpu::new(&host, &vm, index, count).unwrap());
-        let vcpus = Vcpus::start_confined(confine, cpus.collect(), false)?;
+        let cpus: Vec<_> = cpus.collect();
+        let mut fingerprint = HostFingerprint::clone(&host.fingerprint(&cpus[0]).unwrap());
+        fingerprint.kind = HostKind::Pvm;
+        let vcpus = Vcpus::start_confined(confine, cpus, false)?;
         Ok(Self {
             vcpus,
             _vm: vm,
             ram,
+            xstate: XstateLayout::for_guests_of(&fingerprint),
         })
     }
 
@@ -76,9 +90,11 @@ impl Machine {
         };
         ports.insert(ResetPort::PORT.into(), 1, Arc::new(Mutex::new(reset)));
         ports.insert(0x80, 1, Arc::new(Mutex::new(at_80)));
+        let xstate = XstatePort::new(self.xstate.clone(), self.ram.memory().clone());
         self.vcpus.connect(Connections {
             ports,
             mmio: Bus::default(),
+            xstate: Arc::new(xstate),
             power,
             events: Arc::new(move |event| drop(sender.send(event))),
         });
@@ -241,5 +257,31 @@ fn states_for_fewer_vcpus_than_there_are_is_an_error_that_names_the_first_withou
         states.truncate(1);
         let restored = machine.vcpus.restore(states, 0).finish();
         assert!(matches!(restored, Err(VcpuJobError::Lost { index: 1 })));
+    });
+}
+
+#[test]
+fn a_guests_kernel_loads_and_saves_the_registers_of_the_vcpu_that_asks_even_if_it_is_confined() {
+    let confinement = confinement::new().unwrap();
+    let machine = Machine::confined(1, move || confinement.enter()).unwrap();
+    machine.in_time(|machine| {
+        let mut area = [0; 832];
+        // x87 and SSE are in use, with the MXCSR of a reset, and AVX, with the upper half of YMM3.
+        (area[25], area[24], area[512]) = (0x1f, 0x80, 0b111);
+        (area[0], area[1]) = (0x7f, 0x03);
+        area[160 + 3 * 16..][..16].fill(0x33);
+        area[576 + 3 * 16..][..16].fill(0x99);
+        let memory = machine.ram.memory();
+        memory.write_slice(&area, GuestAddress(0x1_0000)).unwrap();
+        machine.load(0, LOAD_AND_SAVE);
+        let events = machine.connect(Quiet);
+        machine.vcpus.run();
+        assert!(matches!(next(&events), Event::Reset));
+        let mut saved = [0; 832];
+        let at = GuestAddress(0x2_0000);
+        memory.read_slice(&mut saved, at).unwrap();
+        // The mask of MXCSR's bits is the processor's.
+        saved[28..32].fill(0);
+        assert_eq!(saved, area);
     });
 }

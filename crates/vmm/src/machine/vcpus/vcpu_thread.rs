@@ -156,6 +156,7 @@ impl VcpuThread<'_> {
         let Connections {
             ports,
             mmio,
+            xstate,
             power,
             events,
         } = connections;
@@ -176,6 +177,12 @@ impl VcpuThread<'_> {
         match exit {
             VcpuExit::IoIn(port, data) => ports.read(port.into(), data),
             VcpuExit::IoOut(port, data) => {
+                if let Some(request) = xstate.request(port, data) {
+                    return match xstate.serve(request, vcpu) {
+                        Ok(()) => Next::Run,
+                        Err(error) => fault(format!("its vector registers: {error}")),
+                    };
+                }
                 ports.write(port.into(), data);
                 if power.is_off() {
                     return Next::Stop(End::PowerOff);
