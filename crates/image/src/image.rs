@@ -29,21 +29,11 @@ pub struct Image {
 /// Environment variables an image wants its programs to have.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
-    /// On every host.
+    /// Names and values.
     pub env: Vec<(String, String)>,
-    /// In addition on PVM hosts, where the guest kernel saves only FXSAVE state
-    /// while CPUID promises more: they keep libraries away from YMM and ZMM
-    /// registers.
-    pub pvm_env: Vec<(String, String)>,
 }
 
 impl Environment {
-    /// The variables to set on this kind of host.
-    pub fn on(&self, pvm: bool) -> impl Iterator<Item = &(String, String)> {
-        let extra = self.pvm_env.iter().filter(move |_| pvm);
-        self.env.iter().chain(extra)
-    }
-
     /// Reads `NAME=VALUE` lines; empty ones and those that begin with `#` are
     /// skipped.
     pub(crate) fn parse(text: &str) -> Vec<(String, String)> {
@@ -60,15 +50,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_for_pvm_hosts_are_set_only_there() {
-        let environment = Environment {
-            env: Environment::parse("# always\nA=1\n\nB=x=y\n"),
-            pvm_env: Environment::parse("C=3"),
-        };
-        let names = |pvm| environment.on(pvm).map(|(name, _)| name.as_str()).collect();
-        let (plain, pvm): (Vec<_>, Vec<_>) = (names(false), names(true));
-        assert_eq!(plain, ["A", "B"]);
-        assert_eq!(pvm, ["A", "B", "C"]);
-        assert_eq!(environment.env[1].1, "x=y");
+    fn variables_are_lines_with_a_name_and_the_rest_is_skipped() {
+        let read = Environment::parse("# always\nA=1\n\nB=x=y\n");
+        let expected = [("A", "1"), ("B", "x=y")];
+        assert_eq!(
+            read,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 }

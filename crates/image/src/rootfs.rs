@@ -50,9 +50,6 @@ pub struct Ext4Root {
 /// In the guest, `NAME=VALUE` lines for [`Environment::env`].
 const ENV: &str = "usr/lib/hyperfork/env";
 
-/// In the guest, `NAME=VALUE` lines for [`Environment::pvm_env`].
-const PVM_ENV: &str = "usr/lib/hyperfork/pvm.env";
-
 /// The features of the file system, chosen for a guest whose kernel is slow:
 /// no journal (a clone's disk is never reused after a crash), no checksums
 /// (software CRC over every block read), no 64-bit block numbers, no block group
@@ -132,7 +129,6 @@ impl Recipe for Ext4Root {
             self.make_disk(&work, &root, &disk)?;
             Ok(Environment {
                 env: variables(&root.join(ENV))?,
-                pvm_env: variables(&root.join(PVM_ENV))?,
             })
         })
     }

@@ -19,7 +19,6 @@ use hyperfork_vmm::kvm::Host;
 /// What every step of the demonstration has at hand.
 #[derive(Debug)]
 struct Stage {
-    kvm: Host,
     host: Config,
     progress: Progress,
     interrupt: Interrupt,
@@ -30,9 +29,10 @@ struct Stage {
 /// # Errors
 /// Something does not work here. Nothing is left of the VMs.
 pub(crate) fn run(args: &Demo) -> anyhow::Result<u8> {
+    // Without KVM, images need not be made first.
+    Host::open()?;
     let stage = Stage {
         interrupt: Interrupt::catch().context("cannot catch signals")?,
-        kvm: Host::open()?,
         host: config::host()?,
         progress: Progress::unless(false),
     };

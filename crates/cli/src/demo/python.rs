@@ -5,7 +5,6 @@ use super::Stage;
 use super::family::Family;
 use super::guest::{Answer, follow};
 use super::report::Figures;
-use crate::guest::on_this_host;
 use crate::ui::{self, Step, Table, duration_us};
 use crate::verbs::{ensure_image, linux_from};
 use anyhow::bail;
@@ -96,7 +95,7 @@ fn boot(stage: &Stage) -> anyhow::Result<Family<'_>> {
     let image = ensure_image(IMAGE, stage.progress, &stage.interrupt)?;
     let command = Command {
         argv: ["python3", "-c", PROGRAM].map(str::to_owned).into(),
-        env: on_this_host(&image.environment, stage.kvm.kind()),
+        env: image.environment.env.clone(),
         cwd: None,
         tty: None,
         stdin: false,

@@ -1,12 +1,6 @@
 //! The environment variables of an image's programs.
 
-use hyperfork_image::{Environment, ImageStore};
-use hyperfork_vmm::kvm::{Host, HostKind};
-
-/// An image's variables on this host.
-pub(crate) fn on_this_host(environment: &Environment, host: HostKind) -> Vec<(String, String)> {
-    environment.on(host == HostKind::Pvm).cloned().collect()
-}
+use hyperfork_image::ImageStore;
 
 /// The variables of the image of this name; none if the image was removed meanwhile, or was
 /// never in the cache.
@@ -14,15 +8,9 @@ pub(crate) fn environment_of(image: &str) -> Vec<(String, String)> {
     let images = ImageStore::default_root()
         .and_then(|root| ImageStore::open(&root))
         .and_then(|store| store.list());
-    let Some(image) = images
-        .into_iter()
-        .flatten()
-        .find(|known| known.name == image)
-    else {
-        return Vec::new();
-    };
-    let host = Host::open().map_or(HostKind::Hardware, |host| host.kind());
-    on_this_host(&image.environment, host)
+    let mut images = images.into_iter().flatten();
+    let known = images.find(|known| known.name == image);
+    known.map_or_else(Vec::new, |known| known.environment.env)
 }
 
 /// Sets variables on top of others; a name is there once.

@@ -5,7 +5,7 @@ use super::{NANO, ensure_image, network};
 use crate::args::{Net, Run, Usage};
 use crate::config;
 use crate::exit;
-use crate::guest::{Output, on_this_host, set};
+use crate::guest::{Output, set};
 use crate::interrupt::Interrupt;
 use crate::ui::{self, Progress};
 use anyhow::{Context, bail};
@@ -44,13 +44,14 @@ pub(crate) fn run(mut args: Run) -> anyhow::Result<u8> {
     let secrets = mem::take(&mut args.secrets).into_values();
     let progress = Progress::unless(args.quiet);
     let interrupt = Interrupt::catch().context("cannot catch signals")?;
-    let kvm = Host::open()?;
+    // Without KVM, an image need not be made first.
+    Host::open()?;
     let host = config::host()?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => free_name(&host.run_dir)?,
     };
-    let mut guest = guest(&args, &kvm, &host, progress, &interrupt)?;
+    let mut guest = guest(&args, &host, progress, &interrupt)?;
     // The VM has the file open, so its name can go when this is dropped.
     let _sized = size_root(&args, &mut guest)?;
     let spec = VmSpec {
@@ -151,7 +152,6 @@ fn image_name(args: &Run) -> String {
 
 fn guest(
     args: &Run,
-    kvm: &Host,
     host: &Config,
     progress: Progress,
     interrupt: &Interrupt,
@@ -165,8 +165,7 @@ fn guest(
     let initrd = args.initrd.as_deref().map(file).transpose()?;
     let (Some(kernel), None) = (&kernel, &args.image) else {
         let image = ensure_image(&image_name(args), progress, interrupt)?;
-        let env = on_this_host(&image.environment, kvm.kind());
-        let mut linux = linux_from(&image, command(args, env));
+        let mut linux = linux_from(&image, command(args, image.environment.env.clone()));
         linux.kernel = kernel.unwrap_or(linux.kernel);
         linux.initrd = initrd;
         linux.disks.extend_from_slice(&args.disks);

@@ -106,7 +106,6 @@ impl Recipe for Fake {
         (self.then)(job)?;
         Ok(Environment {
             env: vec![("MADE_OF".to_owned(), self.content.clone())],
-            pvm_env: Vec::new(),
         })
     }
 }

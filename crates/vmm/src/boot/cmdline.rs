@@ -14,17 +14,10 @@ const ALWAYS: &str = "console=hvc0 quiet reboot=k panic=-1";
 /// What a guest needs where its kernel is emulated and CPUID cannot be filtered.
 ///
 /// The first word switches on what guest/kernel/patches has for it, processor
-/// features to keep off included. The second is a variable for init, and so for
-/// every program: it keeps the C library off the YMM and ZMM registers, which the
-/// guest's kernel cannot save there. With the third the table of TCP connections has
+/// features to keep off included. With the second the table of TCP connections has
 /// few buckets: a clone's agent looks into all of them for those it inherited, which
 /// takes 10 ms with the 8192 of a guest of 512 MiB.
-const PVM: &str = concat!(
-    "hyperfork.pvm ",
-    "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-ERMS,-FSRM,",
-    "-XSAVEC,-XSAVE,-AVX_Fast_Unaligned_Load,-RTM ",
-    "thash_entries=256",
-);
+const PVM: &str = "hyperfork.pvm thash_entries=256";
 
 /// Makes the guest report free memory in runs of 512 KiB instead of 2 MiB, because much of what a
 /// small guest frees has neighbours in use. If memory may be in huge pages, runs of 2 MiB keep
