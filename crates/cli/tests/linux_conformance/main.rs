@@ -18,4 +18,5 @@ mod secrets;
 mod streams;
 mod terminal;
 mod time;
+mod vectors;
 mod witness;

@@ -31,6 +31,20 @@ pub(crate) const CLOCK: WitnessParts = WitnessParts {
     threads: &["clock-0", "clock-1"],
 };
 
+pub(crate) const VECTORS: WitnessParts = WitnessParts {
+    names: "vectors",
+    threads: &[
+        "vectors-0",
+        "vectors-1",
+        "vectors-2",
+        "vectors-3",
+        "vectors-4",
+        "vectors-5",
+        "vectors-6",
+        "vectors-7",
+    ],
+};
+
 pub(crate) const FILES: WitnessParts = WitnessParts {
     names: "files",
     threads: &["files"],
@@ -52,7 +66,9 @@ fn compile() -> PathBuf {
     let sources = sources.read_dir().unwrap().map(|file| file.unwrap().path());
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("witness");
     let compiled = Command::new("cc")
-        .args(["-static", "-O2", "-s", "-Wall", "-Wextra", "-pthread", "-o"])
+        .args(["-static", "-O2", "-s", "-Wall", "-Wextra", "-pthread"])
+        // It looks at its registers before the C library does (vectors.c).
+        .args(["-Wl,-e,witness_start", "-o"])
         .arg(&program)
         .args(sources.filter(|path| path.extension().is_some_and(|suffix| suffix == "c")))
         .status();

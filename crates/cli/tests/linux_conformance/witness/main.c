@@ -8,7 +8,7 @@ static const struct {
     void (*start)(void);
 } PARTS[] = {
     {"memory", memory_part}, {"registers", registers_part}, {"interrupts", interrupts_part},
-    {"clock", clock_part},   {"files", files_part},
+    {"clock", clock_part},   {"files", files_part},   {"vectors", vectors_part},
 };
 
 static const struct {
@@ -17,7 +17,8 @@ static const struct {
 } PROGRAMS[] = {
     {"timers", timers_main}, {"verify", verify_main},         {"random", random_main},
     {"notice", notice_main}, {"hold-agent", hold_agent_main}, {"crash-agent", crash_agent_main},
-    {"unmap", unmap_main},   {"time", time_main},
+    {"unmap", unmap_main},   {"time", time_main},           {"fresh", fresh_main},
+    {"traced", traced_main},
 };
 
 static struct {

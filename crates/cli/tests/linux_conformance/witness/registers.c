@@ -1,4 +1,4 @@
-/* All registers a program has (but YMM and ZMM, and the stack's two): on each of two
+/* All registers a program has (but vectors.c's, and the stack's two): on each of two
  * CPUs they are filled, left alone for a while, and compared. */
 #include "witness.h"
 

@@ -44,11 +44,14 @@ void registers_part(void);
 void interrupts_part(void);
 void clock_part(void);
 void files_part(void);
+void vectors_part(void);
 
 /* What can be called by itself. */
 int time_main(char **arguments);
 int timers_main(char **arguments);
 int unmap_main(char **arguments);
+int fresh_main(char **arguments);
+int traced_main(char **arguments);
 int verify_main(char **arguments);
 int random_main(char **arguments);
 int notice_main(char **arguments);
