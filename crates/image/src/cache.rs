@@ -16,7 +16,7 @@ use crate::error::is_disk_full;
 use crate::{BuildError, CacheError, Environment, Progress};
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, retry_on_intr};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -48,7 +48,24 @@ pub(crate) struct Meta {
     /// quickly.
     pub(crate) inputs: Vec<Id>,
     /// Variables for the programs that run from it.
+    #[serde(serialize_with = "with_pvm_env")]
     pub(crate) environment: Environment,
+}
+
+/// Earlier versions of this program use the same cache, and fail on a record without this list.
+fn with_pvm_env<S: Serializer>(environment: &Environment, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Recorded<'a> {
+        #[serde(flatten)]
+        environment: &'a Environment,
+        pvm_env: [(); 0],
+    }
+    let pvm_env = [];
+    Recorded {
+        environment,
+        pvm_env,
+    }
+    .serialize(to)
 }
 
 /// An artifact that is there, and stays there while this value lives.
@@ -108,11 +125,28 @@ impl Cache {
         &self.root
     }
 
-    pub(crate) fn meta(&self, id: &Id) -> Result<Meta, CacheError> {
+    /// The record of an artifact that is there. One that cannot be understood, as another version
+    /// of this program may have written it, is as good as none, and so is its artifact.
+    pub(crate) fn meta(&self, id: &Id) -> Result<Option<Meta>, CacheError> {
         let path = self.path(id).join(META);
-        let text = fs::read(&path).map_err(CacheError::file("read", &path))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| CacheError::file("understand", &path)(error.into()))
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => {
+                let text = read.map_err(CacheError::file("read", &path))?;
+                Ok(serde_json::from_slice(&text).ok())
+            }
+        }
+    }
+
+    /// Whether the artifact is there, with a record that can be understood.
+    pub(crate) fn has(&self, id: &Id) -> Result<bool, CacheError> {
+        Ok(self.meta(id)?.is_some())
+    }
+
+    /// The error of an artifact that was there a moment ago.
+    pub(crate) fn vanished(&self, id: &Id) -> CacheError {
+        let gone = io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile");
+        CacheError::file("use", &self.path(id))(gone)
     }
 
     /// The newest artifact of this kind whose key begins with `digest`.
@@ -134,13 +168,12 @@ impl Cache {
 
     /// The artifact, if it is there.
     pub(crate) fn find(&self, id: &Id) -> Result<Option<Artifact>, CacheError> {
-        let path = self.path(id);
-        if !path.exists() {
+        if !self.has(id)? {
             return Ok(None);
         }
         let lock = self.lock_file(id)?;
         self.lock(&lock, FlockOperation::LockShared)?;
-        Ok(self.locked(id, lock))
+        self.locked(id, lock)
     }
 
     /// The artifact, built now if it is not there; where another process is
@@ -161,27 +194,23 @@ impl Cache {
             self.lock(&lock, FlockOperation::LockExclusive)?;
             progress.finished(&step);
         }
-        if !self.path(order.id).exists() {
+        if !self.has(order.id)? {
             self.build(order, progress, build)?;
         }
         // Changing an flock is not atomic: the collector may come in between,
         // for an artifact that no image names yet. Only an exclusive lock can
         // have removed it, so look once it is shared.
         self.lock(&lock, FlockOperation::LockShared)?;
-        let vanished = || {
-            let gone = io::Error::new(io::ErrorKind::NotFound, "it was removed meanwhile");
-            CacheError::file("use", &self.path(order.id))(gone)
-        };
-        self.locked(order.id, lock).ok_or_else(vanished)
+        let artifact = self.locked(order.id, lock)?;
+        artifact.ok_or_else(|| self.vanished(order.id))
     }
 
-    fn locked(&self, id: &Id, lock: Lock) -> Option<Artifact> {
-        let path = self.path(id);
-        path.exists().then(|| Artifact {
+    fn locked(&self, id: &Id, lock: Lock) -> Result<Option<Artifact>, CacheError> {
+        Ok(self.has(id)?.then(|| Artifact {
             id: id.clone(),
-            path,
+            path: self.path(id),
             _lock: lock,
-        })
+        }))
     }
 
     /// Builds with the exclusive lock held.
@@ -212,6 +241,7 @@ impl Cache {
             })
             .and_then(|meta| write_durably(&out.join(META), &meta))
             .and_then(|()| sync(&out))
+            .and_then(|()| self.take_away(order.id, &scratch))
             .and_then(|()| self.put(&out, &self.path(order.id)));
         built.map_err(|error| match error {
             CacheError::Build { source, .. } if source.is_disk_full() => full(),
@@ -239,15 +269,21 @@ impl Cache {
                 if self.lock(&lock, FlockOperation::NonBlockingLockExclusive)?
                     && !self.used()?.contains(&id)
                 {
-                    // Out of its place first, so that it is never seen in part.
-                    let scratch = self.scratch(&id)?;
-                    let path = self.path(&id);
-                    fs::rename(&path, scratch.0.join("removed"))
-                        .map_err(CacheError::file("remove", &path))?;
+                    self.take_away(&id, &self.scratch(&id)?)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Takes an artifact out of its place, if it is there, to be removed with `scratch`: so it is
+    /// never seen in part.
+    fn take_away(&self, id: &Id, scratch: &Scratch) -> Result<(), CacheError> {
+        let path = self.path(id);
+        match fs::rename(&path, scratch.0.join("removed")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map_err(CacheError::file("remove", &path)),
+        }
     }
 
     /// Removes temporary directories whose builders have died.

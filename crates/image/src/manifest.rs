@@ -27,8 +27,11 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(CacheError::file("read", &path))?,
         };
-        let manifest: Option<Manifest> = serde_json::from_slice(&text).ok();
-        Ok(manifest.filter(|m| self.path(&m.kernel).exists() && self.path(&m.rootfs).exists()))
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else {
+            return Ok(None);
+        };
+        let is_whole = self.has(&manifest.kernel)? && self.has(&manifest.rootfs)?;
+        Ok(is_whole.then_some(manifest))
     }
 
     /// Writes it, whole or not at all.
@@ -75,8 +78,9 @@ impl Cache {
         }
         let mut used = HashSet::new();
         while let Some(id) = todo.pop() {
-            if used.insert(id.clone()) && self.path(&id).exists() {
-                todo.extend(self.meta(&id)?.inputs);
+            if used.insert(id.clone()) {
+                let meta = self.meta(&id)?.unwrap_or_default();
+                todo.extend(meta.inputs);
             }
         }
         Ok(used)

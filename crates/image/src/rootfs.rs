@@ -69,7 +69,7 @@ impl Recipe for Ext4Root {
     fn digest(&self) -> Digest {
         let mut inputs = Hasher::default();
         inputs
-            .field("recipe", "ext4 1")
+            .field("recipe", "ext4 2")
             .field("tree", self.tree.digest().to_string())
             .field("size_mib", self.size_mib.to_string());
         for file in &self.files {

@@ -208,6 +208,8 @@ impl ImageStore {
         );
         let (kernel, bzimage) = (kernels.join("vmlinux"), kernels.join("bzImage"));
         let rootfs = roots.join("rootfs.ext4");
+        let meta = self.cache.meta(&manifest.rootfs)?;
+        let meta = meta.ok_or_else(|| self.cache.vanished(&manifest.rootfs))?;
         let digest = Hasher::default()
             .field("kernel", &manifest.kernel.key)
             .field("rootfs", &manifest.rootfs.key)
@@ -221,7 +223,7 @@ impl ImageStore {
             kernel,
             bzimage,
             rootfs,
-            environment: self.cache.meta(&manifest.rootfs)?.environment,
+            environment: meta.environment,
             created_unix_s: manifest.created_unix_s,
         })
     }

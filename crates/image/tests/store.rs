@@ -3,9 +3,10 @@
 mod common;
 
 use common::{Fake, Steps, artifacts, chain, image, is_empty, simple, store};
-use hyperfork_image::{BuildError, ImageError};
+use hyperfork_image::{BuildError, Image, ImageError};
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -212,4 +213,41 @@ fn a_manifest_that_cannot_be_understood_is_as_good_as_none() {
     let again = store.build("one", &mut steps).unwrap();
     assert_eq!(again.digest, built.digest);
     assert_eq!(steps.0, [""; 0]);
+}
+
+#[test]
+fn an_artifact_whose_record_cannot_be_understood_is_as_good_as_none_and_is_built_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path(), vec![simple("one", "a"), simple("two", "b")]);
+    let built = store.build("one", &mut ()).unwrap();
+    store.build("two", &mut ()).unwrap();
+    let of_one = |directory: &Path| directory.parent().unwrap().join("meta.json");
+    for (path, made) in [(&built.rootfs, "roots"), (&built.kernel, "kernels")] {
+        fs::write(of_one(path), "{\"environment\":{}}").unwrap();
+        assert_eq!(store.resolve("one").unwrap(), None);
+        let names = |images: Vec<Image>| images.into_iter().map(|image| image.name);
+        assert!(names(store.list().unwrap()).eq(["two"]));
+        let mut steps = Steps::default();
+        let again = store.build("one", &mut steps).unwrap();
+        assert_eq!(steps.0, [format!("making {made}")]);
+        assert_eq!(again.environment, built.environment);
+        assert_eq!(store.resolve("one").unwrap(), Some(again));
+    }
+    // Nor does one stand in the way of removing others.
+    fs::remove_file(of_one(&built.rootfs)).unwrap();
+    store.remove("two").unwrap();
+    store.build("one", &mut ()).unwrap();
+    store.remove("one").unwrap();
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn earlier_versions_can_read_what_is_recorded_of_an_artifact() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path(), vec![simple("one", "a")]);
+    let built = store.build("one", &mut ()).unwrap();
+    let record = built.rootfs.parent().unwrap().join("meta.json");
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    let expected = serde_json::json!({"env": [["MADE_OF", "a"]], "pvm_env": []});
+    assert_eq!(record["environment"], expected);
 }
