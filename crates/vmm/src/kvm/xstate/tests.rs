@@ -183,6 +183,35 @@ fn whatever_a_guest_has_in_its_area_it_gets_registers_that_a_processor_can_have(
     assert!(area[160..416].iter().all(|&byte| byte == 0xff));
 }
 
+/// The next of a sequence of numbers without a pattern (xorshift64).
+fn next(number: &mut u64) -> u64 {
+    *number ^= *number << 13;
+    *number ^= *number >> 7;
+    *number ^= *number << 17;
+    *number
+}
+
+#[test]
+fn no_bytes_in_an_area_make_loading_fail_and_what_is_saved_then_can_be_loaded_unchanged() {
+    let machine = Machine::new();
+    let mut number = 0x5eed_5eed_5eed_5eed;
+    for round in 0..2000 {
+        let mut area = vec![0; machine.layout.size];
+        // Of all of it, or of its header and MXCSR alone, which have rules.
+        let changed = [0..area.len(), 512..576, MXCSR][round % 3].clone();
+        area[changed].fill_with(|| next(&mut number) as u8);
+        machine.set_area(0, &area);
+        machine.load(0);
+        machine.save(4096);
+        let saved = machine.area(4096);
+        assert_eq!(xstate_bv(&saved) & !machine.layout.components, 0);
+        assert!(saved[REST_OF_HEADER].iter().all(|&byte| byte == 0));
+        machine.load(4096);
+        machine.save(8192);
+        assert_eq!(machine.area(8192), saved);
+    }
+}
+
 #[test]
 fn an_area_that_is_not_whole_in_memory_is_neither_written_nor_read() {
     let machine = Machine::new();
